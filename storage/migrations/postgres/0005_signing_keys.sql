@@ -1,0 +1,5 @@
+-- Private keys that every node signs and verifies with, one per purpose. The first node to start makes them.
+CREATE TABLE signing_keys (
+    purpose TEXT COLLATE "C" PRIMARY KEY,
+    pem     TEXT NOT NULL
+);

@@ -1,0 +1,287 @@
+//! One change of one device, as one transaction.
+//!
+//! Locks are taken in one order: the identity, then the fleet if the decision may depend on its counts, then rows as
+//! they are written, the fleet's counts last, since every change of status anywhere wants that row.
+
+use super::row::{self, DeviceRow, FleetRow, select_device};
+use super::{AuthSet, Decision, Device, DeviceChange, DeviceKey, DeviceStatus, IssuedToken, SetStatus};
+use crate::database::{Database, Transaction, in_transaction};
+use crate::{AuthSetId, DeviceId, Fleet, StorageError, Timestamp, inventory};
+
+/// See [`Devices::change`](super::Devices::change).
+pub(super) async fn change<T>(
+    db: &Database,
+    key: DeviceKey<'_>,
+    decide: impl FnOnce(Option<&Device>, &Fleet) -> Decision<T> + Send,
+) -> Result<T, StorageError> {
+    let mut transaction = db.begin().await?;
+    let before = load_locked(&mut transaction, key).await?;
+    let fleet = load_fleet(&mut transaction, before.as_ref()).await?;
+    let (change, answer) = match decide(before.as_ref(), &fleet) {
+        Decision::Keep(answer) => {
+            // Ends the transaction now; dropping it would keep the locks until the connection is used again.
+            transaction.commit().await?;
+            return Ok(answer);
+        }
+        Decision::Write(change, answer) => (change, answer),
+    };
+    check(key, before.as_ref(), &change)?;
+    write(&mut transaction, before.as_ref(), &change).await?;
+    transaction.commit().await?;
+    Ok(answer)
+}
+
+async fn load_locked(transaction: &mut Transaction, key: DeviceKey<'_>) -> Result<Option<Device>, StorageError> {
+    let by_id;
+    let hash = match key {
+        DeviceKey::Identity(hash) => hash,
+        DeviceKey::Id(id) => {
+            let found: Option<Vec<u8>> = in_transaction!(&mut *transaction, |connection| {
+                sqlx::query_scalar("SELECT identity_hash FROM devices WHERE id = $1")
+                    .bind(id)
+                    .fetch_optional(connection)
+                    .await
+            })?;
+            let Some(found) = found else { return Ok(None) };
+            by_id = <[u8; 32]>::try_from(found)
+                .map_err(|_| StorageError::Corrupt(format!("identity hash of device {id}")))?;
+            &by_id
+        }
+    };
+    // The lock is on the identity even if the device was asked for by id: an identity never changes hands.
+    transaction.lock_identity(hash).await?;
+    let rows: Vec<DeviceRow> = in_transaction!(&mut *transaction, |connection| {
+        sqlx::query_as(select_device!("d.identity_hash = $1")).bind(&hash[..]).fetch_all(connection).await
+    })?;
+    let device = row::one_device(rows)?;
+    // While we waited, the device may have been removed and have come back under another id.
+    Ok(device.filter(|device| !matches!(key, DeviceKey::Id(id) if id != device.id)))
+}
+
+/// Reads the counts; holds them still if the decision may depend on them.
+async fn load_fleet(transaction: &mut Transaction, device: Option<&Device>) -> Result<Fleet, StorageError> {
+    let fleet = read_fleet(transaction).await?;
+    let counts_matter = match device {
+        None => true,
+        Some(device) => fleet.limit.is_some() && device.status() != DeviceStatus::Accepted,
+    };
+    if !counts_matter {
+        return Ok(fleet);
+    }
+    transaction.lock_fleet().await?;
+    read_fleet(transaction).await
+}
+
+async fn read_fleet(transaction: &mut Transaction) -> Result<Fleet, StorageError> {
+    let fleet: FleetRow =
+        in_transaction!(transaction, |connection| { sqlx::query_as(row::SELECT_FLEET).fetch_one(connection).await })?;
+    Ok(fleet.into())
+}
+
+/// Refuses what would leave the tables contradicting themselves, in a way the schema cannot.
+fn check(key: DeviceKey<'_>, before: Option<&Device>, change: &DeviceChange) -> Result<(), StorageError> {
+    let Some(after) = &change.after else { return Ok(()) };
+    let same_device = match (before, key) {
+        (Some(before), _) => before.id == after.id && before.identity_hash == after.identity_hash,
+        (None, DeviceKey::Identity(hash)) => after.identity_hash == *hash,
+        (None, DeviceKey::Id(_)) => false,
+    };
+    if !same_device {
+        return Err(StorageError::Conflict("identity"));
+    }
+    let mut keys: Vec<&str> = after.auth_sets.iter().map(|set| set.pubkey.as_str()).collect();
+    keys.sort_unstable();
+    if keys.windows(2).any(|pair| pair[0] == pair[1]) {
+        return Err(StorageError::Conflict("pubkey"));
+    }
+    if after.auth_sets.iter().filter(|set| set.status == SetStatus::Accepted).count() > 1 {
+        return Err(StorageError::Conflict("accepted set"));
+    }
+    Ok(())
+}
+
+async fn write(
+    transaction: &mut Transaction,
+    before: Option<&Device>,
+    change: &DeviceChange,
+) -> Result<(), StorageError> {
+    let Some(after) = &change.after else {
+        return match before {
+            Some(device) => remove(transaction, device).await,
+            None => Ok(()),
+        };
+    };
+    write_device(transaction, before, after).await?;
+    write_sets(transaction, before.map_or(&[], |device| &device.auth_sets), after).await?;
+    for set in &change.revoked {
+        revoke(transaction, *set).await?;
+    }
+    if let Some(token) = change.issued {
+        issue(transaction, token).await?;
+    }
+    inventory::show_identity(transaction, after).await?;
+
+    let (was, is) = (before.map(Device::status), after.status());
+    if was != Some(is) {
+        if is == DeviceStatus::Accepted {
+            provision_connection(transaction, after.id, after.updated).await?;
+        }
+        count(transaction, was, Some(is)).await?;
+    }
+    Ok(())
+}
+
+async fn write_device(
+    transaction: &mut Transaction,
+    before: Option<&Device>,
+    after: &Device,
+) -> Result<(), StorageError> {
+    let Some(before) = before else {
+        return in_transaction!(transaction, |connection| {
+            sqlx::query(
+                "INSERT INTO devices (id, identity, identity_hash, status, decommissioning, created_at, updated_at, \
+                 checked_in_at, revision) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, 1)",
+            )
+            .bind(after.id)
+            .bind(&after.identity)
+            .bind(&after.identity_hash[..])
+            .bind(after.status().as_str())
+            .bind(after.decommissioning)
+            .bind(after.created)
+            .bind(after.updated)
+            .bind(after.checked_in)
+            .execute(connection)
+            .await
+            .map(drop)
+        });
+    };
+    let altered = before.decommissioning != after.decommissioning
+        || before.updated != after.updated
+        || before.auth_sets != after.auth_sets;
+    if !altered && before.checked_in == after.checked_in {
+        return Ok(());
+    }
+    in_transaction!(transaction, |connection| {
+        sqlx::query(
+            // A check-in that was written meanwhile and is later than the one known here stays.
+            "UPDATE devices SET status = $2, decommissioning = $3, updated_at = $4, revision = revision + $5, \
+             checked_in_at = CASE WHEN checked_in_at IS NULL OR checked_in_at < $6 THEN $6 ELSE checked_in_at END \
+             WHERE id = $1",
+        )
+        .bind(after.id)
+        .bind(after.status().as_str())
+        .bind(after.decommissioning)
+        .bind(after.updated)
+        .bind(i64::from(altered))
+        .bind(after.checked_in)
+        .execute(connection)
+        .await
+        .map(drop)
+    })
+}
+
+async fn write_sets(transaction: &mut Transaction, before: &[AuthSet], after: &Device) -> Result<(), StorageError> {
+    let kept = |set: &&AuthSet| after.auth_sets.iter().any(|other| other.id == set.id);
+    for gone in before.iter().filter(|set| !kept(set)) {
+        in_transaction!(&mut *transaction, |connection| {
+            sqlx::query("DELETE FROM auth_sets WHERE id = $1").bind(gone.id).execute(connection).await.map(drop)
+        })?;
+    }
+    let changed = after.auth_sets.iter().filter(|set| !before.contains(set));
+    let (accepted, others): (Vec<&AuthSet>, Vec<&AuthSet>) = changed.partition(|set| set.status == SetStatus::Accepted);
+    // The accepted one last: there is never more than one, not even in between.
+    for set in others.into_iter().chain(accepted) {
+        in_transaction!(&mut *transaction, |connection| {
+            sqlx::query(
+                "INSERT INTO auth_sets (id, device, pubkey, status, created_at) VALUES ($1, $2, $3, $4, $5) \
+                 ON CONFLICT (id) DO UPDATE SET status = excluded.status",
+            )
+            .bind(set.id)
+            .bind(after.id)
+            .bind(&set.pubkey)
+            .bind(set.status.as_str())
+            .bind(set.created)
+            .execute(connection)
+            .await
+            .map(drop)
+        })?;
+    }
+    Ok(())
+}
+
+async fn revoke(transaction: &mut Transaction, set: AuthSetId) -> Result<(), StorageError> {
+    in_transaction!(transaction, |connection| {
+        sqlx::query("DELETE FROM device_tokens WHERE auth_set = $1").bind(set).execute(connection).await.map(drop)
+    })
+}
+
+async fn issue(transaction: &mut Transaction, token: IssuedToken) -> Result<(), StorageError> {
+    in_transaction!(transaction, |connection| {
+        sqlx::query(
+            "INSERT INTO device_tokens (auth_set, expires_at) VALUES ($1, $2) \
+             ON CONFLICT (auth_set) DO UPDATE SET expires_at = excluded.expires_at",
+        )
+        .bind(token.auth_set)
+        .bind(token.expires)
+        .execute(connection)
+        .await
+        .map(drop)
+    })
+}
+
+/// An accepted device is known to the connection table before it first connects, so that asking for its connection says
+/// "disconnected" and not "unknown".
+async fn provision_connection(
+    transaction: &mut Transaction,
+    device: DeviceId,
+    now: Timestamp,
+) -> Result<(), StorageError> {
+    in_transaction!(transaction, |connection| {
+        sqlx::query(
+            "INSERT INTO connections (device, connected, created_at, updated_at) VALUES ($1, FALSE, $2, $2) \
+             ON CONFLICT (device) DO NOTHING",
+        )
+        .bind(device)
+        .bind(now)
+        .execute(connection)
+        .await
+        .map(drop)
+    })
+}
+
+async fn remove(transaction: &mut Transaction, device: &Device) -> Result<(), StorageError> {
+    // Sets and tokens go with the device, by their foreign keys.
+    for table in [
+        "DELETE FROM inventory WHERE device = $1",
+        "DELETE FROM connections WHERE device = $1",
+        "DELETE FROM devices WHERE id = $1",
+    ] {
+        in_transaction!(&mut *transaction, |connection| {
+            sqlx::query(table).bind(device.id).execute(connection).await.map(drop)
+        })?;
+    }
+    count(transaction, Some(device.status()), None).await
+}
+
+/// Moves one device from one count to another.
+async fn count(
+    transaction: &mut Transaction,
+    from: Option<DeviceStatus>,
+    to: Option<DeviceStatus>,
+) -> Result<(), StorageError> {
+    let moved = |status| i64::from(to == Some(status)) - i64::from(from == Some(status));
+    in_transaction!(transaction, |connection| {
+        sqlx::query(
+            "UPDATE fleet SET accepted = accepted + $1, preauthorized = preauthorized + $2, pending = pending + $3, \
+             rejected = rejected + $4, noauth = noauth + $5",
+        )
+        .bind(moved(DeviceStatus::Accepted))
+        .bind(moved(DeviceStatus::Preauthorized))
+        .bind(moved(DeviceStatus::Pending))
+        .bind(moved(DeviceStatus::Rejected))
+        .bind(moved(DeviceStatus::NoAuth))
+        .execute(connection)
+        .await
+        .map(drop)
+    })
+}

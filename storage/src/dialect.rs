@@ -1,0 +1,93 @@
+//! The few things the two databases say differently.
+//!
+//! Statement texts are not here: they are the same for both. What differs is how a transaction takes a lock before it
+//! reads, which error codes mean what, and which characters text may hold.
+
+use sqlx::error::DatabaseError;
+
+/// First key of our advisory locks in Postgres: the rest of the number space belongs to whoever shares the server.
+const LOCK_SPACE: i32 = 0x4d_4f_4f_52;
+
+/// Takes the lock of one identity until the end of the transaction. Advisory rather than `FOR UPDATE`, because the
+/// device may not exist yet, and because a transaction that only took advisory locks and then changes nothing (a
+/// pending device asking again) ends without a disk write. `SQLite` needs none: a writing transaction there is alone.
+pub(crate) const LOCK_IDENTITY: &str = "SELECT pg_advisory_xact_lock($1)";
+
+/// Takes the lock of the whole fleet until the end of the transaction; bind [`fleet_lock`].
+pub(crate) const LOCK_FLEET: &str = "SELECT pg_advisory_xact_lock($1, $2)";
+
+/// How a transaction begins in `SQLite`: at once as the writer. A transaction that reads first and writes later would
+/// fail with "busy" whenever another connection had written in between, whatever the busy timeout.
+pub(crate) const BEGIN_WRITING: &str = "BEGIN IMMEDIATE";
+
+/// Lock number of an identity: a prefix of its hash. Two identities with the same prefix only wait for one another.
+pub(crate) fn identity_lock(hash: &[u8; 32]) -> i64 {
+    let mut prefix = [0; 8];
+    prefix.copy_from_slice(&hash[..8]);
+    i64::from_be_bytes(prefix)
+}
+
+/// The two halves of the fleet's lock number; the two-key locks of Postgres never meet the one-key ones.
+pub(crate) const fn fleet_lock() -> (i32, i32) {
+    (LOCK_SPACE, 1)
+}
+
+/// What a database's refusal means for the caller.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fault {
+    /// A unique value exists already.
+    Duplicate,
+    /// Two transactions wanted each other's rows; the same statement will work when repeated.
+    Deadlock,
+    /// The server is shutting down, full, read-only during a fail-over, or out of some resource.
+    Outage,
+    /// Our mistake.
+    Defect,
+}
+
+/// Classifies an error code: SQLSTATE in Postgres, a result code number in `SQLite`.
+pub(crate) fn fault(error: &dyn DatabaseError) -> Fault {
+    if error.is_unique_violation() {
+        return Fault::Duplicate;
+    }
+    let code = error.code().unwrap_or_default();
+    match code.parse::<u32>() {
+        // SQLite numbers have one to four digits, the low byte naming the family; SQLSTATE always has five characters.
+        Ok(number) if code.len() < 5 => match number & 0xff {
+            // busy, locked, out of memory, read-only, interrupted, I/O error, disk full, cannot open
+            5 | 6 | 7 | 8 | 9 | 10 | 13 | 14 => Fault::Outage,
+            _ => Fault::Defect,
+        },
+        _ => match (&*code, code.get(..2).unwrap_or_default()) {
+            ("40001" | "40P01", _) => Fault::Deadlock,
+            // lock not available, read-only transaction (a demoted primary); in classes: connection trouble, out of
+            // resources, stopped or starting or cancelled, a system (disk) error
+            ("55P03" | "25006", _) | (_, "08" | "53" | "57" | "58") => Fault::Outage,
+            _ => Fault::Defect,
+        },
+    }
+}
+
+/// Text both databases can keep: Postgres refuses the character NUL in text and in JSON, and a device that sends one
+/// must not be able to fail a whole write.
+pub(crate) fn without_nul(text: &str) -> std::borrow::Cow<'_, str> {
+    if text.contains('\0') { text.replace('\0', "\u{fffd}").into() } else { text.into() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_without_nul_is_left_alone() {
+        assert!(matches!(without_nul("kitchen"), std::borrow::Cow::Borrowed("kitchen")));
+        assert_eq!(without_nul("a\0b"), "a\u{fffd}b");
+    }
+
+    #[test]
+    fn an_identity_lock_is_a_prefix_of_the_hash() {
+        let mut hash = [0; 32];
+        hash[7] = 1;
+        assert_eq!(identity_lock(&hash), 1);
+    }
+}

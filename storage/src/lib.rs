@@ -1,0 +1,113 @@
+//! What Mooring remembers, and where.
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`config`] | which database and which Redis, in the settings file |
+//! | [`id`], [`clock`], [`units`] | small types for everybody: ids, points in time, durations and sizes in text |
+//! | [`error`] | the one error of this crate, by what a caller would do about it |
+//! | [`devices`] | devices, their keys, their tokens, the device limit; `change` is the only way to alter them |
+//! | [`users`] | people, their sessions |
+//! | [`inventory`] | what devices say about themselves |
+//! | [`connections`] | whether a device is connected, as last written down |
+//! | [`keys`] | the signing keys all nodes share |
+//! | [`presence`] | which node holds a device right now, node leases, counters: memory or Redis |
+//!
+//! Durable state is in `SQLite` or Postgres (`database.rs`): every statement is written once and
+//! runs on both, and the few differences are named in `dialect.rs`. Migrations are compiled in and run when the storage
+//! opens.
+
+pub mod clock;
+pub mod config;
+pub mod connections;
+mod database;
+pub mod devices;
+mod dialect;
+pub mod error;
+pub mod id;
+pub mod inventory;
+pub mod keys;
+pub mod presence;
+pub mod units;
+pub mod users;
+
+pub use clock::Timestamp;
+pub use config::{Config, SecretUrl};
+pub use connections::{Connection, ConnectionChange, Connections};
+pub use devices::{
+    AuthSet, Decision, Device, DeviceChange, DeviceFilter, DeviceKey, DeviceStatus, DeviceToken, Devices, Fleet,
+    IssuedToken, SetStatus,
+};
+pub use error::StorageError;
+pub use id::{AuthSetId, DeviceId, Epoch, NodeId, SessionId, TokenId, UserId};
+pub use inventory::{Attribute, Inventory, InventoryDevice, Report, Reported};
+pub use keys::SigningKeys;
+pub use presence::{Claim, Presence, Route};
+pub use users::{User, UserToken, Users};
+
+use database::Database;
+
+/// Everything a hub remembers, in handles that can be given out one by one. Cloning is cheap.
+#[derive(Debug, Clone)]
+pub struct Storage {
+    /// Devices, their authentication sets and tokens, the device limit.
+    pub devices: Devices,
+    /// Users, their sessions.
+    pub users: Users,
+    /// What devices report about themselves.
+    pub inventory: Inventory,
+    /// Last known connection of every device.
+    pub connections: Connections,
+    /// Private keys that all nodes sign with.
+    pub keys: SigningKeys,
+    /// Which node holds which device now.
+    pub presence: Presence,
+    database: Database,
+}
+
+impl Storage {
+    /// Opens the database and the presence store, and brings the schema up to date.
+    ///
+    /// Safe to call on several nodes at once: migrations run under a lock.
+    ///
+    /// # Errors
+    /// `Unavailable` if a server cannot be reached, `Other` if an URL makes no sense or a migration fails.
+    pub async fn open(config: &Config) -> Result<Self, StorageError> {
+        let database = Database::open(config).await?;
+        database.migrate().await?;
+        let presence = Presence::open(config).await?;
+        Ok(Self {
+            devices: Devices::new(database.clone()),
+            users: Users::new(database.clone()),
+            inventory: Inventory::new(database.clone()),
+            connections: Connections::new(database.clone()),
+            keys: SigningKeys::new(database.clone()),
+            presence,
+            database,
+        })
+    }
+
+    /// Brings the schema up to date and nothing else (`mooring migrate`).
+    ///
+    /// # Errors
+    /// As [`Storage::open`].
+    pub async fn migrate(config: &Config) -> Result<(), StorageError> {
+        let database = Database::open(config).await?;
+        let outcome = database.migrate().await;
+        database.close().await;
+        outcome
+    }
+
+    /// Asks every server behind this storage whether it answers: `"database"`, and `"redis"` if one is in use.
+    pub async fn ping(&self) -> Vec<(&'static str, Result<(), StorageError>)> {
+        let mut answers = vec![("database", self.database.ping().await)];
+        if let Presence::Redis(redis) = &self.presence {
+            answers.push(("redis", redis.ping().await));
+        }
+        answers
+    }
+
+    /// Closes the database connections; calls made after this fail with `Unavailable`.
+    pub async fn close(&self) {
+        self.database.close().await;
+    }
+}

@@ -1,0 +1,9 @@
+//! The promises, one file for each area. `main.rs` says which backends keep them.
+
+pub mod connections;
+pub mod devices;
+pub mod inventory;
+pub mod opening;
+pub mod outages;
+pub mod presence;
+pub mod users;

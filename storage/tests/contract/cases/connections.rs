@@ -1,0 +1,191 @@
+//! Last known connections: the newest one counts, whoever writes last.
+
+use storage::{Connection, ConnectionChange, DeviceId, DeviceKey, Epoch, NodeId, SetStatus, Storage, Timestamp};
+
+use crate::backends::{TestDatabase, remove, stored_device, write};
+
+fn change(device: DeviceId, node: NodeId, epoch: i64, connected: bool, at: i64) -> ConnectionChange {
+    let reason = (!connected).then_some("closed by the device");
+    ConnectionChange { device, node, epoch: Epoch(epoch), connected, at: Timestamp(at), reason }
+}
+
+async fn find(storage: &Storage, device: DeviceId) -> Connection {
+    storage.connections.find(device).await.expect("an answer").expect("a connection")
+}
+
+pub async fn a_connection_begins_and_ends(database: &TestDatabase) {
+    let (storage, node) = (&database.storage, NodeId::random());
+    let device = stored_device(storage, 1, SetStatus::Pending).await.id;
+    assert_eq!(storage.connections.find(device).await.expect("an answer"), None);
+
+    storage.connections.record(&[change(device, node, 10, true, 100)]).await.expect("recorded");
+    let begun = find(storage, device).await;
+    assert!(begun.connected);
+    assert_eq!((begun.node, begun.epoch, begun.reason), (Some(node), Epoch(10), None));
+    assert_eq!((begun.created, begun.updated), (Timestamp(100), Timestamp(100)));
+
+    // Saying it again is no transition.
+    storage.connections.record(&[change(device, node, 10, true, 150)]).await.expect("recorded");
+    assert_eq!(find(storage, device).await.updated, Timestamp(100));
+
+    storage.connections.record(&[change(device, node, 10, false, 200)]).await.expect("recorded");
+    let ended = find(storage, device).await;
+    assert!(!ended.connected);
+    assert_eq!((ended.created, ended.updated), (Timestamp(100), Timestamp(200)));
+    assert_eq!(ended.reason.as_deref(), Some("closed by the device"));
+
+    storage.connections.record(&[change(device, node, 11, true, 300)]).await.expect("recorded");
+    let again = find(storage, device).await;
+    assert_eq!((again.connected, again.reason, again.updated), (true, None, Timestamp(300)));
+    storage.connections.record(&[]).await.expect("nothing to record");
+}
+
+pub async fn an_older_connection_changes_nothing(database: &TestDatabase) {
+    let (storage, old, new) = (&database.storage, NodeId::random(), NodeId::random());
+    let device = stored_device(storage, 1, SetStatus::Pending).await.id;
+    storage.connections.record(&[change(device, old, 10, true, 100)]).await.expect("recorded");
+    storage.connections.record(&[change(device, new, 11, true, 110)]).await.expect("recorded");
+    let newest = find(storage, device).await;
+    for late in
+        [change(device, old, 10, false, 120), change(device, old, 10, true, 130), change(device, old, 9, true, 140)]
+    {
+        storage.connections.record(&[late]).await.expect("ignored");
+        assert_eq!(find(storage, device).await, newest);
+    }
+    storage.connections.record(&[change(device, new, 11, false, 150)]).await.expect("recorded");
+    let ended = find(storage, device).await;
+    assert_eq!((ended.connected, ended.epoch, ended.node), (false, Epoch(11), Some(new)));
+}
+
+pub async fn five_thousand_changes_in_one_call(database: &TestDatabase) {
+    let (storage, node) = (&database.storage, NodeId::random());
+    let devices: Vec<DeviceId> = (0..5_000).map(|_| DeviceId::random()).collect();
+    for chunk in devices.chunks(500) {
+        let provisioned = chunk.iter().map(|device| storage.connections.provision(*device, Timestamp(1)));
+        for row in provisioned {
+            row.await.expect("provisioned");
+        }
+    }
+    let begun: Vec<ConnectionChange> = devices.iter().map(|device| change(*device, node, 5, true, 100)).collect();
+    storage.connections.record(&begun).await.expect("recorded");
+    let held = storage.connections.connected_on(node).await.expect("a list");
+    assert_eq!(held.len(), 5_000);
+    assert!(held.is_sorted() && held.iter().all(|(_, epoch)| *epoch == Epoch(5)));
+
+    // Half of them end; for a third a stale end arrives as well.
+    let mut changes: Vec<ConnectionChange> =
+        devices[..2_500].iter().map(|device| change(*device, node, 5, false, 200)).collect();
+    changes.extend(devices[2_500..4_000].iter().map(|device| change(*device, node, 4, false, 200)));
+    storage.connections.record(&changes).await.expect("recorded");
+    assert_eq!(storage.connections.connected_on(node).await.expect("a list").len(), 2_500);
+    assert!(find(storage, devices[3_000]).await.connected);
+    assert!(!find(storage, devices[0]).await.connected);
+}
+
+pub async fn a_removed_device_is_not_brought_back(database: &TestDatabase) {
+    let (storage, node) = (&database.storage, NodeId::random());
+    let device = stored_device(storage, 1, SetStatus::Accepted).await.id;
+    storage.connections.record(&[change(device, node, 10, true, 100)]).await.expect("recorded");
+    remove(storage, device).await;
+    for late in [change(device, node, 10, false, 200), change(device, node, 11, true, 300)] {
+        storage.connections.record(&[late]).await.expect("ignored");
+        assert_eq!(storage.connections.find(device).await.expect("an answer"), None);
+    }
+}
+
+pub async fn several_changes_of_one_device_in_one_call(database: &TestDatabase) {
+    let (storage, node) = (&database.storage, NodeId::random());
+    let device = stored_device(storage, 1, SetStatus::Pending).await.id;
+    let brief = [change(device, node, 10, true, 100), change(device, node, 10, false, 101)];
+    storage.connections.record(&brief).await.expect("recorded");
+    let ended = find(storage, device).await;
+    assert_eq!((ended.connected, ended.epoch, ended.updated), (false, Epoch(10), Timestamp(101)));
+
+    let busy = [
+        change(device, node, 11, true, 110),
+        change(device, node, 12, true, 120),
+        change(device, node, 11, false, 121),
+    ];
+    storage.connections.record(&busy).await.expect("recorded");
+    let newest = find(storage, device).await;
+    assert_eq!((newest.connected, newest.epoch), (true, Epoch(12)));
+}
+
+pub async fn nodes_recording_the_same_devices_do_not_fail(database: &TestDatabase) {
+    let nodes = [database.storage.clone(), database.another_node().await];
+    let mut devices = Vec::new();
+    for serial in 0..50 {
+        devices.push(stored_device(&database.storage, serial, SetStatus::Pending).await.id);
+    }
+    let mut work = tokio::task::JoinSet::new();
+    for number in 0..8_i64 {
+        let (storage, mut devices) = (nodes[usize::from(number % 2 == 0)].clone(), devices.clone());
+        work.spawn(async move {
+            if number % 3 == 0 {
+                devices.reverse();
+            }
+            let node = NodeId::random();
+            for round in 0..5 {
+                let epoch = round * 8 + number + 1;
+                let changes: Vec<_> = devices.iter().map(|device| change(*device, node, epoch, true, epoch)).collect();
+                storage.connections.record(&changes).await.expect("recorded");
+                let check_ins: Vec<_> = devices.iter().map(|device| (*device, Timestamp(epoch))).collect();
+                storage.devices.record_check_ins(&check_ins).await.expect("recorded");
+            }
+        });
+    }
+    // Decisions about the same devices go on meanwhile.
+    for device in devices.iter().take(10) {
+        let change = database.storage.devices.change(DeviceKey::Id(*device), |before, _| {
+            let mut after = before.cloned().expect("the device");
+            after.auth_sets[0].status = SetStatus::Accepted;
+            write(after)
+        });
+        change.await.expect("the decision is written");
+    }
+    work.join_all().await;
+    for device in devices {
+        assert_eq!(find(&database.storage, device).await.epoch, Epoch(40));
+        let stored = database.storage.devices.find(device).await.expect("an answer").expect("the device");
+        assert_eq!(stored.checked_in, Some(Timestamp(40)));
+    }
+}
+
+pub async fn what_a_dead_node_left_behind_is_found(database: &TestDatabase) {
+    let (storage, dead, alive) = (&database.storage, NodeId::random(), NodeId::random());
+    let mut devices = Vec::new();
+    for serial in 0..3 {
+        devices.push(stored_device(storage, serial, SetStatus::Pending).await.id);
+    }
+    devices.sort_unstable();
+    let begun: Vec<_> = devices.iter().map(|device| change(*device, dead, 10, true, 100)).collect();
+    storage.connections.record(&begun).await.expect("recorded");
+    storage.connections.record(&[change(devices[1], alive, 11, true, 110)]).await.expect("recorded");
+    let left = vec![(devices[0], Epoch(10)), (devices[2], Epoch(10))];
+    assert_eq!(storage.connections.connected_on(dead).await.expect("a list"), left);
+    let mut nodes = vec![dead, alive];
+    nodes.sort_unstable();
+    assert_eq!(storage.connections.nodes().await.expect("a list"), nodes);
+
+    let ends: Vec<_> = left.iter().map(|(device, epoch)| change(*device, dead, epoch.0, false, 120)).collect();
+    storage.connections.record(&ends).await.expect("recorded");
+    assert!(storage.connections.connected_on(dead).await.expect("a list").is_empty());
+    assert_eq!(storage.connections.nodes().await.expect("a list"), vec![alive]);
+}
+
+pub async fn provisioning_and_forgetting(database: &TestDatabase) {
+    let connections = &database.storage.connections;
+    let device = DeviceId::random();
+    connections.provision(device, Timestamp(1)).await.expect("provisioned");
+    connections.provision(device, Timestamp(2)).await.expect("provisioned again");
+    let known = find(&database.storage, device).await;
+    assert_eq!((known.connected, known.node, known.epoch), (false, None, Epoch(0)));
+    assert_eq!((known.created, known.updated), (Timestamp(1), Timestamp(1)));
+    assert!(connections.forget(device).await.expect("an answer"));
+    assert!(!connections.forget(device).await.expect("an answer"));
+    assert_eq!(connections.find(device).await.expect("an answer"), None);
+
+    // Accepting a device makes it known here.
+    let accepted = stored_device(&database.storage, 1, SetStatus::Accepted).await.id;
+    assert!(!find(&database.storage, accepted).await.connected);
+}

@@ -1,0 +1,339 @@
+//! Devices: changed one step at a time, written as a whole.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use storage::{
+    Decision, DeviceChange, DeviceFilter, DeviceId, DeviceKey, DeviceStatus, IssuedToken, SetStatus, StorageError,
+    Timestamp,
+};
+
+use crate::backends::{TestDatabase, accept, device, remove, set, stored_device, write};
+
+pub async fn keeping_writes_nothing(database: &TestDatabase) {
+    let devices = &database.storage.devices;
+    let answer = devices.change(DeviceKey::Identity(&[7; 32]), |before, fleet| {
+        assert!(before.is_none());
+        assert_eq!((fleet.accepted, fleet.limit, fleet.pending), (0, None, 0));
+        Decision::Keep("refused")
+    });
+    assert_eq!(answer.await.expect("an answer"), "refused");
+    let unknown = devices.change(DeviceKey::Id(DeviceId::random()), |before, _| Decision::Keep(before.is_none()));
+    assert!(unknown.await.expect("an answer"));
+    assert_eq!(devices.count(None).await.expect("a count"), 0);
+    assert_eq!(devices.find(DeviceId::random()).await.expect("an answer"), None);
+}
+
+pub async fn a_change_is_written_as_a_whole(database: &TestDatabase) {
+    let devices = &database.storage.devices;
+    let mut new = device(1, SetStatus::Accepted);
+    new.auth_sets.push(set("second key", SetStatus::Pending));
+    new.auth_sets[1].created = new.created.plus(Duration::from_secs(1));
+    new.checked_in = Some(Timestamp(5));
+    let (first, hash) = (new.auth_sets[0].id, new.identity_hash);
+
+    let written = devices.change(DeviceKey::Identity(&hash), |_, _| {
+        let issued = Some(IssuedToken { auth_set: first, expires: Timestamp(99) });
+        Decision::Write(DeviceChange { after: Some(new.clone()), revoked: vec![], issued }, ())
+    });
+    written.await.expect("the change is written");
+
+    new.revision = 1;
+    let stored = devices.find(new.id).await.expect("an answer").expect("the device");
+    assert_eq!(stored, new);
+    let token = devices.token(first).await.expect("an answer").expect("the token");
+    assert_eq!((token.device, token.auth_set, token.expires), (new.id, first, Timestamp(99)));
+    assert_eq!((token.set_status, token.decommissioning), (SetStatus::Accepted, false));
+    assert_eq!(devices.token(new.auth_sets[1].id).await.expect("an answer"), None);
+
+    // A token alone is no change of the device.
+    let again = devices.change(DeviceKey::Id(new.id), |before, _| {
+        let mut after = before.cloned().expect("the device");
+        after.checked_in = Some(Timestamp(7));
+        let issued = Some(IssuedToken { auth_set: first, expires: Timestamp(100) });
+        Decision::Write(DeviceChange { after: Some(after), revoked: vec![], issued }, ())
+    });
+    again.await.expect("the change is written");
+    let stored = devices.find(new.id).await.expect("an answer").expect("the device");
+    assert_eq!((stored.revision, stored.checked_in), (1, Some(Timestamp(7))));
+    assert_eq!(devices.token(first).await.expect("an answer").expect("the token").expires, Timestamp(100));
+}
+
+pub async fn a_contradictory_change_writes_nothing(database: &TestDatabase) {
+    let devices = &database.storage.devices;
+    let stored = stored_device(&database.storage, 1, SetStatus::Accepted).await;
+
+    let mut same_key = stored.clone();
+    same_key.auth_sets.push(set(&stored.auth_sets[0].pubkey, SetStatus::Pending));
+    let mut two_accepted = stored.clone();
+    two_accepted.auth_sets.push(set("another key", SetStatus::Accepted));
+    let mut other_id = stored.clone();
+    other_id.id = DeviceId::random();
+    for wrong in [same_key, two_accepted, other_id] {
+        let refused = devices.change(DeviceKey::Id(stored.id), |_, _| write(wrong)).await;
+        assert!(matches!(refused, Err(StorageError::Conflict(_))), "{refused:?}");
+    }
+
+    // Refused by the database in the middle of the transaction: the token belongs to no set.
+    let half = devices.change(DeviceKey::Id(stored.id), |before, _| {
+        let mut after = before.cloned().expect("the device");
+        after.auth_sets[0].status = SetStatus::Rejected;
+        let issued = Some(IssuedToken { auth_set: storage::AuthSetId::random(), expires: Timestamp(1) });
+        Decision::Write(DeviceChange { after: Some(after), revoked: vec![], issued }, ())
+    });
+    half.await.expect_err("no such set");
+    assert_eq!(devices.find(stored.id).await.expect("an answer"), Some(stored));
+    assert_eq!(devices.count(Some(DeviceStatus::Accepted)).await.expect("a count"), 1);
+}
+
+pub async fn parallel_first_requests_make_one_device(database: &TestDatabase) {
+    let nodes = [database.storage.clone(), database.another_node().await];
+    let mut requests = tokio::task::JoinSet::new();
+    for number in 0..24 {
+        let storage = nodes[number % 2].clone();
+        requests.spawn(async move {
+            let mut new = device(42, SetStatus::Pending);
+            let hash = new.identity_hash;
+            let request = storage.devices.change(DeviceKey::Identity(&hash), |before, _| {
+                if let Some(known) = before {
+                    return Decision::Keep(known.id);
+                }
+                let id = new.id;
+                new.auth_sets = vec![set("the key", SetStatus::Pending)];
+                Decision::Write(DeviceChange { after: Some(new), revoked: vec![], issued: None }, id)
+            });
+            request.await.expect("an answer")
+        });
+    }
+    let answers: HashSet<DeviceId> = requests.join_all().await.into_iter().collect();
+    assert_eq!(answers.len(), 1);
+    let listed = database.storage.devices.list(&DeviceFilter::default(), 0, 10).await.expect("a list");
+    assert_eq!(listed.len(), 1);
+    assert_eq!(listed[0].auth_sets.len(), 1);
+    assert_eq!(database.storage.devices.count(Some(DeviceStatus::Pending)).await.expect("a count"), 1);
+}
+
+pub async fn parallel_accepts_at_limit_one_let_one_through(database: &TestDatabase) {
+    let nodes = [database.storage.clone(), database.another_node().await];
+    database.storage.devices.set_limit(Some(1)).await.expect("the limit is set");
+    let mut pending = Vec::new();
+    for serial in 0..12 {
+        pending.push(stored_device(&database.storage, serial, SetStatus::Pending).await.id);
+    }
+    let mut decisions = tokio::task::JoinSet::new();
+    for (number, device) in pending.into_iter().enumerate() {
+        let storage = nodes[number % 2].clone();
+        decisions.spawn(async move {
+            let decision = storage.devices.change(DeviceKey::Id(device), |before, fleet| {
+                if fleet.limit.is_some_and(|limit| fleet.accepted >= limit) {
+                    return Decision::Keep(false);
+                }
+                let mut after = before.cloned().expect("the device");
+                after.auth_sets[0].status = SetStatus::Accepted;
+                Decision::Write(DeviceChange { after: Some(after), revoked: vec![], issued: None }, true)
+            });
+            decision.await.expect("an answer")
+        });
+    }
+    let accepted = decisions.join_all().await.into_iter().filter(|accepted| *accepted).count();
+    assert_eq!(accepted, 1);
+    assert_eq!(database.storage.devices.count(Some(DeviceStatus::Accepted)).await.expect("a count"), 1);
+    assert_eq!(database.storage.devices.count(Some(DeviceStatus::Pending)).await.expect("a count"), 11);
+}
+
+pub async fn parallel_changes_of_one_device_lose_nothing(database: &TestDatabase) {
+    let nodes = [database.storage.clone(), database.another_node().await];
+    let stored = stored_device(&database.storage, 1, SetStatus::Pending).await;
+    let mut changes = tokio::task::JoinSet::new();
+    for number in 0..20 {
+        let (storage, hash) = (nodes[number % 2].clone(), stored.identity_hash);
+        changes.spawn(async move {
+            let key = if number % 3 == 0 { DeviceKey::Id(stored.id) } else { DeviceKey::Identity(&hash) };
+            let change = storage.devices.change(key, |before, _| {
+                let mut after = before.cloned().expect("the device");
+                after.auth_sets.push(set(&format!("key {number}"), SetStatus::Pending));
+                write(after)
+            });
+            change.await.expect("the change is written");
+        });
+    }
+    changes.join_all().await;
+    let after = database.storage.devices.find(stored.id).await.expect("an answer").expect("the device");
+    assert_eq!((after.auth_sets.len(), after.revision), (21, 21));
+}
+
+pub async fn accepting_another_set_ends_the_token_of_the_first(database: &TestDatabase) {
+    let devices = &database.storage.devices;
+    let stored = stored_device(&database.storage, 1, SetStatus::Pending).await;
+    let first = accept(&database.storage, stored.id, Timestamp(99)).await;
+    let second = set("new key", SetStatus::Accepted);
+    let rotated = devices.change(DeviceKey::Id(stored.id), |before, _| {
+        let mut after = before.cloned().expect("the device");
+        after.auth_sets[0].status = SetStatus::Rejected;
+        after.auth_sets.push(second.clone());
+        let issued = Some(IssuedToken { auth_set: second.id, expires: Timestamp(100) });
+        Decision::Write(DeviceChange { after: Some(after), revoked: vec![first], issued }, ())
+    });
+    rotated.await.expect("the change is written");
+    assert_eq!(devices.token(first).await.expect("an answer"), None);
+    assert!(devices.token(second.id).await.expect("an answer").is_some());
+
+    // And back, with the sets in the other order: the one that is accepted is never a second one.
+    let back = devices.change(DeviceKey::Id(stored.id), |before, _| {
+        let mut after = before.cloned().expect("the device");
+        for set in &mut after.auth_sets {
+            set.status = if set.id == first { SetStatus::Accepted } else { SetStatus::Rejected };
+        }
+        after.auth_sets.reverse();
+        Decision::Write(DeviceChange { after: Some(after), revoked: vec![second.id], issued: None }, ())
+    });
+    back.await.expect("the change is written");
+    let after = devices.find(stored.id).await.expect("an answer").expect("the device");
+    assert_eq!(after.status(), DeviceStatus::Accepted);
+    assert_eq!(devices.token(second.id).await.expect("an answer"), None);
+}
+
+pub async fn a_removed_device_leaves_nothing_behind(database: &TestDatabase) {
+    let storage = &database.storage;
+    let stored = stored_device(storage, 1, SetStatus::Pending).await;
+    let set = accept(storage, stored.id, Timestamp(99)).await;
+    assert!(storage.connections.find(stored.id).await.expect("an answer").is_some());
+
+    remove(storage, stored.id).await;
+    assert_eq!(storage.devices.find(stored.id).await.expect("an answer"), None);
+    assert_eq!(storage.devices.token(set).await.expect("an answer"), None);
+    assert_eq!(storage.inventory.find(stored.id).await.expect("an answer"), None);
+    assert_eq!(storage.connections.find(stored.id).await.expect("an answer"), None);
+    assert_eq!(storage.devices.count(None).await.expect("a count"), 0);
+
+    // Removing it again is nothing, and the same identity may come back as another device.
+    remove(storage, stored.id).await;
+    let returned = stored_device(storage, 1, SetStatus::Pending).await;
+    assert_ne!(returned.id, stored.id);
+}
+
+pub async fn counts_follow_every_change(database: &TestDatabase) {
+    let devices = &database.storage.devices;
+    let stored = stored_device(&database.storage, 1, SetStatus::Pending).await;
+    stored_device(&database.storage, 2, SetStatus::Preauthorized).await;
+    let steps = [
+        (Some(SetStatus::Accepted), DeviceStatus::Accepted),
+        (Some(SetStatus::Rejected), DeviceStatus::Rejected),
+        (None, DeviceStatus::NoAuth),
+    ];
+    for (status, expected) in steps {
+        let step = devices.change(DeviceKey::Id(stored.id), |before, _| {
+            let mut after = before.cloned().expect("the device");
+            match status {
+                Some(status) => after.auth_sets[0].status = status,
+                None => after.auth_sets.clear(),
+            }
+            write(after)
+        });
+        step.await.expect("the change is written");
+        for status in DeviceStatus::ALL {
+            let there = u64::from(status == expected) + u64::from(status == DeviceStatus::Preauthorized);
+            assert_eq!(devices.count(Some(status)).await.expect("a count"), there, "{status} after {expected}");
+        }
+        assert_eq!(devices.count(None).await.expect("a count"), 2);
+    }
+}
+
+pub async fn lists_by_status_and_id_without_gaps(database: &TestDatabase) {
+    let devices = &database.storage.devices;
+    let statuses = [SetStatus::Pending, SetStatus::Accepted, SetStatus::Rejected, SetStatus::Preauthorized];
+    let mut stored = Vec::new();
+    for (serial, status) in (0..).zip(statuses.iter().cycle().take(23)) {
+        let mut new = device(serial, *status);
+        new.auth_sets.push(set("rejected key", SetStatus::Rejected));
+        new.auth_sets[1].created = new.created.plus(Duration::from_secs(1));
+        let hash = new.identity_hash;
+        devices.change(DeviceKey::Identity(&hash), |_, _| write(new.clone())).await.expect("the device is written");
+        stored.push(new);
+    }
+    stored.sort_by_key(|device| (device.status().as_str(), device.id));
+    let ids = |devices: &[storage::Device]| devices.iter().map(|device| device.id).collect::<Vec<_>>();
+
+    let mut paged = Vec::new();
+    for page in 0..5 {
+        paged.extend(devices.list(&DeviceFilter::default(), page * 5, 5).await.expect("a page"));
+    }
+    assert_eq!(ids(&paged), ids(&stored));
+    assert!(paged.iter().all(|device| device.auth_sets.len() == 2));
+    assert!(devices.list(&DeviceFilter::default(), 23, 5).await.expect("a page").is_empty());
+
+    let wanted = [DeviceStatus::Pending, DeviceStatus::Rejected];
+    let filter = DeviceFilter { statuses: wanted.to_vec(), ..DeviceFilter::default() };
+    let some: Vec<_> = stored.iter().filter(|device| wanted.contains(&device.status())).cloned().collect();
+    assert_eq!(ids(&devices.list(&filter, 0, 100).await.expect("a page")), ids(&some));
+
+    let filter = DeviceFilter { ids: vec![stored[20].id, stored[3].id, DeviceId::random()], ..DeviceFilter::default() };
+    assert_eq!(ids(&devices.list(&filter, 0, 100).await.expect("a page")), vec![stored[3].id, stored[20].id]);
+    let filter = DeviceFilter { statuses: vec![stored[3].status()], ids: filter.ids };
+    assert_eq!(ids(&devices.list(&filter, 0, 100).await.expect("a page")), vec![stored[3].id]);
+}
+
+pub async fn tokens_end_when_revoked_or_expired(database: &TestDatabase) {
+    let devices = &database.storage.devices;
+    let mut tokens = Vec::new();
+    for serial in 0..3 {
+        let stored = stored_device(&database.storage, serial, SetStatus::Pending).await;
+        let expires = Timestamp(1_000 + i64::try_from(serial).expect("small"));
+        tokens.push(accept(&database.storage, stored.id, expires).await);
+    }
+    assert!(devices.revoke_token(tokens[2]).await.expect("an answer"));
+    assert!(!devices.revoke_token(tokens[2]).await.expect("an answer"));
+    assert_eq!(devices.remove_expired_tokens(Timestamp(1_001)).await.expect("a count"), 1);
+    assert_eq!(devices.token(tokens[0]).await.expect("an answer"), None);
+    assert!(devices.token(tokens[1]).await.expect("an answer").is_some());
+    assert_eq!(devices.token(tokens[2]).await.expect("an answer"), None);
+}
+
+pub async fn check_ins_are_written_in_bulk_and_never_go_back(database: &TestDatabase) {
+    let devices = &database.storage.devices;
+    let mut stored = Vec::new();
+    for serial in 0..30 {
+        stored.push(stored_device(&database.storage, serial, SetStatus::Pending).await);
+    }
+    // Some of them twice, among more strangers than one statement takes.
+    let mut check_ins: Vec<_> = (0..2_500).map(|_| (DeviceId::random(), Timestamp(5))).collect();
+    check_ins.extend(stored.iter().map(|device| (device.id, Timestamp(70))));
+    check_ins.extend(stored.iter().map(|device| (device.id, Timestamp(60))));
+    devices.record_check_ins(&check_ins).await.expect("they are written");
+    devices.record_check_ins(&[(stored[0].id, Timestamp(50)), (stored[1].id, Timestamp(80))]).await.expect("written");
+    devices.record_check_ins(&[]).await.expect("nothing to write");
+
+    for (number, before) in stored.into_iter().enumerate() {
+        let after = devices.find(before.id).await.expect("an answer").expect("the device");
+        assert_eq!(after.checked_in, Some(Timestamp(if number == 1 { 80 } else { 70 })));
+        assert_eq!((after.updated, after.revision), (before.updated, before.revision));
+    }
+}
+
+pub async fn the_limit_is_kept(database: &TestDatabase) {
+    let devices = &database.storage.devices;
+    assert_eq!(devices.limit().await.expect("an answer"), None);
+    for limit in [Some(0), Some(5), None] {
+        devices.set_limit(limit).await.expect("the limit is set");
+        assert_eq!(devices.limit().await.expect("an answer"), limit);
+        let seen = devices.change(DeviceKey::Identity(&[9; 32]), |_, fleet| Decision::Keep(fleet.limit)).await;
+        assert_eq!(seen.expect("an answer"), limit);
+    }
+}
+
+pub async fn devices_being_removed_are_listed(database: &TestDatabase) {
+    let devices = &database.storage.devices;
+    let stored = stored_device(&database.storage, 1, SetStatus::Accepted).await;
+    stored_device(&database.storage, 2, SetStatus::Accepted).await;
+    assert!(devices.decommissioning().await.expect("a list").is_empty());
+    let marked = devices.change(DeviceKey::Id(stored.id), |before, _| {
+        let mut after = before.cloned().expect("the device");
+        after.decommissioning = true;
+        let issued = Some(IssuedToken { auth_set: after.auth_sets[0].id, expires: Timestamp(1) });
+        Decision::Write(DeviceChange { after: Some(after), revoked: vec![], issued }, ())
+    });
+    marked.await.expect("the change is written");
+    assert_eq!(devices.decommissioning().await.expect("a list"), vec![stored.id]);
+    let token = devices.token(stored.auth_sets[0].id).await.expect("an answer").expect("the token");
+    assert!(token.decommissioning);
+}

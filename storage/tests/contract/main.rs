@@ -1,0 +1,133 @@
+//! What every backend of `storage` promises, run against all of them: `SQLite` in a file and in memory, Postgres;
+//! presence in memory and in Redis. The servers are real, private to this binary, and end with it.
+
+mod backends;
+mod cases;
+mod servers;
+
+use backends::{TestDatabase, TestPresence};
+
+/// Runs each case on each database, every time on a fresh one.
+macro_rules! on_every_database {
+    ($($area:ident: [$($case:ident),+ $(,)?]),+ $(,)?) => {
+        on_every_database!(@ sqlite { $($area: [$($case),+]),+ });
+        on_every_database!(@ sqlite_in_memory { $($area: [$($case),+]),+ });
+        on_every_database!(@ postgres { $($area: [$($case),+]),+ });
+    };
+    (@ $backend:ident { $($area:ident: [$($case:ident),+]),+ }) => {
+        mod $backend {
+            $(mod $area {
+                $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn $case() {
+                    let database = crate::TestDatabase::$backend().await;
+                    crate::cases::$area::$case(&database).await;
+                })+
+            })+
+        }
+    };
+}
+
+/// Runs each case on each kind of presence, every time on a fresh one.
+macro_rules! on_every_presence {
+    ($($case:ident),+ $(,)?) => {
+        on_every_presence!(@ presence_in_memory, memory, [$($case),+]);
+        on_every_presence!(@ presence_in_redis, redis, [$($case),+]);
+    };
+    (@ $module:ident, $backend:ident, [$($case:ident),+]) => {
+        mod $module {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $case() {
+                let presence = crate::TestPresence::$backend().await;
+                crate::cases::presence::$case(&presence).await;
+            })+
+        }
+    };
+}
+
+on_every_database! {
+    devices: [
+        keeping_writes_nothing,
+        a_change_is_written_as_a_whole,
+        a_contradictory_change_writes_nothing,
+        parallel_first_requests_make_one_device,
+        parallel_accepts_at_limit_one_let_one_through,
+        parallel_changes_of_one_device_lose_nothing,
+        accepting_another_set_ends_the_token_of_the_first,
+        a_removed_device_leaves_nothing_behind,
+        counts_follow_every_change,
+        lists_by_status_and_id_without_gaps,
+        tokens_end_when_revoked_or_expired,
+        check_ins_are_written_in_bulk_and_never_go_back,
+        the_limit_is_kept,
+        devices_being_removed_are_listed,
+    ],
+    users: [
+        users_are_found_by_id_and_address,
+        an_address_or_id_is_taken_once,
+        only_the_newest_sessions_survive,
+        parallel_logins_keep_to_the_limit,
+        another_password_ends_every_token,
+        a_removed_user_leaves_no_token,
+    ],
+    inventory: [
+        a_new_device_shows_its_identity_and_status,
+        reports_merge_or_replace_their_own_scope_only,
+        repeating_a_report_writes_once_a_day,
+        too_many_attributes_store_nothing,
+        reports_of_unknown_devices_store_nothing,
+        characters_of_every_kind_come_back,
+        parallel_reports_and_decisions_lose_nothing,
+        pages_by_id_with_the_total,
+    ],
+    connections: [
+        a_connection_begins_and_ends,
+        an_older_connection_changes_nothing,
+        five_thousand_changes_in_one_call,
+        a_removed_device_is_not_brought_back,
+        several_changes_of_one_device_in_one_call,
+        nodes_recording_the_same_devices_do_not_fail,
+        what_a_dead_node_left_behind_is_found,
+        provisioning_and_forgetting,
+    ],
+    opening: [
+        nodes_that_start_together_share_one_schema,
+        all_nodes_get_the_same_signing_key,
+        an_open_database_answers,
+        a_closed_database_is_unavailable,
+        a_full_pool_is_unavailable_soon,
+    ],
+}
+
+on_every_presence! {
+    a_route_is_found_while_its_node_is_alive,
+    claims_displace_the_route_before,
+    parallel_claims_get_distinct_growing_epochs,
+    an_epoch_is_never_behind_the_clock,
+    only_the_newest_connection_releases_its_route,
+    announcing_never_replaces_a_newer_route,
+    announcing_thousands,
+    a_node_that_leaves_takes_its_routes_along,
+    counts_by_key_and_window,
+}
+
+mod outages {
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn redis_goes_away_and_comes_back() {
+        crate::cases::outages::redis_goes_away_and_comes_back().await;
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_redis_that_hangs_is_given_up_on() {
+        crate::cases::outages::a_redis_that_hangs_is_given_up_on().await;
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn postgres_goes_away_and_comes_back() {
+        crate::cases::outages::postgres_goes_away_and_comes_back().await;
+    }
+
+    #[tokio::test]
+    async fn servers_that_are_not_there_stop_the_start() {
+        crate::cases::outages::servers_that_are_not_there_stop_the_start().await;
+    }
+}
