@@ -1,0 +1,224 @@
+//! Verifies every token of every request, from memory on the hot path.
+//!
+//! A token counts while three things hold: a key of ours signed it, its time is not over, and storage still has its row
+//! (with an accepted set and a device that is not being removed, or with a user). What was found in storage is remembered
+//! for [`RECHECK_AFTER`], and forgotten at once when it is told to be ([`Gate::void_device`] and its kin): by this node
+//! before a revocation is answered, by other nodes' events, and, should such an event be lost, by the recheck.
+
+mod memory;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use storage::{AuthSetId, DeviceId, Devices, SetStatus, StorageError, Timestamp, TokenId, UserId, Users, clock};
+use uuid::Uuid;
+
+use crate::Config;
+use crate::credentials::{DeviceClaims, Keyring, TokenError, UserClaims};
+use memory::{DeviceMemory, TokenHash, UserMemory};
+
+/// How long an answer of storage is believed: the longest that a revocation on another node can go unnoticed if the
+/// message about it is lost.
+pub const RECHECK_AFTER: Duration = Duration::from_secs(30);
+
+/// Verified user tokens kept in memory.
+const USER_TOKENS_LIMIT: usize = 10_000;
+
+/// Storage is asked again when something was revoked while it answered; after this often its last answer is given, and
+/// not remembered.
+const READS: usize = 3;
+
+/// The text for what is no token at all.
+const MALFORMED: &str = "identity: incorrect token format";
+
+/// The text for a token that does not count, or no longer.
+const UNAUTHORIZED: &str = "unauthorized";
+
+/// Verifies tokens. Cloning is cheap; all clones share one memory.
+#[derive(Clone)]
+pub struct Gate(Arc<Inner>);
+
+struct Inner {
+    devices: Devices,
+    users: Users,
+    keyring: Arc<Keyring>,
+    device_memory: DeviceMemory,
+    user_memory: UserMemory,
+}
+
+/// A device that has proved who it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DeviceIdentity {
+    /// Who.
+    pub device: DeviceId,
+    /// By which of its keys.
+    pub auth_set: AuthSetId,
+    /// Until when this token proves it.
+    pub expires: Timestamp,
+}
+
+/// A user who has proved who they are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UserIdentity {
+    /// Who.
+    pub user: UserId,
+    /// By which token.
+    pub token: TokenId,
+    /// Until when it proves it; `None`: for ever.
+    pub expires: Option<Timestamp>,
+}
+
+/// Why a token did not open the gate.
+#[derive(Debug, thiserror::Error)]
+pub enum Refusal {
+    /// It does not count: 401, with this text.
+    #[error("{0}")]
+    Refused(&'static str),
+    /// Storage could not say.
+    #[error("cannot verify a token")]
+    Unavailable(#[from] StorageError),
+}
+
+impl Gate {
+    /// A gate that remembers nothing yet.
+    pub fn new(devices: Devices, users: Users, keyring: Arc<Keyring>, config: &Config) -> Self {
+        Self(Arc::new(Inner {
+            devices,
+            users,
+            keyring,
+            device_memory: DeviceMemory::new(config.verified_tokens_limit),
+            user_memory: UserMemory::new(USER_TOKENS_LIMIT),
+        }))
+    }
+
+    /// The device whose token this is. Notes that it was here ([`Self::take_check_ins`]).
+    ///
+    /// # Errors
+    /// See [`Refusal`].
+    pub async fn device(&self, token: &str) -> Result<DeviceIdentity, Refusal> {
+        let (hash, now) = (TokenHash::of(token), clock::now());
+        if let Some(known) = self.0.device_memory.recall(&hash, now) {
+            return Ok(known);
+        }
+        let claims = self.0.keyring.open_device(token, now).map_err(|error| Refusal::Refused(text(error)))?;
+        let mut identity = Err(UNAUTHORIZED);
+        for _ in 0..READS {
+            let before = self.0.device_memory.before_reading(claims.device);
+            identity = self.read_device(&claims, now).await?;
+            let Ok(found) = identity else { break };
+            if self.0.device_memory.remember(hash, found, now, before) {
+                break;
+            }
+        }
+        identity.map_err(Refusal::Refused)
+    }
+
+    /// As [`Self::device`], but only from memory; `None` says nothing about the token.
+    pub fn device_cached(&self, token: &str) -> Option<DeviceIdentity> {
+        self.0.device_memory.recall(&TokenHash::of(token), clock::now())
+    }
+
+    /// The user whose token this is.
+    ///
+    /// # Errors
+    /// See [`Refusal`].
+    pub async fn user(&self, token: &str) -> Result<UserIdentity, Refusal> {
+        let (hash, now) = (TokenHash::of(token), clock::now());
+        if let Some(known) = self.0.user_memory.recall(&hash, now) {
+            return Ok(known);
+        }
+        let claims = self.0.keyring.open_user(token, now).map_err(|error| match error {
+            TokenError::Malformed => Refusal::Refused(text(error)),
+            TokenError::Invalid | TokenError::OutOfTime => Refusal::Refused("invalid jwt"),
+        })?;
+        let mut identity = Err(UNAUTHORIZED);
+        for _ in 0..READS {
+            let before = self.0.user_memory.before_reading();
+            identity = self.read_user(&claims, now).await?;
+            let Ok(found) = &identity else { break };
+            if self.0.user_memory.remember(hash, found.clone(), now, before) {
+                break;
+            }
+        }
+        identity.map_err(Refusal::Refused)
+    }
+
+    /// As [`Self::user`], but only from memory; `None` says nothing about the token.
+    pub fn user_cached(&self, token: &str) -> Option<UserIdentity> {
+        self.0.user_memory.recall(&TokenHash::of(token), clock::now())
+    }
+
+    /// Forgets the tokens with these `jti`, of devices and of users. What storage is being asked for meanwhile is not
+    /// remembered either.
+    pub fn void(&self, tokens: &[Uuid]) {
+        if tokens.is_empty() {
+            return;
+        }
+        self.0.user_memory.forget(|known| tokens.contains(&known.token.uuid()));
+        self.0.device_memory.forget_sets(tokens);
+    }
+
+    /// Forgets all tokens of a device.
+    pub fn void_device(&self, device: DeviceId) {
+        self.0.device_memory.forget(device);
+    }
+
+    /// Forgets all tokens of a user.
+    pub fn void_user(&self, user: &UserId) {
+        self.0.user_memory.forget(|known| known.user == *user);
+    }
+
+    /// The devices that proved who they are since this was last asked, each with the latest time: at most `max` of them,
+    /// the others another time.
+    pub fn take_check_ins(&self, max: usize) -> Vec<(DeviceId, Timestamp)> {
+        self.0.device_memory.take_check_ins(max)
+    }
+
+    async fn read_device(
+        &self,
+        claims: &DeviceClaims,
+        now: Timestamp,
+    ) -> Result<Result<DeviceIdentity, &'static str>, StorageError> {
+        let Some(row) = self.0.devices.token(claims.auth_set).await? else { return Ok(Err(UNAUTHORIZED)) };
+        let counts = row.device == claims.device
+            && row.set_status == SetStatus::Accepted
+            && !row.decommissioning
+            && row.expires > now;
+        Ok(if counts {
+            Ok(DeviceIdentity {
+                device: claims.device,
+                auth_set: claims.auth_set,
+                expires: Timestamp::from_seconds(claims.expires),
+            })
+        } else {
+            Err(UNAUTHORIZED)
+        })
+    }
+
+    async fn read_user(
+        &self,
+        claims: &UserClaims,
+        now: Timestamp,
+    ) -> Result<Result<UserIdentity, &'static str>, StorageError> {
+        let Some(row) = self.0.users.token(claims.token).await? else { return Ok(Err(UNAUTHORIZED)) };
+        if row.user != claims.user || row.expires.is_some_and(|expires| expires <= now) {
+            return Ok(Err(UNAUTHORIZED));
+        }
+        Ok(Ok(UserIdentity {
+            user: row.user,
+            token: claims.token,
+            expires: claims.expires.map(Timestamp::from_seconds),
+        }))
+    }
+}
+
+/// A device is not told what is wrong with its token beyond its form: whatever it is, it asks for another.
+const fn text(error: TokenError) -> &'static str {
+    match error {
+        TokenError::Malformed => MALFORMED,
+        TokenError::Invalid | TokenError::OutOfTime => UNAUTHORIZED,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,201 @@
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use storage::{AuthSet, Decision, Device, DeviceChange, DeviceKey, IssuedToken, Storage, User, UserToken};
+
+use super::*;
+
+struct House {
+    storage: Storage,
+    keyring: Arc<Keyring>,
+    gate: Gate,
+}
+
+impl House {
+    async fn open() -> Self {
+        let config = Config::default();
+        let storage = Storage::open(&storage::Config::in_memory()).await.unwrap();
+        let keyring = Arc::new(Keyring::fresh(&config));
+        let gate = Gate::new(storage.devices.clone(), storage.users.clone(), keyring.clone(), &config);
+        Self { storage, keyring, gate }
+    }
+
+    /// A stored device with one accepted set and a token.
+    async fn device(&self) -> (DeviceClaims, String) {
+        let now = clock::now();
+        let claims = DeviceClaims {
+            auth_set: AuthSetId::random(),
+            device: DeviceId::random(),
+            issuer: self.keyring.device_issuer().to_owned(),
+            issued: now.seconds(),
+            expires: now.seconds() + 3600,
+        };
+        let hash: [u8; 32] = std::array::from_fn(|index| claims.device.uuid().as_bytes()[index % 16]);
+        let device = Device {
+            id: claims.device,
+            identity: "{}".into(),
+            identity_hash: hash,
+            decommissioning: false,
+            created: now,
+            updated: now,
+            checked_in: None,
+            revision: 1,
+            auth_sets: vec![AuthSet {
+                id: claims.auth_set,
+                pubkey: "key".into(),
+                status: SetStatus::Accepted,
+                created: now,
+            }],
+        };
+        let issued = Some(IssuedToken { auth_set: claims.auth_set, expires: Timestamp::from_seconds(claims.expires) });
+        let write = |_: Option<&Device>, _: &storage::Fleet| {
+            Decision::Write(DeviceChange { after: Some(device), revoked: vec![], issued }, ())
+        };
+        self.storage.devices.change(DeviceKey::Identity(&hash), write).await.unwrap();
+        let token = self.keyring.sign_device(&claims);
+        (claims, token)
+    }
+
+    /// A stored user with a token.
+    async fn user(&self) -> (UserClaims, String) {
+        let now = clock::now();
+        let claims = UserClaims {
+            token: TokenId::random(),
+            user: UserId::random(),
+            issuer: self.keyring.user_issuer().to_owned(),
+            issued: now.seconds(),
+            expires: None,
+        };
+        let user = User {
+            id: claims.user.clone(),
+            email: format!("{}@example.com", claims.user),
+            password_hash: "hash".into(),
+            created: now,
+            updated: now,
+            logged_in: None,
+        };
+        self.storage.users.create(&user).await.unwrap();
+        let row = UserToken { id: claims.token, user: claims.user.clone(), created: now, expires: None, name: None };
+        self.storage.users.start_session(&row, 0, now).await.unwrap();
+        let token = self.keyring.sign_user(&claims);
+        (claims, token)
+    }
+}
+
+fn is_refused<T: std::fmt::Debug>(answer: &Result<T, Refusal>, with: &str) -> bool {
+    matches!(answer, Err(Refusal::Refused(text)) if *text == with)
+}
+
+#[tokio::test]
+async fn a_device_is_known_by_its_token() {
+    let house = House::open().await;
+    let (claims, token) = house.device().await;
+    assert_eq!(house.gate.device_cached(&token), None);
+    for _ in 0..2 {
+        let identity = house.gate.device(&token).await.unwrap();
+        assert_eq!((identity.device, identity.auth_set), (claims.device, claims.auth_set));
+        assert_eq!(identity.expires.seconds(), claims.expires);
+    }
+    assert!(house.gate.device_cached(&token).is_some());
+    let seen = house.gate.take_check_ins(10);
+    assert_eq!(seen.iter().map(|(device, _)| *device).collect::<Vec<_>>(), [claims.device]);
+}
+
+#[tokio::test]
+async fn a_user_is_known_by_their_token() {
+    let house = House::open().await;
+    let (claims, token) = house.user().await;
+    for _ in 0..2 {
+        let identity = house.gate.user(&token).await.unwrap();
+        assert_eq!(identity, UserIdentity { user: claims.user.clone(), token: claims.token, expires: None });
+    }
+    assert!(house.gate.user_cached(&token).is_some());
+    house.storage.users.revoke_token(claims.token).await.unwrap();
+    assert!(house.gate.user(&token).await.is_ok(), "from memory, until it is told");
+    house.gate.void(&[claims.token.uuid()]);
+    assert!(is_refused(&house.gate.user(&token).await, "unauthorized"));
+}
+
+#[tokio::test]
+async fn tokens_of_the_wrong_kind_and_damaged_ones_are_refused() {
+    let house = House::open().await;
+    let (claims, device) = house.device().await;
+    let (_, user) = house.user().await;
+    assert!(is_refused(&house.gate.device(&user).await, "unauthorized"));
+    assert!(is_refused(&house.gate.user(&device).await, "invalid jwt"));
+    for token in ["", "x", "a.b.c"] {
+        assert!(is_refused(&house.gate.device(token).await, "identity: incorrect token format"));
+        assert!(is_refused(&house.gate.user(token).await, "identity: incorrect token format"));
+    }
+    let expired = house.keyring.sign_device(&DeviceClaims { expires: claims.issued - 1, ..claims.clone() });
+    let foreign = house.keyring.sign_device(&DeviceClaims { issuer: "Other".into(), ..claims.clone() });
+    let stolen = house.keyring.sign_device(&DeviceClaims { device: DeviceId::random(), ..claims.clone() });
+    let unknown = house.keyring.sign_device(&DeviceClaims { auth_set: AuthSetId::random(), ..claims });
+    for token in [expired, foreign, stolen, unknown] {
+        assert!(is_refused(&house.gate.device(&token).await, "unauthorized"), "{token}");
+    }
+    assert_eq!(house.gate.take_check_ins(10), [], "nobody was here");
+}
+
+#[tokio::test]
+async fn void_users_and_devices_are_asked_about_again() {
+    let house = House::open().await;
+    let (claims, token) = house.device().await;
+    house.gate.device(&token).await.unwrap();
+    house.gate.void_device(claims.device);
+    assert_eq!(house.gate.device_cached(&token), None);
+    house.gate.device(&token).await.unwrap();
+    house.gate.void(&[claims.auth_set.uuid()]);
+    assert_eq!(house.gate.device_cached(&token), None);
+
+    let (claims, token) = house.user().await;
+    house.gate.user(&token).await.unwrap();
+    house.gate.void_user(&claims.user);
+    assert_eq!(house.gate.user_cached(&token), None);
+}
+
+#[tokio::test]
+async fn what_storage_cannot_say_is_not_a_refusal() {
+    let house = House::open().await;
+    let (_, token) = house.device().await;
+    let (_, user) = house.user().await;
+    house.storage.close().await;
+    assert!(matches!(house.gate.device(&token).await, Err(Refusal::Unavailable(_))));
+    assert!(matches!(house.gate.user(&user).await, Err(Refusal::Unavailable(_))));
+}
+
+/// Verifications run all the time while tokens are revoked; not one may be let in after its revocation has returned.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn no_verification_that_is_under_way_outlives_a_revocation() {
+    let house = Arc::new(House::open().await);
+    for _ in 0..40 {
+        let (claims, token) = house.device().await;
+        let is_over = Arc::new(AtomicBool::new(false));
+        let verifying: Vec<_> = (0..4)
+            .map(|worker| {
+                let (house, claims, is_over) = (house.clone(), claims.clone(), is_over.clone());
+                tokio::spawn(async move {
+                    // Another token of the same set each time, so that each time storage is asked.
+                    for issued in 0.. {
+                        if is_over.load(Ordering::Relaxed) {
+                            break;
+                        }
+                        let claims = DeviceClaims { issued: issued * 4 + worker, ..claims.clone() };
+                        let _ = house.gate.device(&house.keyring.sign_device(&claims)).await;
+                    }
+                })
+            })
+            .collect();
+        tokio::task::yield_now().await;
+        assert!(house.storage.devices.revoke_token(claims.auth_set).await.unwrap());
+        house.gate.void_device(claims.device);
+        for _ in 0..20 {
+            assert!(house.gate.device(&token).await.is_err());
+            tokio::task::yield_now().await;
+        }
+        is_over.store(true, Ordering::Relaxed);
+        for task in verifying {
+            task.await.unwrap();
+        }
+        assert_eq!(house.gate.device_cached(&token), None);
+    }
+}

@@ -1,0 +1,29 @@
+//! Every metric of this crate: name, unit, meaning.
+
+use metrics::{Unit, describe_counter, describe_gauge, describe_histogram};
+
+/// Devices connected to this node.
+pub const DEVICES_CONNECTED: &str = "mooring_devices_connected";
+/// Operators' sessions whose operator is on this node.
+pub const SESSIONS_OPEN: &str = "mooring_sessions_open";
+/// Connections of devices that ended, by `reason`.
+pub const DISCONNECTS: &str = "mooring_device_disconnects_total";
+/// Messages for another node that could not be sent.
+pub const BUS_REFUSED: &str = "mooring_bus_refused_total";
+/// Restarts of services after they ended unexpectedly, by `service`.
+pub const RESTARTS: &str = "mooring_service_restarts_total";
+/// Status changes written per batch.
+pub const STATUS_BATCH: &str = "mooring_status_batch_size";
+/// Batches that could not be written and are kept.
+pub const STATUS_RETRIES: &str = "mooring_status_retries_total";
+
+/// Registers the descriptions with the recorder.
+pub fn describe() {
+    describe_gauge!(DEVICES_CONNECTED, Unit::Count, "devices connected to this node");
+    describe_gauge!(SESSIONS_OPEN, Unit::Count, "operators' sessions on this node");
+    describe_counter!(DISCONNECTS, Unit::Count, "device connections that ended, by reason");
+    describe_counter!(BUS_REFUSED, Unit::Count, "messages for another node that could not be sent");
+    describe_counter!(RESTARTS, Unit::Count, "restarts of a service after it ended unexpectedly");
+    describe_histogram!(STATUS_BATCH, Unit::Count, "status changes written per batch");
+    describe_counter!(STATUS_RETRIES, Unit::Count, "status batches that could not be written and were kept");
+}

@@ -1,0 +1,213 @@
+//! One operator's end of a session as a pure state machine.
+//!
+//! What the operator says is stamped for the device here, where it enters the hub, and waits here for credit; while
+//! anything waits, the operator's socket is not read. Rows `deviceconnect-7` to `deviceconnect-17`.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+use serde::Serialize;
+use storage::{SessionId, UserId};
+
+use crate::message::{self, Compose, Malformed, Message, Prop, Refused, proto, status};
+use crate::session::{SessionEnd, charge};
+
+/// One operator's end of a session.
+#[derive(Debug)]
+pub struct OperatorLink {
+    sid: String,
+    user: UserId,
+    window: usize,
+    /// Credit in use towards the device.
+    in_flight: usize,
+    /// Stamped and waiting for credit: at most what one message of the operator's was split into.
+    waiting: VecDeque<Bytes>,
+    /// A terminal was opened and not yet ended by either side.
+    terminal: bool,
+    /// Number of the next message from another node.
+    next_number: u32,
+}
+
+/// What the operator's last message came to.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Heard {
+    /// It is on its way, or waits for credit.
+    Accepted,
+    /// It cannot go to the device; the operator is told by this message.
+    Refused(Bytes),
+}
+
+impl OperatorLink {
+    /// A new session of `user` with `window` bytes of credit towards the device.
+    pub fn new(session: SessionId, user: UserId, window: usize) -> Self {
+        Self {
+            sid: session.to_string(),
+            user,
+            window,
+            in_flight: 0,
+            waiting: VecDeque::new(),
+            terminal: false,
+            next_number: 0,
+        }
+    }
+
+    /// The operator said something.
+    ///
+    /// # Errors
+    /// When it is not a message: the session has to end.
+    pub fn hear(&mut self, raw: &[u8]) -> Result<Heard, Malformed> {
+        let read = Message::read(raw)?;
+        match (read.proto, read.typ) {
+            (proto::SHELL, "new") => self.terminal = true,
+            (proto::SHELL, "stop") => self.terminal = false,
+            _ => {}
+        }
+        match message::for_device(&read, &self.sid, self.user.as_str()) {
+            Ok(pieces) => {
+                self.waiting.extend(pieces);
+                Ok(Heard::Accepted)
+            }
+            Err(refused) => Ok(Heard::Refused(self.refusal(&read, refused))),
+        }
+    }
+
+    /// The next message for the device, if there is credit for it.
+    pub fn next_for_device(&mut self) -> Option<Bytes> {
+        let cost = charge(self.waiting.front()?.len());
+        // A message larger than the whole window goes alone rather than never.
+        if self.in_flight > 0 && self.in_flight + cost > self.window {
+            return None;
+        }
+        self.in_flight += cost;
+        let message = self.waiting.pop_front();
+        if self.waiting.is_empty() {
+            self.waiting = VecDeque::new();
+        }
+        message
+    }
+
+    /// Whether the operator's socket has to be left unread for now.
+    pub fn is_backlogged(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
+    /// Messages of `bytes` have left for the device.
+    pub fn credit(&mut self, bytes: usize) {
+        self.in_flight = self.in_flight.saturating_sub(bytes);
+    }
+
+    /// The device said something that goes to the operator. `false` if the link between two nodes lost a message before it.
+    pub fn from_device(&mut self, number: Option<u32>, message: &[u8]) -> bool {
+        if let Some(number) = number {
+            if number != self.next_number {
+                return false;
+            }
+            self.next_number = number.wrapping_add(1);
+        }
+        if self.terminal && Message::read(message).is_ok_and(|read| ends_terminal(&read)) {
+            self.terminal = false;
+        }
+        true
+    }
+
+    /// The last word to the operator when the session ends from the other side: a `stop` if a terminal is open, since the
+    /// command line client hangs without it.
+    pub fn farewell(&mut self, why: SessionEnd) -> Option<Bytes> {
+        std::mem::take(&mut self.terminal).then(|| {
+            Compose {
+                proto: proto::SHELL,
+                typ: "stop",
+                sid: &self.sid,
+                props: &[("status", Prop::Wide(status::ERROR.into()))],
+                body: why.text().as_bytes(),
+            }
+            .to_bytes()
+        })
+    }
+
+    fn refusal(&self, read: &Message<'_>, refused: Refused) -> Bytes {
+        #[derive(Serialize)]
+        struct ErrorBody<'a> {
+            err: String,
+            close: bool,
+            code: u16,
+            msgproto: u16,
+            msgtype: &'a str,
+        }
+        let body = ErrorBody {
+            err: refused.to_string(),
+            close: false,
+            code: 413,
+            msgproto: read.proto,
+            msgtype: read.typ,
+        };
+        let body = rmp_serde::to_vec_named(&body).expect("a plain struct encodes");
+        Compose { proto: proto::CONTROL, typ: "error", sid: &self.sid, body: &body, ..Compose::default() }.to_bytes()
+    }
+}
+
+/// Whether the device says with this that there is no shell (any more).
+fn ends_terminal(read: &Message<'_>) -> bool {
+    let failed = || read.int_prop("status") == Some(status::ERROR.into());
+    read.proto == proto::SHELL && (read.typ == "stop" || read.typ == "new" && failed())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bus::DisconnectReason;
+
+    fn link() -> OperatorLink {
+        OperatorLink::new(SessionId::random(), UserId::new("u"), 16 * 1024)
+    }
+
+    fn shell(typ: &str, body: &[u8]) -> Bytes {
+        Compose { proto: proto::SHELL, typ, body, ..Compose::default() }.to_bytes()
+    }
+
+    #[test]
+    fn a_large_paste_waits_for_credit_and_loses_nothing() {
+        let mut link = link();
+        link.hear(&shell("shell", &[b'x'; 100_000])).unwrap();
+        let mut received = 0;
+        while let Some(message) = link.next_for_device() {
+            received += Message::read(&message).unwrap().body.bytes().len();
+        }
+        assert!(link.is_backlogged(), "the window is smaller than the paste");
+        while link.is_backlogged() {
+            link.credit(16 * 1024);
+            while let Some(message) = link.next_for_device() {
+                received += Message::read(&message).unwrap().body.bytes().len();
+            }
+        }
+        assert_eq!(received, 100_000);
+    }
+
+    #[test]
+    fn a_message_beyond_the_devices_limit_is_answered_with_an_error() {
+        let raw = Compose { proto: 3, typ: "forward", body: &[0; 9000], ..Compose::default() }.to_bytes();
+        let Heard::Refused(answer) = link().hear(&raw).unwrap() else { panic!("it was accepted") };
+        let read = Message::read(&answer).unwrap();
+        assert_eq!((read.proto, read.typ), (proto::CONTROL, "error"));
+    }
+
+    #[test]
+    fn an_open_terminal_hears_stop_once_when_the_device_goes() {
+        let mut link = link();
+        let gone = SessionEnd::DeviceGone(DisconnectReason::ConnectionLost);
+        assert_eq!(link.farewell(gone), None, "no terminal, no stop");
+        link.hear(&shell("new", b"")).unwrap();
+        let stop = link.farewell(gone).unwrap();
+        let read = Message::read(&stop).unwrap();
+        assert_eq!((read.typ, read.int_prop("status"), read.body.bytes()), ("stop", Some(2), &b"device disconnected"[..]));
+        assert_eq!(link.farewell(gone), None);
+    }
+
+    #[test]
+    fn a_gap_in_numbered_messages_is_noticed() {
+        let mut link = link();
+        assert!(link.from_device(Some(0), &shell("shell", b"a")));
+        assert!(link.from_device(None, &shell("shell", b"b")), "messages on the same node are not numbered");
+        assert!(!link.from_device(Some(2), &shell("shell", b"c")));
+    }
+}

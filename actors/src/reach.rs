@@ -1,0 +1,167 @@
+//! Can this device be reached, and where? Functions over the registry, the shared routes and the status rows.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use actix::Recipient;
+use parking_lot::Mutex;
+use storage::{Connections, DeviceId, NodeId, Presence, StorageError, Timestamp};
+use tokio::sync::oneshot;
+
+use crate::bus::{Bus, NodeMessage};
+use crate::registry::Registry;
+use crate::session::{DeviceEnd, ToDevice};
+
+/// How long another node may take to say whether it has a device (the reference gives up then as well).
+const PROBE_LIMIT: Duration = Duration::from_millis(700);
+
+/// Probes that may be on their way at once.
+const PROBES_LIMIT: usize = 10_000;
+
+/// What an operator is told about a device's connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ConnectionStatus {
+    /// Whether it is connected, to any node.
+    pub connected: bool,
+    /// When it first was known here.
+    pub created: Timestamp,
+    /// When this last changed.
+    pub updated: Timestamp,
+}
+
+/// Where a device can be reached.
+pub enum Reachable {
+    /// Connected to this node.
+    Here(Recipient<ToDevice>),
+    /// Connected to another.
+    There(NodeId),
+}
+
+/// Why a device cannot be reached.
+#[derive(Debug, thiserror::Error)]
+pub enum Unreachable {
+    /// It is not connected, or not known at all.
+    #[error("device disconnected")]
+    Offline,
+    /// The node that should hold it does not answer.
+    #[error("internal error")]
+    NoAnswer,
+    /// The shared store cannot say.
+    #[error("service unavailable")]
+    Unavailable(#[source] StorageError),
+}
+
+/// Finds devices.
+#[derive(Clone)]
+pub struct Reach {
+    registry: Registry,
+    connections: Connections,
+    presence: Presence,
+    bus: Bus,
+    probes: Arc<Probes>,
+}
+
+#[derive(Default)]
+struct Probes {
+    last: AtomicU64,
+    waiting: Mutex<HashMap<u64, oneshot::Sender<bool>>>,
+}
+
+impl Reach {
+    /// Looks for devices in these places.
+    pub fn new(registry: Registry, connections: Connections, presence: Presence, bus: Bus) -> Self {
+        Self { registry, connections, presence, bus, probes: Arc::default() }
+    }
+
+    /// The connection status of a device; `None` if it never connected. (Mender API: device connect, `GET /devices/{id}`.)
+    ///
+    /// # Errors
+    /// When the database cannot be asked.
+    pub async fn connection(&self, device: DeviceId) -> Result<Option<ConnectionStatus>, StorageError> {
+        let here = self.registry.find(device);
+        let row = self.connections.find(device).await?;
+        let Some(row) = row else {
+            return Ok(here.map(|here| ConnectionStatus { connected: true, created: here.since, updated: here.since }));
+        };
+        if let Some(here) = here {
+            // The row follows within moments; its time of change is known already.
+            let updated = if row.connected && row.epoch == here.epoch { row.updated } else { here.since };
+            return Ok(Some(ConnectionStatus { connected: true, created: row.created, updated }));
+        }
+        let connected = match row.node {
+            Some(node) if row.connected && node != self.bus.node() => match self.presence.is_alive(node).await {
+                Ok(alive) => alive,
+                // Without the shared store the row is the best that is known.
+                Err(_) => true,
+            },
+            _ => false,
+        };
+        Ok(Some(ConnectionStatus { connected, created: row.created, updated: row.updated }))
+    }
+
+    /// Where the device can be reached right now.
+    ///
+    /// # Errors
+    /// When it cannot, with the reason.
+    pub async fn find(&self, device: DeviceId) -> Result<Reachable, Unreachable> {
+        if let Some(here) = self.registry.find(device) {
+            return Ok(Reachable::Here(here.to));
+        }
+        let route = self.presence.find(device).await.map_err(Unreachable::Unavailable)?;
+        let Some(route) = route.filter(|route| route.node != self.bus.node()) else {
+            return Err(Unreachable::Offline);
+        };
+        match self.probe(route.node, device).await {
+            Some(true) => Ok(Reachable::There(route.node)),
+            Some(false) => Err(Unreachable::Offline),
+            None => Err(Unreachable::NoAnswer),
+        }
+    }
+
+    /// Another node answered a probe.
+    pub(crate) fn probed(&self, nonce: u64, here: bool) {
+        if let Some(waiting) = self.probes.waiting.lock().remove(&nonce) {
+            // Whoever asked may have given up; that is fine.
+            let _ = waiting.send(here);
+        }
+    }
+
+    async fn probe(&self, node: NodeId, device: DeviceId) -> Option<bool> {
+        let nonce = self.probes.last.fetch_add(1, Ordering::Relaxed);
+        let (sender, answer) = oneshot::channel();
+        {
+            let mut waiting = self.probes.waiting.lock();
+            if waiting.len() >= PROBES_LIMIT {
+                return None;
+            }
+            waiting.insert(nonce, sender);
+        }
+        let sent = self.bus.send(node, NodeMessage::Probe { nonce, device, from: self.bus.node() });
+        let answer = match sent {
+            Ok(()) => tokio::time::timeout(PROBE_LIMIT, answer).await.ok().and_then(Result::ok),
+            Err(_) => None,
+        };
+        self.probes.waiting.lock().remove(&nonce);
+        answer
+    }
+}
+
+impl Reachable {
+    /// The device's end of a new session.
+    pub fn into_end(self, device: DeviceId) -> DeviceEnd {
+        match self {
+            Self::Here(to) => DeviceEnd::Here(to),
+            Self::There(node) => DeviceEnd::There { node, device, sent: Arc::default() },
+        }
+    }
+
+    /// The node, if it is another.
+    pub fn node(&self) -> Option<NodeId> {
+        match self {
+            Self::Here(_) => None,
+            Self::There(node) => Some(*node),
+        }
+    }
+}

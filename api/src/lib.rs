@@ -1,0 +1,91 @@
+//! How the outside asks a Mooring hub, and what it gets back: parse, ask, render. Nothing is decided here.
+//!
+//! ```text
+//! listener (server.rs)
+//! ├─ upgrade requests ─▶ sockets/     authenticate, then an actor on the raw socket
+//! └─ all others ───────▶ middleware/  name, envelope, token, limits
+//!                        └▶ routes    one handler per URL and method
+//! ```
+//!
+//! | start here | for |
+//! |---|---|
+//! | [`routes`] | every URL |
+//! | [`gateway`] | which token each path calls for |
+//! | [`middleware`] | what happens to every request |
+//! | [`devices`], [`users`], [`inventory`], [`device_connect`] | the handlers of each area |
+//! | [`error`] | everything that can go wrong, and its status |
+//! | [`sockets`] | devices' and operators' websockets |
+
+// A test that cannot go on should say where, and that is all `unwrap` does.
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+pub mod config;
+pub mod server;
+pub mod state;
+
+pub mod endpoint;
+pub mod gateway;
+pub mod middleware;
+pub mod routes;
+
+pub mod device_connect;
+pub mod devices;
+pub mod exposition;
+pub mod health;
+pub mod inventory;
+pub mod sockets;
+pub mod users;
+pub mod web_ui;
+
+pub mod address_limiter;
+pub mod auth;
+pub mod body;
+pub mod client_address;
+pub mod error;
+pub mod headers;
+pub mod metrics;
+pub mod paging;
+pub mod rate_limits;
+
+use actix_web::body::MessageBody;
+use actix_web::dev::{ServiceFactory, ServiceRequest, ServiceResponse};
+use actix_web::middleware::{Compress, from_fn};
+use actix_web::web::{self, ServiceConfig};
+use actix_web::{App, Error, HttpResponse};
+pub use config::Config;
+pub use error::ApiError;
+pub use state::ApiState;
+
+/// The application that serves these [`routes`] to requests that are no upgrades: [`routes::routes`] to everybody,
+/// [`routes::private_routes`] to machines. Its layers are in [`middleware`]'s order; the framework wants the innermost first.
+pub fn app(
+    state: ApiState,
+    routes: fn(&mut ServiceConfig),
+) -> App<
+    impl ServiceFactory<
+        ServiceRequest,
+        Config = (),
+        Response = ServiceResponse<impl MessageBody>,
+        Error = Error,
+        InitError = (),
+    >,
+> {
+    App::new()
+        .app_data(web::Data::new(state))
+        .configure(routes)
+        .default_service(web::to(no_such_route))
+        .wrap(from_fn(middleware::limit_body))
+        .wrap(from_fn(middleware::authenticate))
+        .wrap(from_fn(middleware::canonicalise_path))
+        .wrap(from_fn(middleware::compression::mark_plain))
+        .wrap(Compress::default())
+        .wrap(from_fn(middleware::compression::unmark_plain))
+        .wrap(from_fn(middleware::write_envelope))
+        .wrap(from_fn(middleware::add_security_headers))
+        .wrap(from_fn(middleware::catch_panics))
+        .wrap(from_fn(middleware::observe))
+}
+
+async fn no_such_route() -> Result<HttpResponse, ApiError> {
+    Err(ApiError::not_found())
+}

@@ -1,0 +1,26 @@
+//! Refuses a body that announces itself as too large, before a byte of it is read. One that does not announce its size is
+//! cut off while it is read, by [`crate::body`].
+
+use actix_web::Error;
+use actix_web::body::{EitherBody, MessageBody};
+use actix_web::dev::{ServiceRequest, ServiceResponse};
+use actix_web::middleware::Next;
+
+use crate::body::content_length;
+use crate::error::ApiError;
+use crate::state::ApiState;
+
+/// The layer.
+///
+/// # Errors
+/// Those of the layers inside; a refusal is an answer.
+pub async fn limit_body<B: MessageBody>(
+    request: ServiceRequest,
+    next: Next<B>,
+) -> Result<ServiceResponse<EitherBody<B>>, Error> {
+    let limit = ApiState::of_service(&request).config.body_limit;
+    if content_length(request.headers()).is_some_and(|length| length > limit) {
+        return Ok(request.error_response(ApiError::TooLarge).map_into_right_body());
+    }
+    Ok(next.call(request).await?.map_into_left_body())
+}

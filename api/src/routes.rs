@@ -1,0 +1,71 @@
+//! Every URL we serve, on one screen. Which token each needs stands in [`crate::gateway`].
+
+use actix_web::web::ServiceConfig;
+
+use crate::endpoint::Endpoint as E;
+use crate::{device_connect, devices, exposition, health, inventory, users, web_ui};
+
+/// Tells the router, which tries the patterns in this order: what devices ask all day long stands first.
+pub fn routes(service: &mut ServiceConfig) {
+    use devices::device::ask_to_join;
+    use devices::management as admission;
+
+    // What devices ask.
+    let attributes = E::at("/api/devices/v1/inventory/device/attributes");
+    service
+        .service(attributes.put(inventory::replace_attributes).patch(inventory::merge_attributes))
+        .service(E::at("/api/devices/v1/authentication/auth_requests").post(ask_to_join))
+        .service(E::at("/api/devices/v1/deviceconnect/connect").get(device_connect::device_without_socket));
+
+    // Who may join.
+    let status = E::at("/api/management/v2/devauth/devices/{id}/auth/{set}/status");
+    service
+        .service(E::at("/api/management/v2/devauth/devices").get(admission::list).post(admission::preauthorize))
+        .service(E::at("/api/management/v2/devauth/devices/search").post(admission::search))
+        .service(E::at("/api/management/v2/devauth/devices/count").get(admission::count))
+        .service(E::at("/api/management/v2/devauth/devices/{id}").get(admission::get).delete(admission::decommission))
+        .service(E::at("/api/management/v2/devauth/devices/{id}/auth/{set}").delete(admission::delete_set))
+        .service(status.get(admission::get_status).put(admission::set_status))
+        .service(E::at("/api/management/v2/devauth/tokens/{set}").delete(admission::revoke_token))
+        .service(E::at("/api/management/v2/devauth/limits/{name}").get(admission::limit));
+
+    // Users.
+    service
+        .service(E::at("/api/management/v1/useradm/auth/login").post(users::log_in))
+        .service(E::at("/api/management/v1/useradm/auth/logout").post(users::log_out))
+        .service(E::at("/api/management/v1/useradm/users").get(users::list).post(users::add))
+        .service(E::at("/api/management/v1/useradm/users/me").get(users::me))
+        .service(E::at("/api/management/v1/useradm/users/{id}").get(users::get));
+
+    // What is known about devices, and whether they are connected.
+    service
+        .service(E::at("/api/management/v1/inventory/devices").get(inventory::list))
+        .service(E::at("/api/management/v1/inventory/devices/{id}").get(inventory::get))
+        .service(E::at("/api/management/v1/deviceconnect/devices/{id}").get(device_connect::status))
+        .service(
+            E::at("/api/management/v1/deviceconnect/devices/{id}/connect").get(device_connect::user_without_socket),
+        );
+
+    // For machines.
+    service
+        .service(E::at("/health/live").get(health::live).head(health::live))
+        .service(E::at("/health/ready").get(health::ready).head(health::ready))
+        .service(E::at("/metrics").get(exposition::public));
+
+    // The web UI.
+    service
+        .service(E::at("/").get(web_ui::enter).head(web_ui::enter))
+        .service(E::at("/ui").get(web_ui::enter).head(web_ui::enter))
+        .service(E::at("/ui/{path:.*}").get(web_ui::page).head(web_ui::page))
+        .service(E::at("/tags.json").get(web_ui::no_hints))
+        .service(E::at("/versions.json").get(web_ui::no_hints))
+        .service(E::at("/{page:[A-Za-z0-9]+}").get(web_ui::shortcut).head(web_ui::shortcut));
+}
+
+/// The URLs of the listener for machines alone.
+pub fn private_routes(service: &mut ServiceConfig) {
+    service
+        .service(E::at("/health/live").get(health::live).head(health::live))
+        .service(E::at("/health/ready").get(health::ready).head(health::ready))
+        .service(E::at("/metrics").get(exposition::private));
+}

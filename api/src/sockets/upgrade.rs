@@ -1,0 +1,337 @@
+//! Requests to become a websocket: authenticate, answer, and run the actor on the raw socket.
+//!
+//! Every request with `Upgrade: websocket` comes here instead of to the router. Order of the checks and their answers:
+//! rows `deviceconnect-1` to `deviceconnect-6`.
+
+use std::fmt::Display;
+use std::future::{Ready, ready};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use actix::Actor;
+use actix_codec::{AsyncRead, AsyncWrite, Framed};
+use actix_http::error::PayloadError;
+use actix_http::header::HeaderMap;
+use actix_http::{HttpMessage, Request, StatusCode, h1, ws};
+use actix_web::http::header;
+use actix_web_actors::ws::WebsocketContext;
+use actors::bus::NodeMessage;
+use actors::reach::Unreachable;
+use actors::session;
+use actors::tree::Tree;
+use actors::gate::Gate;
+use bytes::{Bytes, BytesMut};
+use futures_util::{Stream, stream};
+use storage::{DeviceId, Epoch, Presence, SessionId, clock};
+use tokio::io::AsyncWriteExt;
+use tracing::{Instrument, debug, debug_span, warn};
+
+use super::Config;
+use crate::rate_limits::Call;
+use super::device::{self, DeviceSocket};
+use super::operator::{self, OperatorSocket};
+use super::pump::{Halves, Pump};
+use crate::error::ApiError;
+use crate::middleware::canonical_path::canonical;
+use crate::{auth, device_connect, headers};
+
+/// The one sub-protocol that is echoed when offered.
+const SUB_PROTOCOL: &str = "protomsg/msgpack";
+
+/// When a user with too many sessions may try again.
+const FEWER_SESSIONS: Duration = Duration::from_secs(1);
+
+/// What sockets share: one per worker thread, handed to every actor.
+#[derive(Clone)]
+pub struct SocketState {
+    /// Verifies tokens.
+    pub gate: Gate,
+    /// The running services.
+    pub tree: Tree,
+    /// Routes of devices.
+    pub presence: Presence,
+    /// Credits and limits.
+    pub sessions: session::Config,
+    /// Deadlines and bounds.
+    pub config: Config,
+    /// The settings of the API: which origins browsers may come from, and quotas.
+    pub api: Arc<crate::Config>,
+    /// Open sockets of this node.
+    pub count: SocketCount,
+    /// Whether the hub itself ends TLS, which decides on a response header.
+    pub has_tls: bool,
+}
+
+/// Counts open sockets; the framework's own limit does not see them after the upgrade.
+#[derive(Clone, Default)]
+pub struct SocketCount(Arc<AtomicUsize>);
+
+impl SocketCount {
+    /// Another socket, if there may be one.
+    fn enter(&self, limit: usize) -> bool {
+        self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |count| (count < limit).then_some(count + 1)).is_ok()
+    }
+
+    pub(super) fn leave(&self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// The upgrade service of one worker.
+pub fn upgrade<T: AsyncRead + AsyncWrite + Unpin + 'static>(
+    state: Rc<SocketState>,
+) -> impl Fn((Request, Framed<T, h1::Codec>)) -> Ready<Result<(), actix_http::Error>> + Clone {
+    move |(request, framed)| {
+        // A task of its own, so that the HTTP dispatcher of this connection is freed.
+        actix_rt::spawn(serve(Rc::clone(&state), request, framed));
+        ready(Ok(()))
+    }
+}
+
+async fn serve<T: AsyncRead + AsyncWrite + Unpin + 'static>(
+    state: Rc<SocketState>,
+    request: Request,
+    framed: Framed<T, h1::Codec>,
+) {
+    let parts = framed.into_parts();
+    let request_id = headers::request_id(request.headers());
+    let span = debug_span!("upgrade", request.id = %request_id, path = request.path());
+    let (io, read) = (parts.io, parts.read_buf);
+    // Boxed, so that the long-lived task does not carry the room of the short handshake.
+    let pump = Box::pin(shake_hands(state, request, request_id, io, read).instrument(span)).await;
+    if let Some(pump) = pump {
+        pump.await;
+    }
+}
+
+type ActorStream = std::pin::Pin<Box<dyn Stream<Item = Result<Bytes, actix_web::Error>>>>;
+
+async fn shake_hands<T: AsyncRead + AsyncWrite + Unpin + 'static>(
+    state: Rc<SocketState>,
+    request: Request,
+    request_id: String,
+    mut io: T,
+    read: BytesMut,
+) -> Option<Pump<ActorStream, T>> {
+    let admitted = match admit(&state, &request).await {
+        Ok(admitted) => admitted,
+        Err(error) => {
+            let answer = refusal(&error, &request_id, &state);
+            // Whether the refused peer hears why is its own affair.
+            let _ = io.write_all(&answer).await;
+            let _ = io.shutdown().await;
+            return None;
+        }
+    };
+    if let Err(error) = io.write_all(&switching_protocols(request.headers(), &request_id)).await {
+        debug!(%error, "a peer left during the handshake");
+        state.count.leave();
+        return None;
+    }
+    let halves = Halves::new(io, read, &state.config);
+    let (flow, events) = (Rc::clone(&halves.flow), Box::pin(halves.inbound()));
+    Some(match admitted {
+        Admitted::Device(opening) => {
+            let actor = DeviceSocket::new(opening, flow, events, Rc::clone(&state));
+            halves.run(start(actor), &state.config)
+        }
+        Admitted::Operator(opening) => {
+            let actor = OperatorSocket::new(opening, flow, events, Rc::clone(&state));
+            halves.run(start(actor), &state.config)
+        }
+    })
+}
+
+fn start<A>(actor: A) -> ActorStream
+where
+    A: Actor<Context = WebsocketContext<A>> + actix::StreamHandler<Result<ws::Message, ws::ProtocolError>>,
+{
+    Box::pin(WebsocketContext::create(actor, stream::pending::<Result<Bytes, PayloadError>>()))
+}
+
+enum Admitted {
+    Device(device::Opening),
+    Operator(operator::Opening),
+}
+
+/// Everything that decides whether there will be a socket. On success it is counted already.
+async fn admit(state: &SocketState, request: &Request) -> Result<Admitted, ApiError> {
+    let path = canonical(request.path());
+    let admitted = match Endpoint::of(path.as_deref().unwrap_or(request.path())) {
+        Endpoint::Device => admit_device(state, request).await?,
+        Endpoint::Operator(device) => admit_operator(state, request, device).await?,
+        Endpoint::None => return Err(ApiError::not_found()),
+    };
+    if !state.count.enter(state.config.sockets_limit) {
+        warn!(limit = state.config.sockets_limit, "this node holds as many sockets as it may; refusing more");
+        return Err(ApiError::Unavailable);
+    }
+    Ok(admitted)
+}
+
+async fn admit_device(state: &SocketState, request: &Request) -> Result<Admitted, ApiError> {
+    let token = auth::device_token(request.headers()).map_err(ApiError::unauthorized)?;
+    let identity = state.gate.device(token).await?;
+    count_call(state, request, &identity.device).await?;
+    verify_handshake(request)?;
+    let (node, now) = (state.tree.bus.node(), clock::now());
+    let epoch = match state.presence.claim(identity.device, node, now).await {
+        Ok(claim) => {
+            if let Some(displaced) = claim.displaced.filter(|route| route.node != node) {
+                let displace = NodeMessage::Displace { device: identity.device, epoch: claim.epoch };
+                let _ = state.tree.bus.send(displaced.node, displace);
+            }
+            claim.epoch
+        }
+        Err(error) => {
+            // Devices go on without the shared store: the clock keeps epochs growing until it is back.
+            debug!(%error, "claiming a device by this node's clock");
+            let known = state.tree.registry.find(identity.device).map_or(0, |connection| connection.epoch.0 + 1);
+            Epoch(known.max(now.0))
+        }
+    };
+    Ok(Admitted::Device(device::Opening { device: identity.device, epoch, token: token.to_owned() }))
+}
+
+async fn admit_operator(state: &SocketState, request: &Request, id: &str) -> Result<Admitted, ApiError> {
+    let token = auth::user_token(request.headers()).map_err(ApiError::unauthorized)?;
+    let identity = state.gate.user(token).await?;
+    count_call(state, request, &identity.user).await?;
+    // Malformed ids are unknown devices, and unknown devices are not connected.
+    let device: DeviceId = id.parse().map_err(|_| Unreachable::Offline)?;
+    let reachable = state.tree.reach.find(device).await?;
+    verify_handshake(request)?;
+    verify_origin(state, request.headers())?;
+    if state.tree.registry.sessions_of(&identity.user) >= state.sessions.per_user {
+        return Err(ApiError::TooManyRequests("too many open sessions".into(), FEWER_SESSIONS));
+    }
+    Ok(Admitted::Operator(operator::Opening {
+        session: SessionId::random(),
+        user: identity.user,
+        token: identity.token,
+        credential: token.to_string(),
+        device_node: reachable.node(),
+        device: reachable.into_end(device),
+    }))
+}
+
+async fn count_call(state: &SocketState, request: &Request, subject: &dyn Display) -> Result<(), ApiError> {
+    let call = Call { subject, method: request.method().as_str(), path: request.path() };
+    state.api.rate_limits.count(&state.presence, call, clock::now()).await
+}
+
+fn verify_handshake(request: &Request) -> Result<(), ApiError> {
+    ws::verify_handshake(request.head()).map_err(|_| device_connect::no_socket_opened(request.headers()))
+}
+
+/// A browser sends its cookie along from any page, so a socket that came with a cookie has to come from a page of ours.
+fn verify_origin(state: &SocketState, headers: &HeaderMap) -> Result<(), ApiError> {
+    let Some(origin) = headers.get(header::ORIGIN) else { return Ok(()) };
+    let origin = origin.to_str().unwrap_or("");
+    if state.api.allowed_origins.iter().any(|allowed| allowed == origin) {
+        return Ok(());
+    }
+    if !auth::uses_cookie(headers) && state.api.allowed_origins.is_empty() {
+        return Ok(());
+    }
+    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or("");
+    let is_same = origin.split_once("://").is_some_and(|(_, authority)| authority.eq_ignore_ascii_case(host));
+    if is_same { Ok(()) } else { Err(ApiError::Other(StatusCode::FORBIDDEN, "origin not allowed".into())) }
+}
+
+/// Which websocket a path asks for.
+enum Endpoint<'a> {
+    Device,
+    Operator(&'a str),
+    None,
+}
+
+impl<'a> Endpoint<'a> {
+    fn of(path: &'a str) -> Self {
+        if path == "/api/devices/v1/deviceconnect/connect" {
+            return Self::Device;
+        }
+        path.strip_prefix("/api/management/v1/deviceconnect/devices/")
+            .and_then(|rest| rest.strip_suffix("/connect"))
+            .filter(|device| !device.contains('/'))
+            .map_or(Self::None, Self::Operator)
+    }
+}
+
+/// The 101 has neither length nor body: the forwarder on devices takes anything else for a failure.
+fn switching_protocols(headers: &HeaderMap, request_id: &str) -> Vec<u8> {
+    let key = headers.get(header::SEC_WEBSOCKET_KEY).map_or(&b""[..], header::HeaderValue::as_bytes);
+    let accept = ws::hash_key(key);
+    let mut answer = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n".to_vec();
+    answer.extend(b"Sec-WebSocket-Accept: ");
+    answer.extend(accept);
+    let offered = headers.get_all(header::SEC_WEBSOCKET_PROTOCOL).filter_map(|value| value.to_str().ok());
+    if offered.flat_map(|list| list.split(',')).any(|protocol| protocol.trim() == SUB_PROTOCOL) {
+        answer.extend(b"\r\nSec-WebSocket-Protocol: ");
+        answer.extend(SUB_PROTOCOL.as_bytes());
+    }
+    answer.extend(b"\r\nX-MEN-RequestID: ");
+    answer.extend(request_id.as_bytes());
+    answer.extend(b"\r\n\r\n");
+    answer
+}
+
+fn refusal(error: &ApiError, request_id: &str, state: &SocketState) -> Vec<u8> {
+    let (status, body, extra) = error.parts(request_id);
+    let mut answer = format!(
+        "HTTP/1.1 {} {}\r\nContent-Type: application/json; charset=utf-8\r\nContent-Length: {}\r\nConnection: close\r\n\
+         Sec-WebSocket-Version: 13\r\nX-MEN-RequestID: {request_id}\r\n",
+        status.as_u16(),
+        status.canonical_reason().unwrap_or("Error"),
+        body.len(),
+    )
+    .into_bytes();
+    let security = headers::security(state.has_tls).map(|(name, value)| (name, value.to_owned()));
+    for (name, value) in extra.into_iter().chain(security) {
+        answer.extend(format!("{name}: {value}\r\n").into_bytes());
+    }
+    answer.extend(b"\r\n");
+    answer.extend(body.as_bytes());
+    answer
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_name_endpoints() {
+        assert!(matches!(Endpoint::of("/api/devices/v1/deviceconnect/connect"), Endpoint::Device));
+        assert!(matches!(
+            Endpoint::of("/api/management/v1/deviceconnect/devices/abc/connect"),
+            Endpoint::Operator("abc")
+        ));
+        for path in ["/", "/api/management/v1/deviceconnect/devices/a/b/connect", "/api/devices/v1/deviceconnect/connect/x"] {
+            assert!(matches!(Endpoint::of(path), Endpoint::None), "{path}");
+        }
+    }
+
+    #[test]
+    fn the_sub_protocol_is_echoed_only_if_offered() {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::SEC_WEBSOCKET_KEY, header::HeaderValue::from_static("dGhlIHNhbXBsZSBub25jZQ=="));
+        let plain = String::from_utf8(switching_protocols(&headers, "id")).unwrap();
+        assert!(plain.contains("Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n"), "{plain}");
+        assert!(!plain.contains("Sec-WebSocket-Protocol"));
+        headers.insert(header::SEC_WEBSOCKET_PROTOCOL, header::HeaderValue::from_static("other"));
+        assert!(!String::from_utf8(switching_protocols(&headers, "id")).unwrap().contains("Sec-WebSocket-Protocol"));
+        headers.insert(header::SEC_WEBSOCKET_PROTOCOL, header::HeaderValue::from_static("other, protomsg/msgpack"));
+        let echoed = String::from_utf8(switching_protocols(&headers, "id")).unwrap();
+        assert!(echoed.contains("Sec-WebSocket-Protocol: protomsg/msgpack\r\n"));
+    }
+
+    #[test]
+    fn sockets_have_a_limit() {
+        let count = SocketCount::default();
+        assert!(count.enter(2) && count.enter(2) && !count.enter(2));
+        count.leave();
+        assert!(count.enter(2));
+    }
+}

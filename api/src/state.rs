@@ -1,0 +1,71 @@
+//! What a handler may reach.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+
+use actix_web::dev::ServiceRequest;
+use actix_web::{HttpRequest, web};
+use actors::accounts::Accounts;
+use actors::admission::Admission;
+use actors::bus::Bus;
+use actors::gate::Gate;
+use actors::reach::Reach;
+use storage::Storage;
+
+use crate::address_limiter::AddressLimits;
+use crate::client_address::{came_over_tls, client_address};
+use crate::config::Config;
+use crate::health::Readiness;
+
+/// Writes down all metrics in the Prometheus text format.
+pub type RenderMetrics = Arc<dyn Fn() -> String + Send + Sync>;
+
+/// Everything behind the API. Cloning is cheap.
+#[derive(Clone)]
+pub struct ApiState {
+    /// What is remembered.
+    pub storage: Storage,
+    /// Verifies tokens.
+    pub gate: Gate,
+    /// Decides about devices.
+    pub admission: Admission,
+    /// Decides about users.
+    pub accounts: Accounts,
+    /// Finds connected devices.
+    pub reach: Reach,
+    /// Connects this node with the others; asked only whether it works.
+    pub bus: Bus,
+    /// The settings of this crate.
+    pub config: Arc<Config>,
+    /// How often one address may knock at the public doors.
+    pub address_limits: Arc<AddressLimits>,
+    /// What the backends said last.
+    pub readiness: Arc<Readiness>,
+    /// For `/metrics`.
+    pub render_metrics: RenderMetrics,
+}
+
+impl ApiState {
+    /// The state of the application that serves this request.
+    pub fn of(request: &HttpRequest) -> &Self {
+        request.app_data::<web::Data<Self>>().expect("api::app puts the state into every application")
+    }
+
+    /// As [`ApiState::of`], for those who see a request before its handler does.
+    pub fn of_service(request: &ServiceRequest) -> &Self {
+        Self::of(request.request())
+    }
+
+    /// Where the request comes from.
+    pub fn client_of(&self, request: &HttpRequest) -> IpAddr {
+        // A listener on a Unix socket has no addresses; whoever can open it is on this machine.
+        let peer = request.peer_addr().map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |peer| peer.ip());
+        client_address(request.headers(), peer, &self.config.trusted_proxies)
+    }
+
+    /// Whether the request came over TLS.
+    pub fn is_tls(&self, request: &HttpRequest) -> bool {
+        let peer = request.peer_addr().map(|peer| peer.ip());
+        came_over_tls(request.headers(), peer, self.config.speaks_tls(), &self.config.trusted_proxies)
+    }
+}

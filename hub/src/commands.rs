@@ -1,0 +1,212 @@
+//! What can be typed after `mooring`.
+//!
+//! One file per command. Those of the hub (`serve`, `user`, `migrate`, `config`, `demo`) read the settings; those of the
+//! operator (`login`, `logout`, `devices`, `accept`, `terminal`) speak to a hub over the network and read none.
+
+mod accept;
+mod demo;
+mod devices;
+mod login;
+mod migrate;
+mod operator;
+mod private_file;
+mod serve;
+mod show_config;
+mod terminal;
+mod user;
+
+use crate::config::{Config, Flag, Sources};
+use anyhow::Context;
+use clap::{Args, Parser, Subcommand};
+use std::{net::SocketAddr, path::PathBuf, process::ExitCode};
+
+/// Exit code of a command that failed; wrong usage is 2, from clap.
+const FAILURE: u8 = 1;
+
+#[derive(Debug, Parser)]
+#[command(
+    name = "mooring",
+    version,
+    about = "A hub that your devices stay connected to",
+    long_about = "A hub that your devices stay connected to: they keep one websocket open, you open a terminal on any of \
+                  them. Speaks the API of the open Mender server, so its agents, its mender-cli and its web UI work \
+                  unchanged.",
+    after_help = "Examples:
+  mooring demo                       A hub, a user and a device on this machine
+  mooring serve                      A hub on 127.0.0.1:8080, kept in ./mooring-data
+  mooring user add you@example.com   The first user (asks for a password)
+  mooring devices                    What is there, and what is connected
+  mooring accept 3f8f                Let a device in
+  mooring terminal 3f8f              Open a shell on it; Ctrl-] leaves
+
+`mooring COMMAND --help` says more about each."
+)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run a hub
+    #[command(after_help = SERVE_EXAMPLES)]
+    Serve(ServeArguments),
+    /// Hub, first user and a device with a real shell, all on this machine
+    Demo(demo::Arguments),
+    /// Manage the people who may log in
+    #[command(subcommand)]
+    User(user::Command),
+    /// Bring the database to this version's schema (`serve` does it by itself)
+    Migrate(SettingsArguments),
+    /// Look at the settings
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Log in to a hub and keep the token for the commands below
+    Login(operator::OperatorArguments),
+    /// Make the kept token worthless and forget it
+    Logout(operator::OperatorArguments),
+    /// List the devices, and which of them are connected
+    Devices(devices::Arguments),
+    /// Let a device in
+    Accept(accept::Arguments),
+    /// Open a terminal on a device; Ctrl-] leaves it
+    #[command(after_help = terminal::EXAMPLES)]
+    Terminal(terminal::Arguments),
+}
+
+#[derive(Debug, Subcommand)]
+enum ConfigCommand {
+    /// Print the effective settings and where each one comes from; secrets are masked
+    Show(ServeArguments),
+}
+
+const SERVE_EXAMPLES: &str = "Examples:
+  mooring serve
+  mooring serve --listen 0.0.0.0:443 --tls-cert hub.crt --tls-key hub.key
+  MOORING_DATABASE_URL=postgres://hub@db/mooring MOORING_REDIS_URL=redis://cache \\
+    MOORING_NATS_URL=nats://bus mooring serve
+
+Settings, the first that is given counts: flags, environment, file, defaults. Every setting SECTION.KEY of the file is
+also MOORING_SECTION__KEY in the environment; short names: MOORING_DATABASE_URL, MOORING_REDIS_URL, MOORING_NATS_URL,
+MOORING_OBJECTS_URL, MOORING_LISTEN, MOORING_DATA_DIR, MOORING_TLS_CERT, MOORING_TLS_KEY, MOORING_UI_DIR, MOORING_LOG,
+MOORING_LOG_FORMAT, MOORING_METRICS_LISTEN, MOORING_METRICS_TOKEN. `mooring config show` prints what is in force.";
+
+/// Where a command of the hub finds its settings.
+#[derive(Debug, Clone, Args)]
+pub struct SettingsArguments {
+    /// Settings file (TOML)
+    #[arg(long, value_name = "FILE", env = "MOORING_CONFIG")]
+    config: Option<PathBuf>,
+    /// Folder for the embedded database and files [default: mooring-data]
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+}
+
+/// Settings that matter to a hub which serves.
+#[derive(Debug, Clone, Args)]
+pub struct ServeArguments {
+    /// Address and port to listen on [default: 127.0.0.1:8080]
+    #[arg(long, value_name = "ADDR")]
+    listen: Option<SocketAddr>,
+    #[command(flatten)]
+    settings: SettingsArguments,
+    /// Certificate chain (PEM); with it the hub speaks TLS
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    tls_cert: Option<PathBuf>,
+    /// Private key (PEM) of the certificate
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
+}
+
+impl SettingsArguments {
+    fn sources(&self) -> Sources {
+        let mut flags = Vec::new();
+        push_flag(&mut flags, "--data-dir", "data_dir", self.data_dir.as_ref().map(|path| path.display()));
+        Sources::of_this_process(self.config.clone(), flags)
+    }
+
+    /// The settings, with the data directory made and the embedded database in it.
+    fn load(&self) -> anyhow::Result<Config> {
+        let mut config = self.sources().load()?;
+        config.settle_in()?;
+        Ok(config)
+    }
+}
+
+impl ServeArguments {
+    fn sources(&self) -> Sources {
+        let mut sources = self.settings.sources();
+        push_flag(&mut sources.flags, "--listen", "api.listen", self.listen);
+        push_flag(&mut sources.flags, "--tls-cert", "api.tls_cert", self.tls_cert.as_ref().map(|path| path.display()));
+        push_flag(&mut sources.flags, "--tls-key", "api.tls_key", self.tls_key.as_ref().map(|path| path.display()));
+        sources
+    }
+}
+
+fn push_flag(flags: &mut Vec<Flag>, name: &'static str, key: &'static str, value: Option<impl std::fmt::Display>) {
+    if let Some(value) = value {
+        flags.push(Flag { name, key, value: value.to_string() });
+    }
+}
+
+/// Reads the command line and does what it says. Errors are one line on standard error.
+pub fn run() -> ExitCode {
+    let arguments = Arguments::parse();
+    install_tls_provider();
+    match carry_out(arguments.command) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("mooring: {}", format!("{error:#}").replace('\n', " "));
+            ExitCode::from(FAILURE)
+        }
+    }
+}
+
+fn carry_out(command: Command) -> anyhow::Result<ExitCode> {
+    match command {
+        Command::Serve(arguments) => serve::run(&arguments)?,
+        Command::Demo(arguments) => demo::run(&arguments)?,
+        Command::User(command) => in_runtime(user::run(&command))?,
+        Command::Migrate(settings) => in_runtime(migrate::run(&settings))?,
+        Command::Config(ConfigCommand::Show(arguments)) => show_config::run(&arguments)?,
+        Command::Login(arguments) => in_runtime(login::log_in(&arguments))?,
+        Command::Logout(arguments) => in_runtime(login::log_out(&arguments))?,
+        Command::Devices(arguments) => in_runtime(devices::run(&arguments))?,
+        Command::Accept(arguments) => in_runtime(accept::run(&arguments))?,
+        Command::Terminal(arguments) => in_runtime(terminal::run(&arguments))?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Runs a command that waits for the network or the database, but serves nobody.
+fn in_runtime(command: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.context("cannot start a runtime")?;
+    let result = runtime.block_on(command);
+    // A thread that still waits for somebody to type must not keep the process.
+    runtime.shutdown_background();
+    result
+}
+
+/// Without a provider every TLS connection of this process would panic.
+fn install_tls_provider() {
+    // An error means that there is one already.
+    let _already_there = rustls::crypto::aws_lc_rs::default_provider().install_default();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn a_certificate_without_its_key_is_wrong_usage() {
+        let error = Arguments::try_parse_from(["mooring", "serve", "--tls-cert", "x"]).expect_err("refused");
+        assert_eq!(error.exit_code(), 2);
+    }
+}

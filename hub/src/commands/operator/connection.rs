@@ -1,0 +1,306 @@
+//! Requests with a token, and where tokens are kept between commands.
+
+use super::{ListedDevice, OperatorArguments, ask, password_from_terminal_or_stdin};
+use crate::commands::private_file;
+use anyhow::{Context, bail};
+use futures_util::{StreamExt, stream};
+use reqwest::{Method, StatusCode};
+use serde::Deserialize;
+use std::{path::PathBuf, time::Duration};
+use tokio_tungstenite::tungstenite::{client::IntoClientRequest, handshake::client::Request};
+use url::Url;
+
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+/// The largest page the API gives.
+const PAGE_SIZE: usize = 500;
+/// Connection states that are asked for at the same time.
+const STATES_AT_ONCE: usize = 16;
+
+/// A logged-in operator of one hub.
+#[derive(Clone)]
+pub struct Operator {
+    base: Url,
+    http: reqwest::Client,
+    token: String,
+}
+
+impl std::fmt::Debug for Operator {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Operator").field("base", &self.base.as_str()).finish_non_exhaustive()
+    }
+}
+
+/// Where the token of a hub is kept: `~/.cache/mooring/token-HOST`, readable for its owner only.
+#[derive(Debug)]
+pub struct TokenStore {
+    path: PathBuf,
+}
+
+impl TokenStore {
+    /// The place for this hub's token.
+    pub fn of(base: &Url) -> anyhow::Result<Self> {
+        let absolute = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+        let cache = absolute("XDG_CACHE_HOME")
+            .or_else(|| absolute("HOME").map(|home| home.join(".cache")))
+            .context("there is no place to keep a token: expected HOME or XDG_CACHE_HOME in the environment")?;
+        Ok(Self { path: cache.join("mooring").join(token_file_name(base)) })
+    }
+
+    /// The kept token, if any.
+    pub fn read(&self) -> anyhow::Result<Option<String>> {
+        Ok(private_file::read(&self.path)?.filter(|token| !token.is_empty()))
+    }
+
+    /// Keeps a token.
+    pub fn write(&self, token: &str) -> anyhow::Result<()> {
+        private_file::write(&self.path, token)
+    }
+
+    /// Forgets it; says whether there was one.
+    pub fn forget(&self) -> anyhow::Result<bool> {
+        match std::fs::remove_file(&self.path) {
+            Ok(()) => Ok(true),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(error).with_context(|| format!("cannot remove {}", self.path.display())),
+        }
+    }
+}
+
+/// One file per hub. The scheme is part of it: a token for https must never leave over http.
+fn token_file_name(base: &Url) -> String {
+    let host = base
+        .host_str()
+        .unwrap_or("unknown")
+        .replace(|letter: char| !letter.is_ascii_alphanumeric() && letter != '.', "_");
+    let port = base.port_or_known_default().unwrap_or(0);
+    let tls = if base.scheme() == "https" { "-tls" } else { "" };
+    format!("token-{host}-{port}{tls}")
+}
+
+/// The hub's URL, if it is one.
+pub(super) fn parse_server(server: &str) -> anyhow::Result<Url> {
+    let with_scheme = if server.contains("://") { server.to_owned() } else { format!("http://{server}") };
+    let url = Url::parse(&with_scheme).ok().filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
+    url.with_context(|| format!("--server is {server:?}: expected a URL such as \"https://hub.example.com\""))
+}
+
+impl Operator {
+    /// With the kept token, whether or not the hub still takes it; `None` if there is none.
+    pub fn with_kept_token(arguments: &OperatorArguments) -> anyhow::Result<Option<Self>> {
+        let base = parse_server(&arguments.server)?;
+        let Some(token) = TokenStore::of(&base)?.read()? else { return Ok(None) };
+        Ok(Some(Self { base, http: http_client()?, token }))
+    }
+
+    /// With the kept token if the hub still takes it, otherwise after a login.
+    pub async fn arrive(arguments: &OperatorArguments) -> anyhow::Result<Self> {
+        if let Some(operator) = Self::with_kept_token(arguments)? {
+            // Any cheap question does: only whether the token is taken matters.
+            let path = "/api/management/v2/devauth/devices?per_page=1";
+            match operator.ask(Method::GET, path, None).await?.status() {
+                StatusCode::UNAUTHORIZED => {}
+                _ => return Ok(operator),
+            }
+        }
+        Self::log_in(arguments).await
+    }
+
+    /// Logs in, asking for what was not given, and keeps the token.
+    pub async fn log_in(arguments: &OperatorArguments) -> anyhow::Result<Self> {
+        let base = parse_server(&arguments.server)?;
+        let email = match &arguments.user {
+            Some(email) => email.clone(),
+            None => ask(&format!("E-mail address for {base}: "))?,
+        };
+        let password = password_from_terminal_or_stdin(&format!("Password of {email}: "), arguments.password_stdin)?;
+        let operator = Self::log_in_with(base, &email, &password).await?;
+        TokenStore::of(&operator.base)?.write(&operator.token)?;
+        Ok(operator)
+    }
+
+    /// Logs in with this pair; the token is not kept.
+    pub async fn log_in_with(base: Url, email: &str, password: &str) -> anyhow::Result<Self> {
+        let http = http_client()?;
+        let answer = http
+            .post(address(&base, "/api/management/v1/useradm/auth/login"))
+            .basic_auth(email, Some(password))
+            .header("Content-Type", "application/json")
+            .send()
+            .await
+            .with_context(|| format!("cannot reach the hub at {base}"))?;
+        match answer.status() {
+            StatusCode::OK => {
+                let token = answer.text().await.context("cannot read the hub's answer")?;
+                Ok(Self { base, http, token: token.trim().to_owned() })
+            }
+            StatusCode::UNAUTHORIZED => bail!("wrong e-mail address or password"),
+            _ => Err(refusal(answer).await),
+        }
+    }
+
+    /// The hub's URL.
+    pub fn base(&self) -> &Url {
+        &self.base
+    }
+
+    /// The token.
+    pub fn token(&self) -> &str {
+        &self.token
+    }
+
+    /// The request that opens a websocket to a device.
+    pub fn upgrade_request(&self, device: &str) -> anyhow::Result<Request> {
+        let path = format!("/api/management/v1/deviceconnect/devices/{device}/connect");
+        // `http` becomes `ws` and `https` becomes `wss`.
+        let url = address(&self.base, &path).replacen("http", "ws", 1);
+        let mut request = url.into_client_request().context("cannot make a request of the hub's URL")?;
+        let bearer = format!("Bearer {}", self.token).parse().context("the kept token is no token")?;
+        request.headers_mut().insert("Authorization", bearer);
+        Ok(request)
+    }
+
+    /// Makes the token worthless.
+    pub async fn log_out(&self) -> anyhow::Result<()> {
+        let answer = self.ask(Method::POST, "/api/management/v1/useradm/auth/logout", None).await?;
+        match answer.status() {
+            // Worthless already is as good.
+            StatusCode::ACCEPTED | StatusCode::UNAUTHORIZED => Ok(()),
+            _ => Err(refusal(answer).await),
+        }
+    }
+
+    /// All devices the hub knows, with the state of their connections.
+    pub async fn devices(&self) -> anyhow::Result<Vec<ListedDevice>> {
+        let mut devices: Vec<ListedDevice> = Vec::new();
+        for page in 1.. {
+            let path = format!("/api/management/v2/devauth/devices?page={page}&per_page={PAGE_SIZE}");
+            let listed: Vec<ListedDevice> = self.get(&path).await?;
+            let is_last = listed.len() < PAGE_SIZE;
+            devices.extend(listed);
+            if is_last {
+                break;
+            }
+        }
+        Ok(devices)
+    }
+
+    /// The same devices, each with the state of its connection.
+    pub async fn with_connections(&self, devices: Vec<ListedDevice>) -> anyhow::Result<Vec<ListedDevice>> {
+        let asked = stream::iter(devices).map(|mut device| async {
+            device.connection = self.connection(&device.id).await?;
+            Ok(device)
+        });
+        asked.buffered(STATES_AT_ONCE).collect::<Vec<anyhow::Result<_>>>().await.into_iter().collect()
+    }
+
+    /// The state of a device's connection; `None` if it never had one.
+    async fn connection(&self, device: &str) -> anyhow::Result<Option<ConnectionState>> {
+        let path = format!("/api/management/v1/deviceconnect/devices/{device}");
+        let answer = self.ask(Method::GET, &path, None).await?;
+        match answer.status() {
+            StatusCode::OK => Ok(Some(answer.json().await.context("cannot read the state of a connection")?)),
+            StatusCode::NOT_FOUND => Ok(None),
+            _ => Err(refusal(answer).await),
+        }
+    }
+
+    /// The one device that is meant by an id, the beginning of an id, or a value of its identity.
+    pub async fn find(&self, wanted: &str) -> anyhow::Result<ListedDevice> {
+        super::device::choose(&self.devices().await?, wanted)
+    }
+
+    /// Accepts an authentication set of a device.
+    pub async fn accept(&self, device: &str, set: &str) -> anyhow::Result<()> {
+        let path = format!("/api/management/v2/devauth/devices/{device}/auth/{set}/status");
+        let answer = self.ask(Method::PUT, &path, Some(&serde_json::json!({ "status": "accepted" }))).await?;
+        match answer.status() {
+            StatusCode::NO_CONTENT => Ok(()),
+            _ => Err(refusal(answer).await),
+        }
+    }
+
+    async fn get<T: for<'de> Deserialize<'de>>(&self, path: &str) -> anyhow::Result<T> {
+        let answer = self.ask(Method::GET, path, None).await?;
+        match answer.status() {
+            StatusCode::OK => answer.json().await.context("cannot read the hub's answer"),
+            _ => Err(refusal(answer).await),
+        }
+    }
+
+    async fn ask(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&serde_json::Value>,
+    ) -> anyhow::Result<reqwest::Response> {
+        let mut request = self.http.request(method, address(&self.base, path)).bearer_auth(&self.token);
+        if let Some(body) = body {
+            request = request.json(body);
+        }
+        request.send().await.with_context(|| format!("cannot reach the hub at {}", self.base))
+    }
+}
+
+/// The state of a device's connection.
+#[derive(Debug, Clone, Deserialize)]
+pub struct ConnectionState {
+    /// `connected` or `disconnected`.
+    pub status: String,
+    /// When that became so, RFC 3339.
+    #[serde(rename = "updated_ts")]
+    pub changed: String,
+}
+
+/// The URL of a path of the hub, whether or not its own URL ends with a slash.
+pub(super) fn address(base: &Url, path: &str) -> String {
+    format!("{}{path}", base.as_str().trim_end_matches('/'))
+}
+
+fn http_client() -> anyhow::Result<reqwest::Client> {
+    reqwest::Client::builder().timeout(REQUEST_TIMEOUT).build().context("cannot make an HTTP client")
+}
+
+/// What the hub said when it did not do what was asked.
+async fn refusal(answer: reqwest::Response) -> anyhow::Error {
+    #[derive(Deserialize)]
+    struct Refusal {
+        error: String,
+    }
+    let status = answer.status();
+    match answer.json::<Refusal>().await {
+        Ok(refusal) => anyhow::anyhow!("the hub refused: {} (status {})", refusal.error, status.as_u16()),
+        Err(_) => anyhow::anyhow!("the hub answered with status {}", status.as_u16()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn name(url: &str) -> String {
+        token_file_name(&parse_server(url).expect("a URL"))
+    }
+
+    #[test]
+    fn every_hub_has_a_token_of_its_own() {
+        assert_eq!(name("http://127.0.0.1:8080"), "token-127.0.0.1-8080");
+        assert_eq!(name("https://hub.example.com/"), "token-hub.example.com-443-tls");
+        assert_ne!(name("http://hub.example.com:443"), name("https://hub.example.com:443"));
+        assert_eq!(name("http://[::1]:8080"), "token-___1_-8080");
+    }
+
+    #[test]
+    fn a_server_without_a_scheme_is_http_and_nonsense_is_refused() {
+        assert_eq!(parse_server("localhost:8080").expect("a URL").as_str(), "http://localhost:8080/");
+        for wrong in ["ftp://hub", "http://", ""] {
+            assert!(parse_server(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn paths_are_joined_with_one_slash() {
+        for base in ["http://hub", "http://hub/"] {
+            assert_eq!(address(&parse_server(base).expect("a URL"), "/api"), "http://hub/api");
+        }
+    }
+}

@@ -1,0 +1,34 @@
+//! Sending everybody away before a hub stops, without making them all come back in the same second.
+
+use std::time::Duration;
+
+use actors::bus::DisconnectReason;
+use actors::session::{SessionEnd, ToDevice, ToOperator};
+use actors::tree::Tree;
+use rand::seq::SliceRandom;
+use tokio::time::{Instant, sleep_until};
+use tracing::warn;
+
+/// Ends every session, then closes the devices' connections in random order, spread evenly over `window`, and waits until
+/// they are gone. (`deviceconnect-46`)
+pub async fn send_everybody_away(tree: &Tree, window: Duration) {
+    for (_, operator) in tree.registry.operators() {
+        let _ = operator.to.try_send(ToOperator::End { why: SessionEnd::NodeShutdown });
+    }
+    let mut devices = tree.registry.devices();
+    devices.shuffle(&mut rand::rng());
+    let started = Instant::now();
+    let count = u32::try_from(devices.len()).unwrap_or(u32::MAX).max(1);
+    for (turn, (_, connection)) in (0_u32..).zip(devices) {
+        sleep_until(started + window.mul_f64(f64::from(turn) / f64::from(count))).await;
+        let _ = connection.to.try_send(ToDevice::Close { why: DisconnectReason::NodeShutdown });
+    }
+    let deadline = Instant::now() + crate::GOODBYE_LIMIT;
+    while tree.registry.device_count() > 0 || !tree.registry.operators().is_empty() {
+        if Instant::now() > deadline {
+            warn!(devices = tree.registry.device_count(), "some connections are cut instead of closed");
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}

@@ -1,0 +1,51 @@
+//! `loadtest`: measures a running hub from the outside.
+
+use clap::{Parser, Subcommand};
+use loadtest::scenarios::{idle::Idle, keystrokes::Keystrokes};
+use std::process::ExitCode;
+
+#[derive(Debug, Parser)]
+#[command(
+    name = "loadtest",
+    version,
+    about = "How much can a hub carry? Simulated devices and operators against any hub, by URL",
+    after_help = "Examples:
+  Memory of 10,000 idle devices on the hub that runs as process 4711:
+    echo \"$PASSWORD\" | loadtest idle --user admin@example.com --password-stdin --pid 4711
+
+  How long a key takes to come back while 1,000 other devices are connected:
+    echo \"$PASSWORD\" | loadtest keystrokes --user admin@example.com --password-stdin --idle 1000
+
+Results go to standard output as one line of JSON, and to standard error for people."
+)]
+struct Arguments {
+    #[command(subcommand)]
+    scenario: Scenario,
+}
+
+#[derive(Debug, Subcommand)]
+enum Scenario {
+    Idle(Idle),
+    Keystrokes(Keystrokes),
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    tracing_subscriber::fmt()
+        .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
+        .with_writer(std::io::stderr)
+        .init();
+    loadtest::install_tls_provider();
+    let result = match arguments.scenario {
+        Scenario::Idle(idle) => idle.run().await,
+        Scenario::Keystrokes(keystrokes) => keystrokes.run().await,
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("loadtest: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,53 @@
+//! What can be measured, one file each.
+
+pub mod idle;
+pub mod keystrokes;
+
+use crate::{Server, Shell, fleet::Fleet, operator::Operator};
+use anyhow::{Context, bail};
+use std::{io::BufRead, time::Duration};
+
+/// What every scenario needs to know.
+#[derive(Debug, clap::Args)]
+pub struct Target {
+    /// Where the hub is
+    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:8080", env = "MOORING_SERVER")]
+    pub server: String,
+    /// E-mail address of an operator who lets the devices in; without one, somebody else has to
+    #[arg(long, value_name = "EMAIL", env = "MOORING_USER", requires = "password_stdin")]
+    pub user: Option<String>,
+    /// Read the operator's password from the first line of standard input
+    #[arg(long, requires = "user")]
+    pub password_stdin: bool,
+    /// Name of the fleet; the same name gives the same devices again [default: a random one]
+    #[arg(long, value_name = "NAME")]
+    pub fleet: Option<String>,
+    /// How long the devices may take to connect
+    #[arg(long, value_name = "SECONDS", default_value_t = 600)]
+    pub patience: u64,
+    /// Write the report as JSON to this file, `-` for standard output
+    #[arg(long, value_name = "FILE", default_value = "-")]
+    pub json: String,
+}
+
+impl Target {
+    async fn operator(&self, server: &Server) -> anyhow::Result<Option<Operator>> {
+        let Some(user) = &self.user else { return Ok(None) };
+        let mut password = String::new();
+        std::io::stdin().lock().read_line(&mut password).context("cannot read the password from standard input")?;
+        let password = password.trim_end_matches(['\r', '\n']);
+        if password.is_empty() {
+            bail!("standard input holds no password in its first line");
+        }
+        Operator::log_in(server, user, password).await.map(Some)
+    }
+
+    fn fleet(&self, server: &Server, shell: Shell) -> Fleet {
+        let random = || format!("load-{:08x}", rand::random::<u32>());
+        Fleet::new(&self.fleet.clone().unwrap_or_else(random), server.clone(), shell)
+    }
+
+    fn patience(&self) -> Duration {
+        Duration::from_secs(self.patience)
+    }
+}
