@@ -144,7 +144,11 @@ impl Admission {
             let change = inner.devices.change(DeviceKey::Id(device), |stored, fleet| {
                 decisions::set_status(stored, fleet, set, wanted, now, rules)
             });
-            inner.take_effect(device, DisconnectReason::AccessWithdrawn, change.await)
+            let outcome = inner.take_effect(device, DisconnectReason::AccessWithdrawn, change.await);
+            if matches!(outcome, Err(AdmissionError::SetNotFound)) && inner.devices.owner(set).await?.is_some() {
+                return Err(AdmissionError::Mismatch);
+            }
+            outcome
         })
         .await
     }
@@ -232,7 +236,7 @@ impl Admission {
             let token = inner.devices.token(set).await?.ok_or(AdmissionError::SetNotFound)?;
             let revoked = inner
                 .devices
-                .revoke_token(set)
+                .revoke_token(set, clock::now())
                 .await
                 .map(|was_there| if was_there { Ok(Access::Withdrawn) } else { Err(AdmissionError::SetNotFound) });
             inner.take_effect(token.device, DisconnectReason::AccessWithdrawn, revoked)
@@ -273,8 +277,16 @@ impl Inner {
                 if replaces {
                     self.withdraw(device, DisconnectReason::AccessWithdrawn);
                 }
-                let issuer = self.keyring.device_issuer().to_owned();
-                let claims = DeviceClaims { auth_set, device, issuer, issued: now.seconds(), expires };
+                // Revoked in this second, the set gets a token of the next one, or the former would count again.
+                let row = self.devices.token(auth_set).await?.ok_or(AdmissionError::Unauthorized)?;
+                let issued = row.valid_from.seconds().max(now.seconds());
+                let claims = DeviceClaims {
+                    auth_set,
+                    device,
+                    issuer: self.keyring.device_issuer().to_owned(),
+                    issued,
+                    expires: issued.saturating_add(self.token_lifetime),
+                };
                 Ok(self.keyring.sign_device(&claims))
             }
             Answer::NotNow => Err(AdmissionError::Unauthorized),

@@ -74,7 +74,7 @@ impl Default for Config {
             minimum_rsa_bits: 1024,
             reject_preauthorized_on_accept: false,
             verified_tokens_limit: 200_000,
-            lease: Duration::from_secs(15),
+            lease: Duration::from_secs(30),
             nats_url: None,
             nats_prefix: "mooring".to_owned(),
             sessions: session::Config::default(),

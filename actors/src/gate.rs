@@ -15,7 +15,7 @@ use uuid::Uuid;
 
 use crate::Config;
 use crate::credentials::{DeviceClaims, Keyring, TokenError, UserClaims};
-use memory::{DeviceMemory, TokenHash, UserMemory};
+use memory::{DeviceMemory, Proven, TokenHash, UserMemory, Voids};
 
 /// How long an answer of storage is believed: the longest that a revocation on another node can go unnoticed if the
 /// message about it is lost.
@@ -101,16 +101,14 @@ impl Gate {
             return Ok(known);
         }
         let claims = self.0.keyring.open_device(token, now).map_err(|error| Refusal::Refused(text(error)))?;
-        let mut identity = Err(UNAUTHORIZED);
-        for _ in 0..READS {
-            let before = self.0.device_memory.before_reading(claims.device);
-            identity = self.read_device(&claims, now).await?;
-            let Ok(found) = identity else { break };
-            if self.0.device_memory.remember(hash, found, now, before) {
-                break;
-            }
-        }
-        identity.map_err(Refusal::Refused)
+        let memory = &self.0.device_memory;
+        settle(
+            || memory.before_reading(claims.device),
+            || self.read_device(&claims, now),
+            |found, before| memory.remember(hash, found, now, before),
+        )
+        .await
+        .map(|found| found.identity)
     }
 
     /// As [`Self::device`], but only from memory; `None` says nothing about the token.
@@ -131,16 +129,13 @@ impl Gate {
             TokenError::Malformed => Refusal::Refused(text(error)),
             TokenError::Invalid | TokenError::OutOfTime => Refusal::Refused("invalid jwt"),
         })?;
-        let mut identity = Err(UNAUTHORIZED);
-        for _ in 0..READS {
-            let before = self.0.user_memory.before_reading();
-            identity = self.read_user(&claims, now).await?;
-            let Ok(found) = &identity else { break };
-            if self.0.user_memory.remember(hash, found.clone(), now, before) {
-                break;
-            }
-        }
-        identity.map_err(Refusal::Refused)
+        let memory = &self.0.user_memory;
+        settle(
+            || memory.before_reading(),
+            || self.read_user(&claims, now),
+            |found, before| memory.remember(hash, found.clone(), now, before),
+        )
+        .await
     }
 
     /// As [`Self::user`], but only from memory; `None` says nothing about the token.
@@ -174,42 +169,46 @@ impl Gate {
         self.0.device_memory.take_check_ins(max)
     }
 
-    async fn read_device(
-        &self,
-        claims: &DeviceClaims,
-        now: Timestamp,
-    ) -> Result<Result<DeviceIdentity, &'static str>, StorageError> {
-        let Some(row) = self.0.devices.token(claims.auth_set).await? else { return Ok(Err(UNAUTHORIZED)) };
+    async fn read_device(&self, claims: &DeviceClaims, now: Timestamp) -> Result<Option<Proven>, StorageError> {
+        let Some(row) = self.0.devices.token(claims.auth_set).await? else { return Ok(None) };
         let counts = row.device == claims.device
             && row.set_status == SetStatus::Accepted
             && !row.decommissioning
-            && row.expires > now;
-        Ok(if counts {
-            Ok(DeviceIdentity {
-                device: claims.device,
-                auth_set: claims.auth_set,
-                expires: Timestamp::from_seconds(claims.expires),
-            })
-        } else {
-            Err(UNAUTHORIZED)
-        })
+            && row.expires > now
+            // A token of the same set that was revoked does not live again with the row of the next one.
+            && claims.issued >= row.valid_from.seconds();
+        let identity = DeviceIdentity {
+            device: claims.device,
+            auth_set: claims.auth_set,
+            expires: Timestamp::from_seconds(claims.expires),
+        };
+        Ok(counts.then_some(Proven { identity, issued: claims.issued, valid_from: row.valid_from.seconds() }))
     }
 
-    async fn read_user(
-        &self,
-        claims: &UserClaims,
-        now: Timestamp,
-    ) -> Result<Result<UserIdentity, &'static str>, StorageError> {
-        let Some(row) = self.0.users.token(claims.token).await? else { return Ok(Err(UNAUTHORIZED)) };
-        if row.user != claims.user || row.expires.is_some_and(|expires| expires <= now) {
-            return Ok(Err(UNAUTHORIZED));
-        }
-        Ok(Ok(UserIdentity {
-            user: row.user,
-            token: claims.token,
-            expires: claims.expires.map(Timestamp::from_seconds),
-        }))
+    async fn read_user(&self, claims: &UserClaims, now: Timestamp) -> Result<Option<UserIdentity>, StorageError> {
+        let Some(row) = self.0.users.token(claims.token).await? else { return Ok(None) };
+        let counts = row.user == claims.user && row.expires.is_none_or(|expires| expires > now);
+        let expires = claims.expires.map(Timestamp::from_seconds);
+        Ok(counts.then_some(UserIdentity { user: row.user, token: claims.token, expires }))
     }
+}
+
+/// Asks storage and remembers what it says, unless something was revoked meanwhile: then the answer may be from before, and
+/// storage is asked again.
+async fn settle<T, F: Future<Output = Result<Option<T>, StorageError>>>(
+    before_reading: impl Fn() -> Voids,
+    read: impl Fn() -> F,
+    remember: impl Fn(&T, Voids) -> bool,
+) -> Result<T, Refusal> {
+    let mut answer = None;
+    for _ in 0..READS {
+        let before = before_reading();
+        answer = read().await?;
+        if answer.as_ref().is_none_or(|found| remember(found, before)) {
+            break;
+        }
+    }
+    answer.ok_or(Refusal::Refused(UNAUTHORIZED))
 }
 
 /// A device is not told what is wrong with its token beyond its form: whatever it is, it asks for another.

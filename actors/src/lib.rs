@@ -8,7 +8,8 @@
 //! Tree (tree.rs): every long-lived actor, in start order, each under a guard (supervisor.rs)
 //! ├─ StatusWriter   who is connected, written to the database in batches
 //! ├─ Leases         this node's lease and its devices' routes, renewed in bulk
-//! └─ Switchboard    what other nodes say to this one: sessions, credit, displacement, revocations
+//! ├─ Switchboard    what other nodes say to this one: sessions, credit, displacement, revocations
+//! └─ Housekeeping   expired tokens
 //!
 //! outside the tree, never restarted:
 //! ├─ one actor per connected device    (its socket; holds a DeviceLink)
@@ -43,6 +44,7 @@ pub mod registry;
 pub mod bus;
 pub mod switchboard;
 
+pub mod housekeeping;
 pub mod leases;
 pub mod metrics;
 pub mod status_writer;

@@ -9,6 +9,7 @@ use tracing::warn;
 
 use crate::bus::{Announcer, Bus};
 use crate::gate::Gate;
+use crate::housekeeping::Housekeeping;
 use crate::leases::{self, Leases};
 use crate::reach::Reach;
 use crate::registry::Registry;
@@ -33,6 +34,7 @@ pub struct Tree {
     status_writer: Service<StatusWriter>,
     leases: Service<Leases>,
     switchboard: Service<Switchboard>,
+    housekeeping: Service<Housekeeping>,
 }
 
 impl Tree {
@@ -63,6 +65,12 @@ impl Tree {
                 Switchboard::new(parts.clone(), presence.clone(), reach.clone(), alive)
             })
         };
+        let housekeeping = {
+            let (devices, users) = (storage.devices.clone(), storage.users.clone());
+            Service::start("housekeeping", arbiter, move |alive| {
+                Housekeeping::new(devices.clone(), users.clone(), alive)
+            })
+        };
         let announce: Announcer = Arc::new(move |event| parts.announce(&event));
         Self {
             registry,
@@ -74,6 +82,7 @@ impl Tree {
             status_writer,
             leases,
             switchboard,
+            housekeeping,
         }
     }
 
@@ -90,6 +99,7 @@ impl Tree {
         self.status_writer.retire();
         self.leases.retire();
         self.switchboard.retire();
+        self.housekeeping.retire();
         if let Err(error) = self.statuses.flush(&self.storage.connections, &self.storage.presence).await {
             warn!(%error, "the last connection statuses were not written; the lease will run out instead");
         }
@@ -104,13 +114,14 @@ impl Tree {
             "status_writer" => Some(self.status_writer.restarts()),
             "leases" => Some(self.leases.restarts()),
             "switchboard" => Some(self.switchboard.restarts()),
+            "housekeeping" => Some(self.housekeeping.restarts()),
             _ => None,
         }
     }
 
     /// The names of all services.
-    pub fn services(&self) -> [&'static str; 3] {
-        [self.status_writer.name(), self.leases.name(), self.switchboard.name()]
+    pub fn services(&self) -> [&'static str; 4] {
+        [self.status_writer.name(), self.leases.name(), self.switchboard.name(), self.housekeeping.name()]
     }
 
     /// Makes a service panic, to see it come back. `false` if there is none of that name.
@@ -119,6 +130,7 @@ impl Tree {
             "status_writer" => self.status_writer.address().map(|service| service.do_send(Crash)).is_some(),
             "leases" => self.leases.address().map(|service| service.do_send(Crash)).is_some(),
             "switchboard" => self.switchboard.address().map(|service| service.do_send(Crash)).is_some(),
+            "housekeeping" => self.housekeeping.address().map(|service| service.do_send(Crash)).is_some(),
             _ => false,
         }
     }

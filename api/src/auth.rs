@@ -1,6 +1,6 @@
 //! Who is asking: the token in a request's headers, and the extractors that give handlers a verified caller.
 //!
-//! [`crate::middleware::authenticate`] verifies the token that the path calls for and puts the identity into the
+//! [`crate::middleware::authenticate()`] verifies the token that the path calls for and puts the identity into the
 //! request; the extractors only take it out again. No handler ever sees a token that nobody verified.
 
 use std::borrow::Cow;

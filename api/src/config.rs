@@ -119,9 +119,13 @@ impl Config {
 pub struct AddressLimit {
     /// Requests in one interval; 0 means no limit.
     pub quota: u32,
-    /// Length of an interval, at least a second.
-    #[serde(with = "storage::units::duration")]
+    /// Length of an interval, at least a second; a minute if only the quota is given.
+    #[serde(with = "storage::units::duration", default = "a_minute")]
     pub interval: Duration,
+}
+
+const fn a_minute() -> Duration {
+    Duration::from_mins(1)
 }
 
 /// A text that is never printed.

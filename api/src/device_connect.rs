@@ -98,10 +98,9 @@ impl From<Unreachable> for ApiError {
     fn from(why: Unreachable) -> Self {
         match why {
             Unreachable::Offline => Self::unknown("failed to connect to device: device disconnected"),
-            Unreachable::NoAnswer => Self::Other(
-                StatusCode::INTERNAL_SERVER_ERROR,
-                "failed to connect to device: internal error".into(),
-            ),
+            Unreachable::NoAnswer => {
+                Self::Other(StatusCode::INTERNAL_SERVER_ERROR, "failed to connect to device: internal error".into())
+            }
             Unreachable::Unavailable(error) => error.into(),
         }
     }

@@ -26,7 +26,9 @@ pub fn request_id(headers: &HeaderMap) -> String {
 /// to a hub without would lock them out.
 pub fn security(tls: bool) -> impl Iterator<Item = (&'static str, &'static str)> {
     let strict = ("strict-transport-security", "max-age=31536000; includeSubDomains; preload");
-    [("x-content-type-options", "nosniff"), ("x-xss-protection", "1; mode=block")].into_iter().chain(tls.then_some(strict))
+    [("x-content-type-options", "nosniff"), ("x-xss-protection", "1; mode=block")]
+        .into_iter()
+        .chain(tls.then_some(strict))
 }
 
 /// Adds those headers to an answer.

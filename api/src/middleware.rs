@@ -2,13 +2,13 @@
 //!
 //! | layer | going in | coming out |
 //! |---|---|---|
-//! | [`observe`] | names the request, opens its span | its id as a header, metrics |
+//! | [`mod@observe`] | names the request, opens its span | its id as a header, metrics |
 //! | [`panics`] | | a handler's panic becomes a 500 |
 //! | [`security_headers`] | | headers for browsers |
 //! | [`envelope`] | | the JSON body of every error |
 //! | [`compression`] | | compresses what is worth it |
 //! | [`canonical_path`] | one spelling of each path; removes forged headers | |
-//! | [`authenticate`] | the token that the path calls for; quotas | |
+//! | [`mod@authenticate`] | the token that the path calls for; quotas | |
 //! | [`body_limit`] | refuses a body that announces itself as too large | |
 
 pub mod authenticate;

@@ -69,3 +69,6 @@ pub fn private_routes(service: &mut ServiceConfig) {
         .service(E::at("/health/ready").get(health::ready).head(health::ready))
         .service(E::at("/metrics").get(exposition::private));
 }
+
+#[cfg(test)]
+mod tests;

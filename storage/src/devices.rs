@@ -197,7 +197,8 @@ pub enum Decision<T> {
 pub struct DeviceChange {
     /// The device as it shall be; `None` removes it with sets, tokens, inventory and connection.
     pub after: Option<Device>,
-    /// Sets whose token ends. Those of sets that are no longer there end anyway.
+    /// Sets whose tokens end, for good if they were issued until `after.updated`. Those of sets that are no longer there end
+    /// anyway.
     pub revoked: Vec<AuthSetId>,
     /// A token that was issued; it replaces the one its set had.
     pub issued: Option<IssuedToken>,
@@ -225,6 +226,9 @@ pub struct DeviceToken {
     pub set_status: SetStatus,
     /// Whether its device is being removed.
     pub decommissioning: bool,
+    /// Tokens of the set that were issued before this are void; one issued now has to say that it was issued then or later.
+    /// In whole seconds, as tokens count.
+    pub valid_from: Timestamp,
 }
 
 /// Which devices to list; an empty list asks for no filter.
@@ -328,7 +332,7 @@ impl Devices {
     pub async fn token(&self, set: AuthSetId) -> Result<Option<DeviceToken>, StorageError> {
         let found: Option<row::TokenRow> = on_reader!(self.db, |pool| {
             sqlx::query_as(
-                "SELECT s.device, t.auth_set, t.expires_at, s.status, d.decommissioning FROM device_tokens t \
+                "SELECT s.device, t.auth_set, t.expires_at, s.status, s.tokens_from, d.decommissioning FROM device_tokens t \
                  JOIN auth_sets s ON s.id = t.auth_set JOIN devices d ON d.id = s.device WHERE t.auth_set = $1",
             )
             .bind(set)
@@ -338,19 +342,29 @@ impl Devices {
         found.map(TryInto::try_into).transpose()
     }
 
-    /// Ends the token of a set; says whether there was one. The set stays as it is.
+    /// The device a set belongs to.
     ///
     /// # Errors
     /// `Unavailable`, `Other`.
-    pub async fn revoke_token(&self, set: AuthSetId) -> Result<bool, StorageError> {
-        let removed = on_writer!(self.db, |pool| {
-            sqlx::query("DELETE FROM device_tokens WHERE auth_set = $1")
-                .bind(set)
-                .execute(pool)
-                .await
-                .map(|done| done.rows_affected())
-        })?;
-        Ok(removed > 0)
+    pub async fn owner(&self, set: AuthSetId) -> Result<Option<DeviceId>, StorageError> {
+        on_reader!(self.db, |pool| {
+            sqlx::query_scalar("SELECT device FROM auth_sets WHERE id = $1").bind(set).fetch_optional(pool).await
+        })
+    }
+
+    /// Ends the tokens of a set; says whether there was one. The set stays as it is. Tokens issued until `now` stay void
+    /// when the set gets another.
+    ///
+    /// # Errors
+    /// `Unavailable`, `Other`.
+    pub async fn revoke_token(&self, set: AuthSetId, now: Timestamp) -> Result<bool, StorageError> {
+        let revoked = async {
+            let mut transaction = self.db.begin().await?;
+            let was_there = change::revoke(&mut transaction, set, now).await?;
+            transaction.commit().await?;
+            Ok(was_there)
+        };
+        self.db.within(revoked).await
     }
 
     /// Removes tokens that expired before `now`; says how many.

@@ -286,6 +286,32 @@ async fn a_revoked_token_is_dead_and_the_device_may_ask_for_another() {
     assert_eq!(house.announced(), refused(id, DisconnectReason::AccessWithdrawn));
     assert!(matches!(house.admission.revoke_token(set).await, Err(AdmissionError::SetNotFound)));
     assert!(house.is_let_in(&house.join(&device).await.unwrap()).await);
+    assert!(!house.is_let_in(&token).await, "the next token of the same set does not bring it back");
+}
+
+#[tokio::test]
+async fn a_token_from_before_a_rejection_stays_dead_when_its_key_is_accepted_again() {
+    let house = House::open().await;
+    let device = TestDevice::new(r#"{"mac":"a"}"#);
+    let (id, set, token) = house.accepted(&device).await;
+    let second = house.join(&device).await.unwrap();
+    assert!(house.is_let_in(&token).await && house.is_let_in(&second).await, "both count until then");
+    house.admission.set_status(id, set, SetStatus::Rejected).await.unwrap();
+    house.admission.set_status(id, set, SetStatus::Accepted).await.unwrap();
+    assert!(house.is_let_in(&house.join(&device).await.unwrap()).await);
+    assert!(!house.is_let_in(&token).await && !house.is_let_in(&second).await);
+}
+
+#[tokio::test]
+async fn the_set_of_another_device_is_told_from_an_unknown_one() {
+    let house = House::open().await;
+    for identity in [r#"{"mac":"a"}"#, r#"{"mac":"b"}"#] {
+        house.join(&TestDevice::new(identity)).await.unwrap_err();
+    }
+    let devices = house.devices().await;
+    let accept = |set| house.admission.set_status(devices[0].id, set, SetStatus::Accepted);
+    assert!(matches!(accept(devices[1].auth_sets[0].id).await, Err(AdmissionError::Mismatch)));
+    assert!(matches!(accept(AuthSetId::random()).await, Err(AdmissionError::SetNotFound)));
 }
 
 #[tokio::test]

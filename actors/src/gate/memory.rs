@@ -47,12 +47,21 @@ pub(super) struct DeviceMemory {
     next_check_ins: AtomicUsize,
 }
 
+/// A device's token that was verified, with what storage said about its set.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Proven {
+    pub(super) identity: DeviceIdentity,
+    /// When the token was issued, in Unix seconds.
+    pub(super) issued: i64,
+    /// Tokens of the set that were issued before this are void.
+    pub(super) valid_from: i64,
+}
+
 /// A token that was verified: what it says.
 #[derive(Clone, Copy)]
 struct DeviceToken {
-    device: DeviceId,
-    auth_set: AuthSetId,
-    expires: Timestamp,
+    identity: DeviceIdentity,
+    issued: i64,
 }
 
 struct Access {
@@ -65,6 +74,7 @@ struct Access {
 #[derive(Clone, Copy)]
 struct Grant {
     auth_set: AuthSetId,
+    valid_from: i64,
     read: Timestamp,
 }
 
@@ -88,19 +98,20 @@ impl DeviceMemory {
         let known = {
             let mut tokens = self.shard_of_token(hash).lock();
             let known = *tokens.get(hash)?;
-            if known.expires <= now {
+            if known.identity.expires <= now {
                 tokens.remove(hash);
                 return None;
             }
             known
         };
-        let mut access = self.shard_of(known.device).lock();
-        let grant = access.granted.get(&known.device)?;
-        if grant.auth_set != known.auth_set || now.since(grant.read) >= RECHECK_AFTER {
+        let mut access = self.shard_of(known.identity.device).lock();
+        let grant = access.granted.get(&known.identity.device)?;
+        let is_meant = grant.auth_set == known.identity.auth_set && known.issued >= grant.valid_from;
+        if !is_meant || now.since(grant.read) >= RECHECK_AFTER {
             return None;
         }
-        access.note_check_in(known.device, now);
-        Some(DeviceIdentity { device: known.device, auth_set: known.auth_set, expires: known.expires })
+        access.note_check_in(known.identity.device, now);
+        Some(known.identity)
     }
 
     /// To be asked before storage is.
@@ -109,17 +120,17 @@ impl DeviceMemory {
     }
 
     /// Remembers what storage said, unless something was forgotten since `before`; says whether it does.
-    pub(super) fn remember(&self, hash: TokenHash, found: DeviceIdentity, now: Timestamp, before: Voids) -> bool {
-        let DeviceIdentity { device, auth_set, expires } = found;
+    pub(super) fn remember(&self, hash: TokenHash, found: &Proven, now: Timestamp, before: Voids) -> bool {
+        let Proven { identity, issued, valid_from } = *found;
         {
-            let mut access = self.shard_of(device).lock();
+            let mut access = self.shard_of(identity.device).lock();
             if access.voids != before {
                 return false;
             }
-            access.granted.insert(device, Grant { auth_set, read: now });
-            access.note_check_in(device, now);
+            access.granted.insert(identity.device, Grant { auth_set: identity.auth_set, valid_from, read: now });
+            access.note_check_in(identity.device, now);
         }
-        self.shard_of_token(&hash).lock().insert(hash, DeviceToken { device, auth_set, expires });
+        self.shard_of_token(&hash).lock().insert(hash, DeviceToken { identity, issued });
         true
     }
 
@@ -250,7 +261,11 @@ mod tests {
     }
 
     fn remember(memory: &DeviceMemory, token: &str, identity: DeviceIdentity) {
-        assert!(memory.remember(hash(token), identity, NOW, memory.before_reading(identity.device)));
+        assert!(memory.remember(hash(token), &proven(identity), NOW, memory.before_reading(identity.device)));
+    }
+
+    fn proven(identity: DeviceIdentity) -> Proven {
+        Proven { identity, issued: 10, valid_from: 0 }
     }
 
     #[test]
@@ -259,12 +274,12 @@ mod tests {
         let before = memory.before_reading(identity.device);
         // Here storage is asked, and answers; then the device is rejected, and only now does the answer arrive.
         memory.forget(identity.device);
-        assert!(!memory.remember(hash("a"), identity, NOW, before));
+        assert!(!memory.remember(hash("a"), &proven(identity), NOW, before));
         assert_eq!(memory.recall(&hash("a"), NOW), None);
 
         let before = memory.before_reading(identity.device);
         memory.forget_sets(&[identity.auth_set.uuid()]);
-        assert!(!memory.remember(hash("a"), identity, NOW, before));
+        assert!(!memory.remember(hash("a"), &proven(identity), NOW, before));
         assert_eq!(memory.recall(&hash("a"), NOW), None);
     }
 
@@ -303,6 +318,17 @@ mod tests {
         remember(&memory, "new", new);
         assert_eq!(memory.recall(&hash("old"), NOW), None);
         assert_eq!(memory.recall(&hash("new"), NOW), Some(new));
+    }
+
+    #[test]
+    fn a_revoked_token_does_not_live_on_the_grant_of_the_next_one_of_its_set() {
+        let (memory, identity) = (DeviceMemory::new(1000), identity());
+        remember(&memory, "revoked", identity);
+        memory.forget(identity.device);
+        let next = Proven { identity, issued: 11, valid_from: 11 };
+        assert!(memory.remember(hash("next"), &next, NOW, memory.before_reading(identity.device)));
+        assert_eq!(memory.recall(&hash("revoked"), NOW), None);
+        assert_eq!(memory.recall(&hash("next"), NOW), Some(identity));
     }
 
     #[test]

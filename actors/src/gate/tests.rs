@@ -1,4 +1,4 @@
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::cell::Cell;
 
 use storage::{AuthSet, Decision, Device, DeviceChange, DeviceKey, IssuedToken, Storage, User, UserToken};
 
@@ -163,39 +163,42 @@ async fn what_storage_cannot_say_is_not_a_refusal() {
     assert!(matches!(house.gate.user(&user).await, Err(Refusal::Unavailable(_))));
 }
 
-/// Verifications run all the time while tokens are revoked; not one may be let in after its revocation has returned.
-#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn no_verification_that_is_under_way_outlives_a_revocation() {
-    let house = Arc::new(House::open().await);
-    for _ in 0..40 {
-        let (claims, token) = house.device().await;
-        let is_over = Arc::new(AtomicBool::new(false));
-        let verifying: Vec<_> = (0..4)
-            .map(|worker| {
-                let (house, claims, is_over) = (house.clone(), claims.clone(), is_over.clone());
-                tokio::spawn(async move {
-                    // Another token of the same set each time, so that each time storage is asked.
-                    for issued in 0.. {
-                        if is_over.load(Ordering::Relaxed) {
-                            break;
-                        }
-                        let claims = DeviceClaims { issued: issued * 4 + worker, ..claims.clone() };
-                        let _ = house.gate.device(&house.keyring.sign_device(&claims)).await;
-                    }
-                })
-            })
-            .collect();
-        tokio::task::yield_now().await;
-        assert!(house.storage.devices.revoke_token(claims.auth_set).await.unwrap());
-        house.gate.void_device(claims.device);
-        for _ in 0..20 {
-            assert!(house.gate.device(&token).await.is_err());
-            tokio::task::yield_now().await;
-        }
-        is_over.store(true, Ordering::Relaxed);
-        for task in verifying {
-            task.await.unwrap();
-        }
-        assert_eq!(house.gate.device_cached(&token), None);
-    }
+#[tokio::test]
+async fn a_verification_that_read_storage_before_a_revocation_leaves_nothing_behind() {
+    let house = House::open().await;
+    let (claims, token) = house.device().await;
+    let (memory, hash, now) = (&house.gate.0.device_memory, TokenHash::of(&token), clock::now());
+    let reads = Cell::new(0);
+    let verified = settle(
+        || memory.before_reading(claims.device),
+        async || {
+            let answer = house.gate.read_device(&claims, now).await;
+            if reads.replace(reads.get() + 1) == 0 {
+                // While the answer is on its way, somebody takes the device's access, and is told that it is done.
+                assert!(house.storage.devices.revoke_token(claims.auth_set, now).await.unwrap());
+                house.gate.void_device(claims.device);
+            }
+            answer
+        },
+        |found, before| memory.remember(hash, found, now, before),
+    );
+    assert!(is_refused(&verified.await, "unauthorized"));
+    assert_eq!((reads.get(), house.gate.device_cached(&token)), (2, None));
+}
+
+#[tokio::test]
+async fn answers_that_are_never_the_latest_are_given_but_not_remembered() {
+    let house = House::open().await;
+    let (claims, token) = house.device().await;
+    let (memory, now) = (&house.gate.0.device_memory, clock::now());
+    let verified = settle(
+        || memory.before_reading(claims.device),
+        async || {
+            house.gate.void_device(claims.device);
+            house.gate.read_device(&claims, now).await
+        },
+        |found, before| memory.remember(TokenHash::of(&token), found, now, before),
+    );
+    assert_eq!(verified.await.unwrap().identity.device, claims.device);
+    assert_eq!(house.gate.device_cached(&token), None);
 }

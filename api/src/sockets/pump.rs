@@ -163,8 +163,7 @@ pub(super) struct Pump<S, T> {
     stall_limit: Duration,
 }
 
-/// The parts that share the socket `io`, of which `read` was already read beyond the handshake. The pump is made by
-/// [`Halves::run`] once there is an actor.
+/// The parts of a socket; [`Halves::run`] makes the pump once there is an actor.
 pub(super) struct Halves<T> {
     wire: Rc<RefCell<Wire<T>>>,
     /// For the actor.
@@ -172,7 +171,9 @@ pub(super) struct Halves<T> {
 }
 
 impl<T: AsyncRead + AsyncWrite + Unpin + 'static> Halves<T> {
-    pub(super) fn new(io: T, read: BytesMut, config: &Config) -> Self {
+    /// Shares the socket `io`, of which `read` was already read beyond the handshake. `answer`, the end of the handshake,
+    /// is written once the actor has started: whoever sees it can rely on the actor being found.
+    pub(super) fn new(io: T, read: BytesMut, answer: Bytes, config: &Config) -> Self {
         let now = Instant::now();
         let flow = Rc::new(Flow::default());
         let wire = Wire {
@@ -180,8 +181,8 @@ impl<T: AsyncRead + AsyncWrite + Unpin + 'static> Halves<T> {
             codec: Codec::new().max_size(config.message_limit),
             incoming: read,
             joined: None,
-            outgoing: VecDeque::new(),
-            outgoing_len: 0,
+            outgoing_len: answer.len(),
+            outgoing: VecDeque::from([answer]),
             is_mid_frame: false,
             pong: None,
             flow: Rc::clone(&flow),

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use actix::Actor;
-use actix_codec::{AsyncRead, AsyncWrite, Framed};
+use actix_codec::{AsyncRead, AsyncWrite, Framed, FramedParts};
 use actix_http::error::PayloadError;
 use actix_http::header::HeaderMap;
 use actix_http::{HttpMessage, Request, StatusCode, h1, ws};
@@ -95,12 +95,13 @@ async fn serve<T: AsyncRead + AsyncWrite + Unpin + 'static>(
     request: Request,
     framed: Framed<T, h1::Codec>,
 ) {
-    let parts = framed.into_parts();
+    // The framing's write buffer must not live as long as the socket, hence not `let parts = …`.
+    let FramedParts { io, read_buf, write_buf, .. } = framed.into_parts();
+    drop(write_buf);
     let request_id = headers::request_id(request.headers());
     let span = debug_span!("upgrade", request.id = %request_id, path = request.path());
-    let (io, read) = (parts.io, parts.read_buf);
     // Boxed, so that the long-lived task does not carry the room of the short handshake.
-    let pump = Box::pin(shake_hands(state, request, request_id, io, read).instrument(span)).await;
+    let pump = Box::pin(shake_hands(state, request, request_id, io, read_buf).instrument(span)).await;
     if let Some(pump) = pump {
         pump.await;
     }
@@ -125,12 +126,8 @@ async fn shake_hands<T: AsyncRead + AsyncWrite + Unpin + 'static>(
             return None;
         }
     };
-    if let Err(error) = io.write_all(&switching_protocols(request.headers(), &request_id)).await {
-        debug!(%error, "a peer left during the handshake");
-        state.count.leave();
-        return None;
-    }
-    let halves = Halves::new(io, read, &state.config);
+    let answer = switching_protocols(request.headers(), &request_id);
+    let halves = Halves::new(io, read, answer.into(), &state.config);
     let (flow, events) = (Rc::clone(&halves.flow), Box::pin(halves.inbound()));
     Some(match admitted {
         Admitted::Device(opening) => {

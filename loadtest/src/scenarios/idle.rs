@@ -22,7 +22,7 @@ pub struct Idle {
     #[arg(long, value_name = "N", default_value_t = 10_000)]
     devices: usize,
     /// Devices that connect before the first look at the memory, so that what every hub needs once is not counted
-    #[arg(long, value_name = "N", default_value_t = 200)]
+    #[arg(long, value_name = "N", default_value_t = 500)]
     warm_up: usize,
     /// Process id of the hub, to read its memory and processor time
     #[arg(long, value_name = "PID")]
@@ -47,8 +47,13 @@ pub struct IdleReport {
 
 #[derive(Debug, Serialize)]
 struct MemoryReport {
+    /// Before the fleet was known.
+    start: Memory,
+    /// With all devices admitted, and those of the warm-up connected.
     before: Memory,
+    /// With all connected.
     connected: Memory,
+    /// From `before` to `connected`, for each device that connected between: its joining, token, actor and websocket.
     resident_bytes_per_device: f64,
     anonymous_bytes_per_device: f64,
 }
@@ -64,22 +69,21 @@ impl Idle {
         let mut fleet = self.target.fleet(&server, Shell::Echo);
         let counted = self.warm_up..self.warm_up + self.devices;
 
-        eprintln!("warming up with {} devices …", self.warm_up);
+        let start = self.settled_memory().await?;
         if let Some(operator) = &operator {
-            fleet.admit(operator, 0..self.warm_up).await?;
+            eprintln!("admitting {} devices …", counted.end);
+            fleet.admit(operator, 0..counted.end).await?;
         }
+        eprintln!("warming up with {} of them …", self.warm_up);
         fleet.start(0..self.warm_up);
         fleet.all_connected(self.target.patience()).await?;
         let before = self.settled_memory().await?;
 
         eprintln!("connecting {} more …", self.devices);
-        if let Some(operator) = &operator {
-            fleet.admit(operator, counted.clone()).await?;
-        }
-        let start = Instant::now();
+        let began = Instant::now();
         fleet.start(counted);
         self.watch(&fleet).await?;
-        let connect_seconds = start.elapsed().as_secs_f64();
+        let connect_seconds = began.elapsed().as_secs_f64();
 
         eprintln!("all connected; waiting for the hub to settle …");
         let connected = self.settled_memory().await?;
@@ -93,7 +97,10 @@ impl Idle {
             connect_seconds,
             lost_while_idle: progress.losses() - losses,
             refused: progress.refusals(),
-            memory: before.zip(connected).map(|(before, connected)| self.compare(before, connected)),
+            memory: start
+                .zip(before)
+                .zip(connected)
+                .map(|((start, before), connected)| self.compare(start, before, connected)),
             idle_processor_us_per_device_second: processor
                 .map(|used| used.as_secs_f64() * 1e6 / as_f64(fleet.len()) / as_f64(self.hold.max(1))),
         };
@@ -129,9 +136,10 @@ impl Idle {
         Ok(before.zip(after).map(|(before, after)| after.saturating_sub(before)))
     }
 
-    fn compare(&self, before: Memory, connected: Memory) -> MemoryReport {
+    fn compare(&self, start: Memory, before: Memory, connected: Memory) -> MemoryReport {
         let devices = as_f64(self.devices.max(1));
         MemoryReport {
+            start,
             before,
             connected,
             resident_bytes_per_device: difference(before.resident_bytes, connected.resident_bytes) / devices,
@@ -148,7 +156,8 @@ fn print(report: &IdleReport) {
             memory.resident_bytes_per_device, memory.anonymous_bytes_per_device
         );
         eprintln!(
-            "  hub's memory             {} kB before, {} kB with them",
+            "  hub's memory             {} kB at the start, {} kB warmed up, {} kB with them",
+            memory.start.resident_bytes / 1024,
             memory.before.resident_bytes / 1024,
             memory.connected.resident_bytes / 1024
         );

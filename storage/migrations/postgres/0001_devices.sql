@@ -23,7 +23,9 @@ CREATE TABLE auth_sets (
     device     UUID NOT NULL REFERENCES devices (id) ON DELETE CASCADE,
     pubkey     TEXT NOT NULL,
     status     TEXT COLLATE "C" NOT NULL,
-    created_at BIGINT NOT NULL
+    created_at BIGINT NOT NULL,
+    -- Its tokens issued before this were revoked: the row of a later token must not bring them back.
+    tokens_from BIGINT NOT NULL DEFAULT 0
 );
 
 CREATE INDEX auth_sets_by_device ON auth_sets (device);

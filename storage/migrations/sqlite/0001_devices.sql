@@ -22,7 +22,9 @@ CREATE TABLE auth_sets (
     device     BLOB NOT NULL REFERENCES devices (id) ON DELETE CASCADE,
     pubkey     TEXT NOT NULL,
     status     TEXT NOT NULL,
-    created_at INTEGER NOT NULL
+    created_at INTEGER NOT NULL,
+    -- Its tokens issued before this were revoked: the row of a later token must not bring them back.
+    tokens_from INTEGER NOT NULL DEFAULT 0
 ) STRICT;
 
 CREATE INDEX auth_sets_by_device ON auth_sets (device);

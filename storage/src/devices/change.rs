@@ -114,7 +114,7 @@ async fn write(
     write_device(transaction, before, after).await?;
     write_sets(transaction, before.map_or(&[], |device| &device.auth_sets), after).await?;
     for set in &change.revoked {
-        revoke(transaction, *set).await?;
+        revoke(transaction, *set, after.updated).await?;
     }
     if let Some(token) = change.issued {
         issue(transaction, token).await?;
@@ -209,10 +209,30 @@ async fn write_sets(transaction: &mut Transaction, before: &[AuthSet], after: &D
     Ok(())
 }
 
-async fn revoke(transaction: &mut Transaction, set: AuthSetId) -> Result<(), StorageError> {
+/// Ends the tokens of a set; says whether there was one. Those issued until now stay void when the set gets another.
+pub(super) async fn revoke(
+    transaction: &mut Transaction,
+    set: AuthSetId,
+    now: Timestamp,
+) -> Result<bool, StorageError> {
+    let removed = in_transaction!(&mut *transaction, |connection| {
+        sqlx::query("DELETE FROM device_tokens WHERE auth_set = $1")
+            .bind(set)
+            .execute(connection)
+            .await
+            .map(|done| done.rows_affected())
+    })?;
+    // Tokens count in seconds, and one may have been issued in this one.
+    let next_second = Timestamp::from_seconds(now.seconds().saturating_add(1));
     in_transaction!(transaction, |connection| {
-        sqlx::query("DELETE FROM device_tokens WHERE auth_set = $1").bind(set).execute(connection).await.map(drop)
-    })
+        sqlx::query("UPDATE auth_sets SET tokens_from = $2 WHERE id = $1 AND tokens_from < $2")
+            .bind(set)
+            .bind(next_second)
+            .execute(connection)
+            .await
+            .map(drop)
+    })?;
+    Ok(removed > 0)
 }
 
 async fn issue(transaction: &mut Transaction, token: IssuedToken) -> Result<(), StorageError> {

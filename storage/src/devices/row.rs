@@ -146,6 +146,7 @@ pub(super) struct TokenRow {
     auth_set: AuthSetId,
     expires_at: Timestamp,
     status: String,
+    tokens_from: Timestamp,
     decommissioning: bool,
 }
 
@@ -161,6 +162,7 @@ impl TryFrom<TokenRow> for DeviceToken {
             expires: row.expires_at,
             set_status,
             decommissioning: row.decommissioning,
+            valid_from: row.tokens_from,
         })
     }
 }

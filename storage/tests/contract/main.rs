@@ -57,6 +57,8 @@ on_every_database! {
         counts_follow_every_change,
         lists_by_status_and_id_without_gaps,
         tokens_end_when_revoked_or_expired,
+        revoked_tokens_do_not_come_back_with_the_next_one,
+        a_set_has_one_owner,
         check_ins_are_written_in_bulk_and_never_go_back,
         the_limit_is_kept,
         devices_being_removed_are_listed,

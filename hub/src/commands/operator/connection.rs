@@ -206,6 +206,15 @@ impl Operator {
 
     /// The one device that is meant by an id, the beginning of an id, or a value of its identity.
     pub async fn find(&self, wanted: &str) -> anyhow::Result<ListedDevice> {
+        if let Ok(id) = wanted.parse::<uuid::Uuid>() {
+            // A whole id needs no list of a large fleet.
+            let answer = self.ask(Method::GET, &format!("/api/management/v2/devauth/devices/{id}"), None).await?;
+            match answer.status() {
+                StatusCode::OK => return answer.json().await.context("cannot read the hub's answer"),
+                StatusCode::NOT_FOUND => {}
+                _ => return Err(refusal(answer).await),
+            }
+        }
         super::device::choose(&self.devices().await?, wanted)
     }
 

@@ -281,12 +281,42 @@ pub async fn tokens_end_when_revoked_or_expired(database: &TestDatabase) {
         let expires = Timestamp(1_000 + i64::try_from(serial).expect("small"));
         tokens.push(accept(&database.storage, stored.id, expires).await);
     }
-    assert!(devices.revoke_token(tokens[2]).await.expect("an answer"));
-    assert!(!devices.revoke_token(tokens[2]).await.expect("an answer"));
+    assert!(devices.revoke_token(tokens[2], Timestamp(900)).await.expect("an answer"));
+    assert!(!devices.revoke_token(tokens[2], Timestamp(900)).await.expect("an answer"));
     assert_eq!(devices.remove_expired_tokens(Timestamp(1_001)).await.expect("a count"), 1);
     assert_eq!(devices.token(tokens[0]).await.expect("an answer"), None);
     assert!(devices.token(tokens[1]).await.expect("an answer").is_some());
     assert_eq!(devices.token(tokens[2]).await.expect("an answer"), None);
+}
+
+pub async fn revoked_tokens_do_not_come_back_with_the_next_one(database: &TestDatabase) {
+    let devices = &database.storage.devices;
+    let stored = stored_device(&database.storage, 0, SetStatus::Pending).await;
+    let set = accept(&database.storage, stored.id, Timestamp(i64::MAX)).await;
+    let valid_from = async || devices.token(set).await.expect("an answer").expect("the token").valid_from;
+    assert_eq!(valid_from().await, Timestamp(0));
+    assert!(devices.revoke_token(set, Timestamp(5_999_999)).await.expect("an answer"));
+    accept(&database.storage, stored.id, Timestamp(i64::MAX)).await;
+    assert_eq!(valid_from().await, Timestamp::from_seconds(6));
+
+    // Nor when they ended with a decision.
+    let revoked = devices.change(DeviceKey::Id(stored.id), |before, _| {
+        let mut after = before.cloned().expect("the device");
+        after.updated = Timestamp(9_000_000);
+        Decision::Write(DeviceChange { after: Some(after), revoked: vec![set], issued: None }, ())
+    });
+    revoked.await.expect("the change is written");
+    assert_eq!(devices.token(set).await.expect("an answer"), None);
+    accept(&database.storage, stored.id, Timestamp(i64::MAX)).await;
+    assert_eq!(valid_from().await, Timestamp::from_seconds(10));
+}
+
+pub async fn a_set_has_one_owner(database: &TestDatabase) {
+    let devices = &database.storage.devices;
+    let stored = stored_device(&database.storage, 0, SetStatus::Pending).await;
+    stored_device(&database.storage, 1, SetStatus::Pending).await;
+    assert_eq!(devices.owner(stored.auth_sets[0].id).await.expect("an answer"), Some(stored.id));
+    assert_eq!(devices.owner(storage::AuthSetId::random()).await.expect("an answer"), None);
 }
 
 pub async fn check_ins_are_written_in_bulk_and_never_go_back(database: &TestDatabase) {

@@ -1,0 +1,36 @@
+# What can be done here; `make` alone says so.
+
+# Some of Debian's servers are where only root looks.
+export PATH := $(PATH):/usr/sbin:/sbin
+# End-to-end tests mostly wait, so more of them run than there are cores.
+export RUST_TEST_THREADS ?= 4
+
+.DEFAULT_GOAL := help
+.PHONY: help run test setup lint build memory bench
+
+help: ## This list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /make \1\t/' | expand -t 16
+
+run: ## A hub with one demo device on this machine, built without optimisation so that it is there soonest
+	cargo run --bin mooring -- demo
+
+test: setup lint build ## Everything that CI checks; installs what the tests need (tests/setup.sh)
+	cargo test --workspace --no-fail-fast
+
+setup: ## Install what building and testing need on Debian 12 beside Rust
+	@sh tests/setup.sh
+
+lint: ## Formatting, clippy, documentation: no warning is let through
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
+
+build:
+	cargo build --workspace --bins
+
+memory: ## Memory and processor time of a release hub per connected device, with 10,000 of them
+	cargo build --release --bins
+	sh tests/measure.sh idle --devices 10000
+
+bench: memory ## The same, and how long a keystroke takes with 1,000 devices connected
+	sh tests/measure.sh keystrokes --idle 1000

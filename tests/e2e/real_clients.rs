@@ -1,0 +1,147 @@
+//! The unmodified programs that Debian ships: `mender-client`, `mender-connect`, `mender-cli`.
+
+use harness::{ADMIN_EMAIL, ADMIN_PASSWORD, Certificate, LIMIT, MenderCli, Mooring, RealDevice, Set, TestHub, both_sets, wait_until};
+use serde_json::{Value, json};
+use std::time::Duration;
+
+both_sets!([
+    a_real_device_and_a_real_operator_meet,
+    a_real_device_recovers_from_an_expired_token,
+    a_shell_of_a_killed_terminal_ends_on_the_device,
+]);
+
+async fn inventory(hub: &TestHub, device: &str) -> Value {
+    let user = hub.user().await;
+    let answer = user.get(&format!("/api/management/v1/inventory/devices/{device}")).await.expect(200).json();
+    let attributes = answer["attributes"].as_array().unwrap().iter();
+    let entries = attributes.filter(|attribute| attribute["scope"] == "inventory");
+    entries.map(|attribute| (attribute["name"].as_str().unwrap().to_owned(), attribute["value"].clone())).collect()
+}
+
+async fn a_real_device_and_a_real_operator_meet(set: Set) {
+    let hub = set.hub().await;
+    let user = hub.user().await;
+    let mut device = RealDevice::start(&hub).await;
+
+    let id = device.join(&user).await;
+
+    let found = wait_until(LIMIT, "the inventory", async || {
+        let found = inventory(&hub, &id).await;
+        found.get("artifact_name").is_some().then_some(found)
+    })
+    .await;
+    assert_eq!((&found["artifact_name"], &found["device_type"]), (&json!("e2e-0"), &json!("e2e")));
+    assert_eq!(found["e2e_one"], "1");
+    let mut list: Vec<&str> = found["e2e_list"].as_array().unwrap().iter().map(|item| item.as_str().unwrap()).collect();
+    list.sort_unstable();
+    assert_eq!(list, ["a", "b"]);
+
+    let cli = MenderCli::new(&hub);
+    let refused = cli.run(&["login", "--username", ADMIN_EMAIL, "--password", "wrong password"]).await;
+    assert!(!refused.status.success() && refused.stderr.contains("401"), "{refused:?}");
+    cli.log_in(ADMIN_EMAIL, ADMIN_PASSWORD).await;
+    let listed = cli.run(&["devices", "list"]).await;
+    assert!(listed.status.success() && listed.stdout.contains(&id), "{listed:?}");
+
+    // The arithmetic tells the output from the echo of what was typed.
+    let mut terminal = cli.terminal(&id);
+    terminal.type_in("echo sum-$((40+2))\n");
+    terminal.printed("sum-42", LIMIT).await;
+    terminal.type_in("exit\n");
+    let status = terminal.end(LIMIT).await;
+    assert!(status.success(), "{status}: {}", terminal.log());
+
+    our_own_client_lists_and_sees(&hub, &id).await;
+
+    device.kill_connect();
+    device.connected(&user, &id, false).await;
+    let mut terminal = cli.terminal(&id);
+    assert!(!terminal.end(LIMIT).await.success(), "{}", terminal.log());
+}
+
+async fn our_own_client_lists_and_sees(hub: &TestHub, id: &str) {
+    let mooring = Mooring::alone();
+    let server = hub.url();
+    let arguments = ["devices", "--server", &server, "--user", ADMIN_EMAIL, "--password-stdin"];
+    let output = mooring.run(&arguments, &format!("{ADMIN_PASSWORD}\n")).await;
+    assert!(output.status.success(), "{output:?}");
+    let line = output.stdout.lines().find(|line| line.contains(&id[..8])).unwrap_or_else(|| panic!("{output:?}"));
+    assert!(line.contains("accepted") && line.contains("yes"), "{line}");
+}
+
+async fn a_real_device_recovers_from_an_expired_token(set: Set) {
+    let lifetime = Duration::from_secs(4);
+    let hub = set.hub_with(|config| config.actors.device_token_lifetime = lifetime).await;
+    let user = hub.user().await;
+    let device = RealDevice::start(&hub).await;
+    let id = device.join(&user).await;
+    let last_seen = async || {
+        let time = user.device(&id).await["check_in_time"].as_str().map(str::to_owned);
+        time.unwrap_or_default()
+    };
+    let first = wait_until(LIMIT, "a first check-in", async || Some(last_seen().await).filter(|time| !time.is_empty())).await;
+    // Every request after the first few seconds needs a token that the device has asked for by itself.
+    let refused = |log: &str| log.matches("successfully received new authorization data").count();
+    wait_until(Duration::from_mins(1), "the device to ask for new tokens and use them", async || {
+        (refused(&device.client_log()) >= 3 && last_seen().await > first).then_some(())
+    })
+    .await;
+}
+
+async fn a_shell_of_a_killed_terminal_ends_on_the_device(set: Set) {
+    let hub = set.hub().await;
+    let user = hub.user().await;
+    let device = RealDevice::start(&hub).await;
+    let id = device.join(&user).await;
+    let cli = MenderCli::new(&hub);
+    cli.log_in(ADMIN_EMAIL, ADMIN_PASSWORD).await;
+
+    let mut terminal = cli.terminal(&id);
+    let pid_file = device.path("shell.pid");
+    terminal.type_in(&format!("echo $$ > {}\n", pid_file.display()));
+    let pid = wait_until(LIMIT, "a shell on the device", async || {
+        std::fs::read_to_string(&pid_file).ok().and_then(|text| text.trim().parse::<u32>().ok())
+    })
+    .await;
+    terminal.kill();
+
+    wait_until(LIMIT, "the shell to end", async || {
+        // A shell that nobody has waited for yet is gone all the same.
+        let status = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        (status.is_empty() || status.contains(") Z ")).then_some(())
+    })
+    .await;
+    let mut again = cli.terminal(&id);
+    again.type_in("echo sum-$((40+2))\nexit\n");
+    again.printed("sum-42", LIMIT).await;
+    assert!(again.end(LIMIT).await.success());
+}
+
+#[tokio::test]
+async fn a_lost_real_device_ends_the_real_terminal() {
+    let hub = Set::Embedded.hub().await;
+    let user = hub.user().await;
+    let mut device = RealDevice::start(&hub).await;
+    let id = device.join(&user).await;
+    let cli = MenderCli::new(&hub);
+    cli.log_in(ADMIN_EMAIL, ADMIN_PASSWORD).await;
+    let mut terminal = cli.terminal(&id);
+    terminal.type_in("echo sum-$((40+2))\n");
+    terminal.printed("sum-42", LIMIT).await;
+
+    device.kill_connect();
+
+    // It hangs for ever when its socket just dies; a `stop` lets it go.
+    terminal.end(Duration::from_secs(10)).await;
+}
+
+#[tokio::test]
+async fn a_real_device_connects_over_tls() {
+    let certificate = Certificate::new();
+    let hub = Set::Embedded.site().await.tls_hub(&certificate).await;
+    let user = hub.user().await;
+    let device = RealDevice::start_trusting(&hub, &certificate).await;
+    let id = device.join(&user).await;
+    device.send_inventory();
+    wait_until(LIMIT, "the inventory", async || inventory(&hub, &id).await.get("e2e_one").cloned()).await;
+}

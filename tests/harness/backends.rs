@@ -1,0 +1,215 @@
+//! The two sets of backends, and the private servers behind the second one.
+
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+use crate::ports::free_port;
+use crate::process::Process;
+use crate::site::Site;
+use crate::workspace::temporary_directory;
+use crate::{Settings, TestHub};
+
+/// Which backends a story runs on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Set {
+    /// What a hub without any settings has: `SQLite` and everything else in the process.
+    Embedded,
+    /// Postgres, Redis and NATS.
+    Production,
+}
+
+impl Set {
+    /// A fresh place for hubs of one story.
+    pub async fn site(self) -> Site {
+        // Starting servers and making databases blocks.
+        tokio::task::spawn_blocking(move || Site::new(self)).await.expect("a fresh place can be made")
+    }
+
+    /// A hub in this process, in a place of its own.
+    pub async fn hub(self) -> TestHub {
+        self.hub_with(|_| {}).await
+    }
+
+    /// The same, with settings changed.
+    pub async fn hub_with(self, change: impl FnOnce(&mut hub::Config)) -> TestHub {
+        self.site().await.hub_with(change).await
+    }
+
+    /// A hub as a child process, in a place of its own.
+    pub async fn process(self, settings: &Settings) -> TestHub {
+        self.site().await.process(settings).await
+    }
+}
+
+/// The private servers, started by the first story that needs them.
+pub struct Servers {
+    postgres: Process,
+    postgres_port: u16,
+    redis_port: u16,
+    nats_port: u16,
+    _redis: Process,
+    _nats: Process,
+}
+
+impl Servers {
+    /// Those of this test process.
+    pub fn shared() -> &'static Self {
+        static SHARED: OnceLock<Servers> = OnceLock::new();
+        SHARED.get_or_init(Self::start)
+    }
+
+    fn start() -> Self {
+        let directory = temporary_directory();
+        let (postgres, postgres_port) = start_postgres(&directory);
+        let (redis, redis_port) = start_redis(&directory);
+        let (nats, nats_port) = start_nats(&directory);
+        Self { postgres, postgres_port, redis_port, nats_port, _redis: redis, _nats: nats }
+    }
+
+    /// A fresh database.
+    pub fn create_database(&self, name: &str) -> String {
+        self.administer("createdb", &["--template=template0", name]);
+        format!("postgres://postgres@127.0.0.1:{}/{name}", self.postgres_port)
+    }
+
+    /// Removes a database, whoever still uses it.
+    pub fn drop_database(&self, name: &str) {
+        self.administer("dropdb", &["--force", name]);
+    }
+
+    fn administer(&self, program: &str, arguments: &[&str]) {
+        let port = self.postgres_port.to_string();
+        let output = Command::new(postgres_program(program))
+            .args(["--host=127.0.0.1", "--username=postgres", "--port", &port])
+            .args(arguments)
+            .output()
+            .expect("the Postgres clients are installed (tests/setup.sh)");
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{program}: {errors}\n{}", self.postgres.log());
+    }
+
+    /// A Redis of which nothing else uses the numbered database.
+    pub fn redis_url(&self, database: u32) -> String {
+        format!("redis://127.0.0.1:{}/{database}", self.redis_port)
+    }
+
+    /// The NATS server.
+    pub fn nats_url(&self) -> String {
+        format!("nats://127.0.0.1:{}", self.nats_port)
+    }
+}
+
+/// How long a server may take to start.
+const START_LIMIT: Duration = Duration::from_mins(1);
+
+/// Redis databases of one server: one per site.
+pub const REDIS_DATABASES: u32 = 4096;
+
+fn start_postgres(directory: &Path) -> (Process, u16) {
+    let data = directory.join("postgres");
+    std::fs::create_dir(&data).expect("a directory can be made");
+    let is_root = is_root();
+    if is_root {
+        let status = Command::new("chown").arg(postgres_user()).arg(&data).status();
+        assert!(status.is_ok_and(|status| status.success()), "cannot give {} to {}", data.display(), postgres_user());
+    }
+    let as_another = |program: &str| {
+        let mut command = Command::new(if is_root { PathBuf::from("setpriv") } else { postgres_program(program) });
+        if is_root {
+            // Postgres refuses to run as root.
+            let (user, group) = (format!("--reuid={}", postgres_user()), format!("--regid={}", postgres_group()));
+            command.args([&user, &group, "--clear-groups", "--pdeathsig", "KILL"]);
+            command.arg(postgres_program(program));
+        }
+        command.current_dir(&data);
+        command
+    };
+    let init = as_another("initdb")
+        .args(["--no-sync", "--auth=trust", "--username=postgres", "--encoding=UTF8", "--locale=C", "--pgdata"])
+        .arg(&data)
+        .output()
+        .expect("Postgres is installed (tests/setup.sh)");
+    assert!(init.status.success(), "initdb: {}", String::from_utf8_lossy(&init.stderr));
+
+    let port = free_port();
+    let mut server = as_another("postgres");
+    server.arg("-D").arg(&data).args(["-p", &port.to_string(), "-k", "", "-h", "127.0.0.1"]);
+    // Nothing here has to survive a power failure.
+    for setting in ["fsync=off", "synchronous_commit=off", "full_page_writes=off", "max_connections=400"] {
+        server.args(["-c", setting]);
+    }
+    let process = Process::start(&server, &directory.join("postgres.log"));
+    wait_for_listener("postgres", port, &process);
+    // It listens before it serves.
+    let deadline = Instant::now() + START_LIMIT;
+    let ready = || {
+        Command::new(postgres_program("pg_isready"))
+            .args(["--quiet", "--host=127.0.0.1", "--port", &port.to_string()])
+            .status()
+            .is_ok_and(|status| status.success())
+    };
+    while !ready() {
+        assert!(Instant::now() < deadline, "Postgres does not get ready:\n{}", process.log());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    (process, port)
+}
+
+fn start_redis(directory: &Path) -> (Process, u16) {
+    let port = free_port();
+    let mut server = Command::new("redis-server");
+    server.args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--port", &port.to_string()]);
+    server.args(["--databases", &REDIS_DATABASES.to_string()]).current_dir(directory);
+    let process = Process::start(&server, &directory.join("redis.log"));
+    wait_for_listener("redis-server", port, &process);
+    (process, port)
+}
+
+fn start_nats(directory: &Path) -> (Process, u16) {
+    let port = free_port();
+    let mut server = Command::new("nats-server");
+    server.args(["-a", "127.0.0.1", "-p", &port.to_string()]).current_dir(directory);
+    let process = Process::start(&server, &directory.join("nats.log"));
+    wait_for_listener("nats-server", port, &process);
+    (process, port)
+}
+
+fn wait_for_listener(name: &str, port: u16, process: &Process) {
+    let deadline = Instant::now() + START_LIMIT;
+    while TcpStream::connect(("127.0.0.1", port)).is_err() {
+        assert!(Instant::now() < deadline, "{name} does not listen:\n{}", process.log());
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// Debian keeps the servers out of the path, one folder per version.
+fn postgres_program(name: &str) -> PathBuf {
+    let mut versions: Vec<PathBuf> = std::fs::read_dir("/usr/lib/postgresql")
+        .map(|entries| entries.flatten().map(|entry| entry.path().join("bin").join(name)).collect())
+        .unwrap_or_default();
+    versions.retain(|path| path.is_file());
+    versions.sort();
+    versions.pop().unwrap_or_else(|| PathBuf::from(name))
+}
+
+/// Whether we may do what only root may.
+pub fn is_root() -> bool {
+    use std::os::unix::fs::MetadataExt;
+    std::fs::metadata("/proc/self").is_ok_and(|ourselves| ourselves.uid() == 0)
+}
+
+fn has_user(name: &str) -> bool {
+    let users = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
+    users.lines().any(|line| line.split(':').next() == Some(name))
+}
+
+fn postgres_user() -> &'static str {
+    if has_user("postgres") { "postgres" } else { "nobody" }
+}
+
+fn postgres_group() -> &'static str {
+    if has_user("postgres") { "postgres" } else { "nogroup" }
+}

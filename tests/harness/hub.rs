@@ -1,0 +1,209 @@
+//! A hub under test: in this process, or `mooring serve` as a child.
+
+use std::ops::Deref;
+use std::process::{Command, ExitStatus};
+use std::time::Duration;
+
+use crate::device::TestDevice;
+use crate::door::Door;
+use crate::mooring::Mooring;
+use crate::ports::free_port;
+use crate::process::Process;
+use crate::site::{ADMIN_EMAIL, ADMIN_PASSWORD, Settings, Site};
+use crate::tls::Certificate;
+use crate::user::TestUser;
+use crate::wait::{LIMIT, wait_until};
+use crate::workspace::program;
+
+/// A running hub. Dropping it ends it.
+pub struct TestHub {
+    door: Door,
+    site: Site,
+    running: Running,
+}
+
+enum Running {
+    Inside(Option<hub::Hub>),
+    Process(Process),
+}
+
+impl TestHub {
+    pub(crate) async fn inside(site: Site, config: hub::Config, certificate: Option<Certificate>) -> Self {
+        let hub = tokio::task::spawn_blocking(move || hub::Hub::start(config)).await.expect("the start does not panic");
+        let hub = hub.unwrap_or_else(|error| panic!("the hub does not start: {error:#}"));
+        let door = match certificate {
+            Some(certificate) => Door::tls(hub.address(), certificate),
+            None => Door::plain(hub.address()),
+        };
+        let this = Self { door, running: Running::Inside(Some(hub)), site };
+        this.ensure_admin().await;
+        this
+    }
+
+    pub(crate) async fn process(site: Site, settings: &Settings) -> Self {
+        let port = free_port();
+        let address = ([127, 0, 0, 1], port).into();
+        let mut command = Command::new(program("mooring"));
+        command.args(["serve", "--listen", &format!("127.0.0.1:{port}")]);
+        command.envs(site.environment()).envs(settings.iter().copied());
+        command.env("MOORING_LOG", "info");
+        let mut process = Process::start(&command, &site.directory().join(format!("serve-{port}.log")));
+        let door = Door::plain(address);
+        wait_until(LIMIT, "a hub in a child process", async || {
+            assert!(process.ended().is_none(), "the hub does not start:\n{}", process.log());
+            (door.is_open().await && door.get("/health/live").await.status == 200).then_some(())
+        })
+        .await;
+        let this = Self { door, site, running: Running::Process(process) };
+        this.ensure_admin().await;
+        this
+    }
+
+    async fn ensure_admin(&self) {
+        if !self.site.needs_admin() {
+            return;
+        }
+        match &self.running {
+            Running::Inside(hub) => {
+                let accounts = hub.as_ref().expect("it runs").accounts().clone();
+                accounts.add_user(ADMIN_EMAIL, ADMIN_PASSWORD, None).await.expect("the first user can be made");
+            }
+            // Also shows that users can be added while the hub runs.
+            Running::Process(_) => {
+                Mooring::in_site(&self.site).add_user(ADMIN_EMAIL, ADMIN_PASSWORD).await;
+            }
+        }
+    }
+
+    /// Where it listens.
+    pub fn door(&self) -> &Door {
+        &self.door
+    }
+
+    /// The place it keeps things in.
+    pub fn site(&self) -> &Site {
+        &self.site
+    }
+
+    /// The user that is always there, logged in.
+    pub async fn user(&self) -> TestUser {
+        TestUser::log_in(&self.door, ADMIN_EMAIL, ADMIN_PASSWORD).await
+    }
+
+    /// Another user, made by the first one and logged in.
+    pub async fn another_user(&self, email: &str) -> TestUser {
+        let admin = self.user().await;
+        admin.add_user(email, ADMIN_PASSWORD).await;
+        TestUser::log_in(&self.door, email, ADMIN_PASSWORD).await
+    }
+
+    /// A device that has not asked yet, with an identity and an Ed25519 key of its own.
+    pub fn device(&self) -> TestDevice {
+        TestDevice::new(&self.door)
+    }
+
+    /// A device that was accepted and holds a token.
+    pub async fn accepted_device(&self) -> TestDevice {
+        self.accepted_by(&self.user().await).await
+    }
+
+    /// The same, for stories that have a user already.
+    pub async fn accepted_by(&self, user: &TestUser) -> TestDevice {
+        let mut device = self.device();
+        device.join(user).await;
+        device
+    }
+
+    /// Makes the actor of a connected device panic.
+    ///
+    /// # Panics
+    /// When the hub is not in this process, or the device not connected to it.
+    pub fn crash_device(&self, id: &str) {
+        let id = id.parse().expect("a device id");
+        assert!(self.hub().faults().crash_device(id), "the device is not connected");
+    }
+
+    /// The names of the hub's services.
+    pub fn services(&self) -> Vec<&'static str> {
+        self.hub().faults().services()
+    }
+
+    /// Makes a service panic.
+    pub fn crash_service(&self, name: &str) {
+        assert!(self.hub().faults().crash_service(name), "there is no service {name}");
+    }
+
+    /// How often a service was restarted.
+    pub fn restarts(&self, name: &str) -> u64 {
+        self.hub().faults().restarts(name).expect("there is such a service")
+    }
+
+    fn hub(&self) -> &hub::Hub {
+        match &self.running {
+            Running::Inside(hub) => hub.as_ref().expect("it runs"),
+            Running::Process(_) => panic!("only a hub in this process can be broken from the inside"),
+        }
+    }
+
+    /// Stops it in good order and waits until it has stopped.
+    pub async fn stop(mut self) -> Site {
+        match &mut self.running {
+            Running::Inside(hub) => {
+                let hub = hub.take().expect("it runs");
+                tokio::task::spawn_blocking(move || hub.stop()).await.expect("the stop does not panic");
+            }
+            Running::Process(process) => {
+                process.signal("TERM");
+                process.end(LIMIT).await;
+            }
+        }
+        self.site.clone()
+    }
+
+    /// The child process.
+    ///
+    /// # Panics
+    /// When the hub is in this process.
+    pub fn child(&mut self) -> &mut Process {
+        match &mut self.running {
+            Running::Process(process) => process,
+            Running::Inside(_) => panic!("this hub is no child process"),
+        }
+    }
+
+    /// `kill -9`.
+    pub fn kill(&mut self) {
+        self.child().kill();
+    }
+
+    /// Waits until the child process has ended by itself.
+    pub async fn end(&mut self, limit: Duration) -> ExitStatus {
+        self.child().end(limit).await
+    }
+
+    /// Memory of the child process that no file backs, in bytes: its heap and stacks.
+    pub fn anonymous_memory(&mut self) -> u64 {
+        let path = format!("/proc/{}/status", self.child().pid());
+        let status = std::fs::read_to_string(path).expect("the hub runs");
+        let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).expect("the kernel says so");
+        let kilobytes: u64 = line.trim().trim_end_matches(" kB").parse().expect("a number");
+        kilobytes * 1024
+    }
+}
+
+impl Deref for TestHub {
+    type Target = Door;
+
+    fn deref(&self) -> &Door {
+        &self.door
+    }
+}
+
+impl Drop for TestHub {
+    fn drop(&mut self) {
+        if let Running::Inside(hub) = &mut self.running {
+            // Waits until it has stopped, since the site's database goes next.
+            drop(hub.take());
+        }
+    }
+}

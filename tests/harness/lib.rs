@@ -1,0 +1,75 @@
+//! What the stories in `tests/e2e` are told with: hubs, and everybody who talks to them.
+//!
+//! ```text
+//!   Set ──▶ Site ──▶ TestHub          a hub in this process, or `mooring serve` as a child
+//!                      ▲
+//!     TestUser ────────┤ HTTP         real clients, speaking only the wire
+//!     TestDevice ──────┤ HTTP, websocket with the raw bytes in the test's hands
+//!     RealDevice ──────┤ unmodified mender-client and mender-connect
+//!     MenderCli ───────┘ unmodified mender-cli
+//! ```
+//!
+//! A [`Set`] says which backends: the embedded ones, or private Postgres, Redis and NATS servers that live as long as the
+//! test process. A [`Site`] is one fresh place in them, so no test sees another's data.
+
+mod answer;
+mod backends;
+mod balancer;
+mod device;
+mod door;
+mod hub;
+mod issuer;
+mod key;
+mod mender_cli;
+mod message;
+mod mooring;
+pub mod msgpack;
+mod ports;
+mod process;
+mod raw_http;
+mod real_device;
+mod shell;
+mod site;
+mod socket;
+mod terminal_screen;
+mod tls;
+mod user;
+mod wait;
+mod workspace;
+
+pub use answer::Answer;
+pub use backends::Set;
+pub use balancer::Balancer;
+pub use device::{AuthRequest, TestDevice};
+pub use door::Door;
+pub use hub::TestHub;
+pub use issuer::Issuer;
+pub use key::Key;
+pub use mender_cli::MenderCli;
+pub use message::{Heard, Packet, Prop};
+pub use mooring::Mooring;
+pub use process::{Output, Process};
+pub use raw_http::raw_request;
+pub use real_device::RealDevice;
+pub use shell::{Shell, answer_like_a_shell};
+pub use site::{ADMIN_EMAIL, ADMIN_PASSWORD, Settings, Site};
+pub use socket::{Closed, Event, Socket};
+pub use terminal_screen::TerminalScreen;
+pub use tls::Certificate;
+pub use user::{TestUser, claims, part};
+pub use wait::{LIMIT, turn_of_the_heavy, wait_until, within};
+pub use workspace::{repository, temporary_directory};
+
+/// Runs stories against both sets of backends: each story `async fn story(set: Set)` becomes the tests
+/// `embedded::story` and `production::story`.
+#[macro_export]
+macro_rules! both_sets {
+    ([$($story:ident),+ $(,)?]) => {
+        mod embedded {
+            $(#[tokio::test] async fn $story() { super::$story($crate::Set::Embedded).await; })+
+        }
+        mod production {
+            $(#[tokio::test] async fn $story() { super::$story($crate::Set::Production).await; })+
+        }
+    };
+}

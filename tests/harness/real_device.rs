@@ -1,0 +1,213 @@
+//! A device made of the unmodified `mender-client` and `mender-connect` packages, headless.
+//!
+//! Three processes: a D-Bus daemon of its own, `mender-connect`, `mender`. The client reads three files from fixed places;
+//! it gets them in a mount namespace of its own, so that the machine keeps its files and devices do not share theirs.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::backends::is_root;
+use crate::door::Door;
+use crate::process::Process;
+use crate::tls::Certificate;
+use crate::user::TestUser;
+use crate::wait::{LIMIT, wait_until};
+use crate::workspace::temporary_directory;
+
+/// The places of the client's fixed files, and what our copies are called.
+const FIXED: [(&str, &str); 3] =
+    [("etc", "/etc/mender"), ("identity", "/usr/share/mender/identity"), ("inventory", "/usr/share/mender/inventory")];
+
+/// The agent may wait for ten seconds twice before it looks whether it could connect.
+const CONNECT_LIMIT: Duration = Duration::from_mins(1);
+
+/// A running device.
+pub struct RealDevice {
+    directory: PathBuf,
+    mac: String,
+    client: Process,
+    connect: Process,
+    _bus: Process,
+}
+
+impl RealDevice {
+    /// Starts one that knows this address.
+    pub async fn start(door: &Door) -> Self {
+        Self::start_with(door, None).await
+    }
+
+    /// Starts one that trusts this certificate.
+    pub async fn start_trusting(door: &Door, certificate: &Certificate) -> Self {
+        Self::start_with(door, Some(certificate)).await
+    }
+
+    async fn start_with(door: &Door, certificate: Option<&Certificate>) -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(1);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let mac = format!("06:00:00:00:{:02x}:{:02x}", number >> 8 & 0xff, number & 0xff);
+        let directory = temporary_directory();
+        write_files(&directory, door, certificate);
+
+        let socket = directory.join("bus.sock");
+        let mut bus = Command::new("dbus-daemon");
+        bus.arg(format!("--config-file={}/bus.conf", directory.display())).args(["--nofork", "--nopidfile"]);
+        let bus = Process::start(&bus, &directory.join("bus.log"));
+        wait_until(LIMIT, "the D-Bus daemon", async || socket.exists().then_some(())).await;
+
+        // mender-connect learns the token by a signal, so it has to listen before the client speaks. Started the other
+        // way round it waits ten seconds before it looks.
+        let bus_address = format!("unix:path={}", socket.display());
+        let mut connect = Command::new("mender-connect");
+        connect.arg("--config").arg(directory.join("connect.conf")).args(["--debug", "daemon"]);
+        connect.env("DBUS_SYSTEM_BUS_ADDRESS", &bus_address);
+        let connect = Process::start(&connect, &directory.join("connect.log"));
+        connect.printed("call to GetJWTToken", LIMIT).await;
+
+        let client = Process::start(&client_command(&directory, &bus_address, &mac), &directory.join("client.log"));
+        Self { directory, mac, client, connect, _bus: bus }
+    }
+
+    /// Who it is.
+    pub fn identity(&self) -> Value {
+        json!({"mac": self.mac})
+    }
+
+    /// Waits until it has asked to join, lets `user` accept it, and waits until its websocket is there; its id.
+    ///
+    /// # Panics
+    /// When it does not get that far; its log is in the message.
+    pub async fn join(&self, user: &TestUser) -> String {
+        let identity = self.identity();
+        wait_until(LIMIT, "a real device to ask to join", async || user.device_with(&identity).await).await;
+        let id = user.accept(&identity).await;
+        self.connected(user, &id, true).await;
+        id
+    }
+
+    /// Waits until the hub says that it is connected, or that it is not.
+    ///
+    /// # Panics
+    /// When that does not come; its log is in the message.
+    pub async fn connected(&self, user: &TestUser, id: &str, wanted: bool) {
+        let wanted = if wanted { "connected" } else { "disconnected" };
+        let deadline = Instant::now() + CONNECT_LIMIT;
+        loop {
+            let answer = user.connection(id).await;
+            if answer.status == 200 && answer.json()["status"] == wanted {
+                return;
+            }
+            assert!(
+                Instant::now() < deadline,
+                "a real device is not {wanted}: {answer}\n{}\n{}",
+                self.connect.log(),
+                self.client.log()
+            );
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// Makes it send its inventory now.
+    pub fn send_inventory(&self) {
+        self.client.signal("USR2");
+    }
+
+    /// `kill -9` for the program that holds the websocket.
+    pub fn kill_connect(&mut self) {
+        self.connect.kill();
+    }
+
+    /// What the client has logged.
+    pub fn client_log(&self) -> String {
+        self.client.log()
+    }
+
+    /// A file on the device, for its shell to write.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.directory.join(name)
+    }
+}
+
+fn client_command(directory: &Path, bus_address: &str, mac: &str) -> Command {
+    let mounts = FIXED.map(|(ours, theirs)| format!("mount --bind {}/{ours} {theirs}", directory.display()));
+    let script = format!("{} && exec mender \"$@\"", mounts.join(" && "));
+    let mut command = Command::new("unshare");
+    command.arg("--mount");
+    if !is_root() {
+        command.arg("--map-root-user");
+    }
+    command.args(["sh", "-c", &script, "mender"]);
+    command.arg("--config").arg(directory.join("mender.conf"));
+    // Keeps a stray configuration of the machine out of the test.
+    command.arg("--fallback-config").arg(directory.join("none"));
+    command.arg("--data").arg(directory.join("data")).args(["--no-syslog", "daemon"]);
+    command.env("DBUS_SYSTEM_BUS_ADDRESS", bus_address).env("TEST_MAC", mac);
+    command
+}
+
+fn write_files(directory: &Path, door: &Door, certificate: Option<&Certificate>) {
+    for name in ["data", "etc", "identity", "inventory"] {
+        std::fs::create_dir(directory.join(name)).expect("a directory can be made");
+    }
+    let write = |name: &str, text: &str| std::fs::write(directory.join(name), text).expect("a file can be written");
+    write("etc/artifact_info", "artifact_name=e2e-0\n");
+    write("device_type", "device_type=e2e\n");
+    write("identity/mender-device-identity", "#!/bin/sh\necho \"mac=$TEST_MAC\"\n");
+    write(
+        "inventory/mender-inventory-e2e",
+        "#!/bin/sh\necho 'e2e_one=1'\necho 'e2e_list=a'\necho 'e2e_list=b'\n",
+    );
+    for script in ["identity/mender-device-identity", "inventory/mender-inventory-e2e"] {
+        make_executable(&directory.join(script));
+    }
+    let socket = directory.join("bus.sock");
+    write("bus.conf", &BUS_CONFIG.replace("SOCKET", &socket.display().to_string()));
+    let mut client = json!({
+        "ServerURL": door.url(),
+        "UpdatePollIntervalSeconds": 5,
+        "InventoryPollIntervalSeconds": 5,
+        "RetryPollIntervalSeconds": 1,
+        "DeviceTypeFile": directory.join("device_type"),
+        "TenantToken": "",
+    });
+    if let Some(certificate) = certificate {
+        client["ServerCertificate"] = json!(certificate.file());
+    }
+    write("mender.conf", &client.to_string());
+    let connect = json!({
+        // Plain sh: bash would put escape sequences between the lines.
+        "ShellCommand": "/bin/sh",
+        "ShellArguments": [],
+        "User": whoami(),
+        "ReconnectIntervalSeconds": 1,
+        "Sessions": {"MaxPerUser": 10},
+        "Terminal": {"Width": 80, "Height": 24},
+    });
+    write("connect.conf", &connect.to_string());
+}
+
+fn whoami() -> String {
+    let output = Command::new("id").arg("-un").output().expect("id is everywhere");
+    String::from_utf8_lossy(&output.stdout).trim().to_owned()
+}
+
+fn make_executable(path: &Path) {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).expect("it is ours");
+}
+
+const BUS_CONFIG: &str = r#"<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-BUS Bus Configuration 1.0//EN"
+ "http://www.freedesktop.org/standards/dbus/1.0/busconfig.dtd">
+<busconfig>
+  <type>system</type>
+  <listen>unix:path=SOCKET</listen>
+  <auth>EXTERNAL</auth>
+  <policy context="default">
+    <allow user="*"/> <allow own="*"/>
+    <allow send_destination="*"/> <allow receive_sender="*"/>
+  </policy>
+</busconfig>
+"#;

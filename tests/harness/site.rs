@@ -1,0 +1,159 @@
+//! One fresh place in a set of backends, where the hubs of one story keep what they remember.
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use crate::backends::{REDIS_DATABASES, Servers, Set};
+use crate::hub::TestHub;
+use crate::tls::Certificate;
+use crate::workspace::temporary_directory;
+
+/// Address of the user that exists in every site.
+pub const ADMIN_EMAIL: &str = "admin@example.com";
+
+/// That user's password.
+pub const ADMIN_PASSWORD: &str = "correct horse battery staple";
+
+/// Settings of a hub in a child process: environment variables and their values.
+pub type Settings = [(&'static str, &'static str)];
+
+/// A place for hubs. Several hubs in the same site are nodes of one cluster, or one hub that was restarted.
+#[derive(Clone)]
+pub struct Site {
+    place: Arc<Place>,
+}
+
+struct Place {
+    set: Set,
+    directory: PathBuf,
+    database: Option<String>,
+    database_url: String,
+    redis_url: Option<String>,
+    nats_url: Option<String>,
+    nats_prefix: String,
+    has_admin: Mutex<bool>,
+}
+
+impl Site {
+    pub(crate) fn new(set: Set) -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let directory = temporary_directory();
+        let nats_prefix = format!("site-{number}");
+        let place = match set {
+            Set::Embedded => Place {
+                set,
+                database: None,
+                database_url: format!("sqlite:{}", directory.join("mooring.db").display()),
+                redis_url: None,
+                nats_url: None,
+                nats_prefix,
+                has_admin: Mutex::default(),
+                directory,
+            },
+            Set::Production => {
+                let servers = Servers::shared();
+                let database = format!("site_{number}");
+                assert!(number < REDIS_DATABASES, "more sites than Redis databases");
+                Place {
+                    set,
+                    database_url: servers.create_database(&database),
+                    database: Some(database),
+                    redis_url: Some(servers.redis_url(number)),
+                    nats_url: Some(servers.nats_url()),
+                    nats_prefix,
+                    has_admin: Mutex::default(),
+                    directory,
+                }
+            }
+        };
+        Self { place: Arc::new(place) }
+    }
+
+    /// Which backends it is in.
+    pub fn set(&self) -> Set {
+        self.place.set
+    }
+
+    /// Its directory.
+    pub fn directory(&self) -> &std::path::Path {
+        &self.place.directory
+    }
+
+    /// A hub in this process.
+    pub async fn hub(&self) -> TestHub {
+        self.hub_with(|_| {}).await
+    }
+
+    /// A hub in this process, with settings changed.
+    pub async fn hub_with(&self, change: impl FnOnce(&mut hub::Config)) -> TestHub {
+        let mut config = self.config();
+        change(&mut config);
+        TestHub::inside(self.clone(), config, None).await
+    }
+
+    /// A hub in this process that speaks TLS with this certificate.
+    pub async fn tls_hub(&self, certificate: &Certificate) -> TestHub {
+        let mut config = self.config();
+        config.api.tls_cert = Some(certificate.file());
+        config.api.tls_key = Some(certificate.key_file());
+        TestHub::inside(self.clone(), config, Some(certificate.clone())).await
+    }
+
+    /// A hub as a child process: it can be killed, and its memory measured.
+    pub async fn process(&self, settings: &Settings) -> TestHub {
+        TestHub::process(self.clone(), settings).await
+    }
+
+    /// The settings of a hub in this place.
+    fn config(&self) -> hub::Config {
+        let place = &*self.place;
+        let mut config = hub::Config::default();
+        config.data_dir.clone_from(&place.directory);
+        config.api.listen = ([127, 0, 0, 1], 0).into();
+        // A test that stops its hub has few devices, and none that would come back all at once.
+        config.api.sockets.drain_window = Duration::from_millis(100);
+        config.storage.database_url.clone_from(&place.database_url);
+        config.storage.pool_size = 5;
+        // A busy machine is not an outage.
+        config.storage.acquire_timeout = Duration::from_secs(20);
+        config.storage.redis_url = place.redis_url.as_deref().map(Into::into);
+        config.actors.nats_url = place.nats_url.as_deref().map(Into::into);
+        config.actors.nats_prefix.clone_from(&place.nats_prefix);
+        config
+    }
+
+    /// The same settings as environment variables.
+    pub(crate) fn environment(&self) -> Vec<(String, String)> {
+        let place = &*self.place;
+        let mut variables = vec![
+            ("MOORING_DATA_DIR".to_owned(), place.directory.display().to_string()),
+            ("MOORING_DATABASE_URL".to_owned(), place.database_url.clone()),
+            ("MOORING_API__SOCKETS__DRAIN_WINDOW".to_owned(), "100ms".to_owned()),
+            ("MOORING_STORAGE__ACQUIRE_TIMEOUT".to_owned(), "20s".to_owned()),
+            ("MOORING_STORAGE__POOL_SIZE".to_owned(), "5".to_owned()),
+            ("MOORING_ACTORS__NATS_PREFIX".to_owned(), place.nats_prefix.clone()),
+        ];
+        variables.extend(place.redis_url.clone().map(|url| ("MOORING_REDIS_URL".to_owned(), url)));
+        variables.extend(place.nats_url.clone().map(|url| ("MOORING_NATS_URL".to_owned(), url)));
+        variables
+    }
+
+    /// Whether the caller is the first to ask, and therefore has to make the first user.
+    pub(crate) fn needs_admin(&self) -> bool {
+        !std::mem::replace(&mut *self.place.has_admin.lock().expect("nobody panics with the lock"), true)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if let Some(database) = &self.database {
+            // A failed test leaves its database: it may be wanted, and the server goes in a moment anyway.
+            if !std::thread::panicking() {
+                Servers::shared().drop_database(database);
+            }
+        }
+    }
+}
