@@ -215,7 +215,8 @@ impl<E> DeviceLink<E> {
             return vec![];
         }
         state.skipping = Some(Skipping::ToLineStart { passed: 0 });
-        let notice = format!("\r\n\x1b[0m[mooring: {skipped} bytes of output skipped, this terminal reads too slowly]\r\n");
+        let notice =
+            format!("\r\n\x1b[0m[mooring: {skipped} bytes of output skipped, this terminal reads too slowly]\r\n");
         let message = Compose {
             proto: proto::SHELL,
             typ: "shell",
@@ -273,7 +274,8 @@ impl<E> DeviceLink<E> {
         let count = self.sessions.len();
         let in_turn = |step: usize| (self.turn + step) % count;
         let first = (0..count).map(in_turn).find(|at| self.sessions[*at].outbox.head_len().is_some())?;
-        let small = (0..count).map(in_turn).find(|at| self.sessions[*at].outbox.head_len().is_some_and(|len| len <= SMALL));
+        let small =
+            (0..count).map(in_turn).find(|at| self.sessions[*at].outbox.head_len().is_some_and(|len| len <= SMALL));
         let at = match small {
             Some(small) if small != first && self.streak < STREAK => {
                 self.streak += 1;

@@ -9,7 +9,7 @@ mod rewrite;
 
 use bytes::Bytes;
 use cursor::Cursor;
-pub use rewrite::{for_device, for_operator, Refused, DEVICE_MESSAGE_LIMIT, SHELL_PIECE};
+pub use rewrite::{DEVICE_MESSAGE_LIMIT, Refused, SHELL_PIECE, for_device, for_operator};
 
 /// Which protocol a message belongs to (`hdr.proto`).
 pub mod proto {
@@ -257,7 +257,8 @@ mod tests {
         let text = bytes("82 a3686472 81 a570726f746f 01 a4626f6479 a36c730d");
         assert_eq!(Message::read(&text).unwrap().body, Body::Text(b"ls\r"));
 
-        let nils = bytes("83 a3686472 84 a570726f746f 01 a3747970 c0 a3736964 c0 a570726f7073 c0 a4626f6479 c0 a178 93010203");
+        let nils =
+            bytes("83 a3686472 84 a570726f746f 01 a3747970 c0 a3736964 c0 a570726f7073 c0 a4626f6479 c0 a178 93010203");
         let message = Message::read(&nils).unwrap();
         assert_eq!((message.typ, message.sid, message.body), ("", "", Body::Absent));
     }
@@ -307,7 +308,10 @@ mod tests {
         }
         .to_bytes();
         let message = Message::read(&composed).unwrap();
-        assert_eq!((message.typ, message.int_prop("status"), message.text_prop("user_id")), ("stop", Some(2), Some("u")));
+        assert_eq!(
+            (message.typ, message.int_prop("status"), message.text_prop("user_id")),
+            ("stop", Some(2), Some("u"))
+        );
         assert_eq!(message.body, Body::Binary(b"user disconnected"));
     }
 }

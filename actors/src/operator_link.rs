@@ -134,13 +134,8 @@ impl OperatorLink {
             msgproto: u16,
             msgtype: &'a str,
         }
-        let body = ErrorBody {
-            err: refused.to_string(),
-            close: false,
-            code: 413,
-            msgproto: read.proto,
-            msgtype: read.typ,
-        };
+        let body =
+            ErrorBody { err: refused.to_string(), close: false, code: 413, msgproto: read.proto, msgtype: read.typ };
         let body = rmp_serde::to_vec_named(&body).expect("a plain struct encodes");
         Compose { proto: proto::CONTROL, typ: "error", sid: &self.sid, body: &body, ..Compose::default() }.to_bytes()
     }
@@ -168,7 +163,7 @@ mod tests {
     #[test]
     fn a_large_paste_waits_for_credit_and_loses_nothing() {
         let mut link = link();
-        link.hear(&shell("shell", &[b'x'; 100_000])).unwrap();
+        link.hear(&shell("shell", &vec![b'x'; 100_000])).unwrap();
         let mut received = 0;
         while let Some(message) = link.next_for_device() {
             received += Message::read(&message).unwrap().body.bytes().len();
@@ -199,7 +194,10 @@ mod tests {
         link.hear(&shell("new", b"")).unwrap();
         let stop = link.farewell(gone).unwrap();
         let read = Message::read(&stop).unwrap();
-        assert_eq!((read.typ, read.int_prop("status"), read.body.bytes()), ("stop", Some(2), &b"device disconnected"[..]));
+        assert_eq!(
+            (read.typ, read.int_prop("status"), read.body.bytes()),
+            ("stop", Some(2), &b"device disconnected"[..])
+        );
         assert_eq!(link.farewell(gone), None);
     }
 

@@ -91,11 +91,10 @@ impl Reach {
             return Ok(Some(ConnectionStatus { connected: true, created: row.created, updated }));
         }
         let connected = match row.node {
-            Some(node) if row.connected && node != self.bus.node() => match self.presence.is_alive(node).await {
-                Ok(alive) => alive,
-                // Without the shared store the row is the best that is known.
-                Err(_) => true,
-            },
+            // Without the shared store the row is the best that is known.
+            Some(node) if row.connected && node != self.bus.node() => {
+                self.presence.is_alive(node).await.unwrap_or(true)
+            }
             _ => false,
         };
         Ok(Some(ConnectionStatus { connected, created: row.created, updated: row.updated }))

@@ -97,16 +97,14 @@ impl Registry {
     /// A device has connected. The connection with the greatest epoch stays.
     pub fn enter(&self, device: DeviceId, connection: ConnectedDevice) -> Entered {
         let mut shard = self.shard(device).write();
-        match shard.get(&device) {
-            Some(present) if present.epoch >= connection.epoch => Entered::Superseded,
-            _ => match shard.insert(device, connection) {
-                Some(older) => Entered::Replaced(older.to),
-                None => {
-                    self.0.device_count.fetch_add(1, Ordering::Relaxed);
-                    Entered::First
-                }
-            },
+        if shard.get(&device).is_some_and(|present| present.epoch >= connection.epoch) {
+            return Entered::Superseded;
         }
+        if let Some(older) = shard.insert(device, connection) {
+            return Entered::Replaced(older.to);
+        }
+        self.0.device_count.fetch_add(1, Ordering::Relaxed);
+        Entered::First
     }
 
     /// A connection has ended. Says whether it was the current one; a late end of an older connection changes nothing.
@@ -249,7 +247,12 @@ mod tests {
     async fn sessions_per_user_have_a_limit() {
         let registry = Registry::default();
         let user = UserId::new("u");
-        let operator = || ConnectedOperator { user: user.clone(), token: TokenId::random(), to: Nobody.start().recipient(), device_node: None };
+        let operator = || ConnectedOperator {
+            user: user.clone(),
+            token: TokenId::random(),
+            to: Nobody.start().recipient(),
+            device_node: None,
+        };
         let sessions = [SessionId::random(), SessionId::random(), SessionId::random()];
         assert_eq!(registry.enter_operator(sessions[0], operator(), 2), Ok(()));
         assert_eq!(registry.enter_operator(sessions[1], operator(), 2), Ok(()));

@@ -40,6 +40,27 @@ impl Default for Config {
     }
 }
 
+impl Config {
+    /// What is wrong with these settings, in a sentence that begins with the key; `None` if nothing is.
+    pub fn fault(&self) -> Option<String> {
+        // The lower bound lets any message pass; the upper one keeps each within what NATS takes.
+        let allowed = 16 * 1024..=768 * 1024;
+        for (key, window) in
+            [("to_device_window", self.to_device_window), ("to_operator_window", self.to_operator_window)]
+        {
+            if !allowed.contains(&window) {
+                return Some(format!("{key} is {window}: expected 16 KiB to 768 KiB"));
+            }
+        }
+        for (key, limit) in [("per_device", self.per_device), ("per_user", self.per_user)] {
+            if limit == 0 {
+                return Some(format!("{key} is 0: expected at least 1"));
+            }
+        }
+        None
+    }
+}
+
 /// What a queued message costs beside its bytes: its place in a queue and the allocator's share. Without it a flood of tiny
 /// messages would pass a limit in bytes many times over.
 pub const MESSAGE_OVERHEAD: usize = 256;

@@ -59,7 +59,8 @@ impl StatusQueue {
             if batch.is_empty() {
                 return Ok(());
             }
-            metrics::histogram!(crate::metrics::STATUS_BATCH).record(f64::from(u32::try_from(batch.len()).unwrap_or(u32::MAX)));
+            metrics::histogram!(crate::metrics::STATUS_BATCH)
+                .record(f64::from(u32::try_from(batch.len()).unwrap_or(u32::MAX)));
             connections.record(&batch).await?;
             {
                 let mut waiting = self.0.lock();
@@ -163,7 +164,14 @@ mod tests {
     use super::*;
 
     fn change(device: DeviceId, epoch: i64, connected: bool) -> ConnectionChange {
-        ConnectionChange { device, node: NodeId::random(), epoch: Epoch(epoch), connected, at: Timestamp(0), reason: None }
+        ConnectionChange {
+            device,
+            node: NodeId::random(),
+            epoch: Epoch(epoch),
+            connected,
+            at: Timestamp(0),
+            reason: None,
+        }
     }
 
     #[test]

@@ -16,7 +16,7 @@ const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 /// A service that ran this long has recovered: its next restart is quick again.
-const RECOVERED_AFTER: Duration = Duration::from_secs(60);
+const RECOVERED_AFTER: Duration = Duration::from_mins(1);
 
 /// Held by a service's actor; its end is the actor's end.
 pub struct Alive(#[expect(dead_code, reason = "its drop is the signal")] oneshot::Sender<()>);
@@ -48,12 +48,7 @@ impl<A: Actor<Context = Context<A>>> Clone for Service<A> {
 impl<A: Actor<Context = Context<A>>> Service<A> {
     /// Starts the actor that `make` builds on `arbiter`, and again whenever it ends.
     pub fn start(name: &'static str, arbiter: &ArbiterHandle, make: impl Fn(Alive) -> A + Send + 'static) -> Self {
-        let service = Self {
-            name,
-            current: Arc::default(),
-            restarts: Arc::default(),
-            retired: Arc::default(),
-        };
+        let service = Self { name, current: Arc::default(), restarts: Arc::default(), retired: Arc::default() };
         let watched = service.clone();
         arbiter.spawn(async move {
             let mut pause = FIRST_PAUSE;

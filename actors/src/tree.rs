@@ -42,8 +42,7 @@ impl Tree {
     pub fn start(storage: &Storage, gate: &Gate, bus: &Bus, lease: Duration, arbiter: &ArbiterHandle) -> Self {
         let registry = Registry::default();
         let statuses = StatusQueue::default();
-        let reach =
-            Reach::new(registry.clone(), storage.connections.clone(), storage.presence.clone(), bus.clone());
+        let reach = Reach::new(registry.clone(), storage.connections.clone(), storage.presence.clone(), bus.clone());
         let parts = Parts { registry: registry.clone(), gate: gate.clone(), bus: bus.clone() };
 
         let status_writer = {

@@ -95,6 +95,14 @@ impl Config {
         if !matches!(self.unlimited_reported_as, -1 | 0) {
             return Some(format!("unlimited_reported_as is {}: expected -1 or 0", self.unlimited_reported_as));
         }
+        if self.metrics_token.as_ref().is_some_and(|token| !token.can_be_a_bearer()) {
+            return Some(
+                "metrics_token is *** with a space, or empty: expected printable text without spaces".to_owned(),
+            );
+        }
+        if let Some(fault) = self.sockets.fault() {
+            return Some(format!("sockets.{fault}"));
+        }
         for (name, limit) in [("login_limit", self.login_limit), ("auth_request_limit", self.auth_request_limit)] {
             if limit.interval < Duration::from_secs(1) {
                 return Some(format!("{name}.interval is {:?}: expected at least \"1s\"", limit.interval));
@@ -136,6 +144,11 @@ impl Secret {
     /// Compares in a time that does not depend on where the texts differ.
     pub fn is(&self, candidate: &str) -> bool {
         self.0.as_bytes().ct_eq(candidate.as_bytes()).into()
+    }
+
+    /// Whether it can follow `Bearer` in a header.
+    fn can_be_a_bearer(&self) -> bool {
+        !self.0.is_empty() && self.0.bytes().all(|byte| byte.is_ascii_graphic())
     }
 }
 

@@ -62,7 +62,7 @@ pub fn listen(
             HttpService::build()
                 .client_request_timeout(HEAD_LIMIT)
                 .keep_alive(KEEP_ALIVE)
-                .on_connect_ext(move |io: &actix_rt::net::TcpStream, _| tune(SockRef::from(io), stall_limit))
+                .on_connect_ext(move |io: &actix_rt::net::TcpStream, _| tune(&SockRef::from(io), stall_limit))
                 .upgrade(fn_service(upgrade(sockets)))
                 .finish(map_config(crate::app(state, routes::routes), |()| AppConfig::default()))
                 .tcp()
@@ -73,7 +73,7 @@ pub fn listen(
                 .client_request_timeout(HEAD_LIMIT)
                 .keep_alive(KEEP_ALIVE)
                 .secure()
-                .on_connect_ext(move |io: &TlsStream, _| tune(SockRef::from(io.get_ref().0), stall_limit))
+                .on_connect_ext(move |io: &TlsStream, _| tune(&SockRef::from(io.get_ref().0), stall_limit))
                 .upgrade(fn_service(upgrade(sockets)))
                 .finish(map_config(crate::app(state, routes::routes), |()| AppConfig::default()))
                 .rustls_0_23(tls.clone())
@@ -113,7 +113,7 @@ fn bind(address: SocketAddr) -> io::Result<TcpListener> {
 }
 
 /// Small messages go at once, and the kernel gives up on a peer that is gone without a word.
-fn tune(socket: SockRef<'_>, stall_limit: Duration) {
+fn tune(socket: &SockRef<'_>, stall_limit: Duration) {
     let keepalive = TcpKeepalive::new().with_time(Duration::from_mins(1)).with_interval(Duration::from_secs(15));
     let tuned = socket
         .set_tcp_nodelay(true)

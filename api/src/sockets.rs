@@ -46,6 +46,27 @@ pub struct Config {
     pub drain_window: Duration,
 }
 
+impl Config {
+    /// What is wrong with these settings, in a sentence that begins with the key; `None` if nothing is.
+    pub(crate) fn fault(&self) -> Option<String> {
+        for (key, value) in
+            [("ping_every", self.ping_every), ("silence_limit", self.silence_limit), ("stall_limit", self.stall_limit)]
+        {
+            if value < Duration::from_millis(100) {
+                return Some(format!("{key} is {value:?}: expected at least \"100ms\""));
+            }
+        }
+        if self.silence_limit <= self.ping_every {
+            return Some(format!(
+                "silence_limit is {:?}: expected more than ping_every, which is {:?}",
+                self.silence_limit, self.ping_every
+            ));
+        }
+        (self.message_limit < 8192)
+            .then(|| format!("message_limit is {}: expected at least \"8 KiB\"", self.message_limit))
+    }
+}
+
 impl Default for Config {
     fn default() -> Self {
         Self {

@@ -109,8 +109,17 @@ impl Config {
                 bail!("{key} is {}: expected {expected}, found no such file", path.display());
             }
         }
+        if self.actors.nats_url.is_some() && self.storage.redis_url.is_none() {
+            bail!(
+                "actors.nats_url is set but storage.redis_url is not: expected both, since nodes find each other's devices \
+                 in Redis"
+            );
+        }
         if let Some(fault) = self.api.fault() {
             bail!("api.{fault}");
+        }
+        if let Some(fault) = self.actors.sessions.fault() {
+            bail!("actors.sessions.{fault}");
         }
         Ok(())
     }

@@ -68,8 +68,7 @@ impl Hub {
             .name("mooring".to_owned())
             .spawn(move || run(config, &ready, stopping))
             .context("cannot start the hub's thread")?;
-        let (address, metrics_address, parts) =
-            started.recv().context("the hub ended before it was ready")??;
+        let (address, metrics_address, parts) = started.recv().context("the hub ended before it was ready")??;
         Ok(Self { address, metrics_address, parts, stop: Some(stop), thread: Some(thread) })
     }
 
@@ -196,9 +195,7 @@ async fn boot(config: Config) -> anyhow::Result<(Parts, Listening, Option<Listen
                 .context("cannot connect to the NATS server named by actors.nats_url")?,
         ),
     };
-    let keyring = Arc::new(
-        Keyring::load(&storage.keys, &config.actors).await.context("cannot load the signing keys")?,
-    );
+    let keyring = Arc::new(Keyring::load(&storage.keys, &config.actors).await.context("cannot load the signing keys")?);
     let gate = Gate::new(storage.devices.clone(), storage.users.clone(), keyring.clone(), &config.actors);
     let arbiter = actix_rt::System::current().arbiter().clone();
     let lease = config.actors.lease;

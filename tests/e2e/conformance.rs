@@ -31,7 +31,8 @@ fn rows() -> Vec<(String, String, Vec<String>)> {
     let text = fs::read_to_string(harness::repository().join("tests/CONFORMANCE.md")).unwrap();
     text.lines()
         .filter_map(|line| {
-            let cells: Vec<&str> = line.trim().strip_prefix('|')?.strip_suffix('|')?.split('|').map(str::trim).collect();
+            let cells: Vec<&str> =
+                line.trim().strip_prefix('|')?.strip_suffix('|')?.split('|').map(str::trim).collect();
             let [item, statement, tests] = cells.try_into().ok()?;
             let number = item.rsplit_once('-')?.1;
             number.parse::<u32>().ok()?;

@@ -1,6 +1,6 @@
 //! A device asks to join, and users decide.
 
-use harness::{Key, Set, TestDevice, TestUser, both_sets, wait_until, LIMIT};
+use harness::{Key, LIMIT, Set, TestDevice, TestUser, both_sets, wait_until};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 
@@ -151,7 +151,10 @@ async fn a_request_that_lacks_something_is_told_what_and_leaves_nothing(set: Set
         (json!({"pubkey": pem}).to_string(), "invalid auth request: id_data must be provided"),
         (json!({"id_data": "", "pubkey": pem}).to_string(), "invalid auth request: id_data must be provided"),
         (json!({"id_data": "{\"mac\":\"a\"}"}).to_string(), "invalid auth request: pubkey must be provided"),
-        (json!({"id_data": "{\"mac\":\"a\"}", "pubkey": ""}).to_string(), "invalid auth request: pubkey must be provided"),
+        (
+            json!({"id_data": "{\"mac\":\"a\"}", "pubkey": ""}).to_string(),
+            "invalid auth request: pubkey must be provided",
+        ),
         (
             json!({"id_data": "{\"mac\":\"a\"}", "pubkey": "garbage"}).to_string(),
             "invalid auth request: cannot decode public key",
@@ -164,7 +167,10 @@ async fn a_request_that_lacks_something_is_told_what_and_leaves_nothing(set: Set
         (json!({"id_data": "null", "pubkey": pem}).to_string(), "invalid auth request: "),
         (json!({"id_data": "no JSON", "pubkey": pem}).to_string(), "invalid auth request: "),
         (json!({"id_data": {"mac": "a"}, "pubkey": pem}).to_string(), "failed to decode auth request: "),
-        (json!({"id_data": "{\"mac\":\"a\"}", "pubkey": pem, "tenant_token": 7}).to_string(), "failed to decode auth request: "),
+        (
+            json!({"id_data": "{\"mac\":\"a\"}", "pubkey": pem, "tenant_token": 7}).to_string(),
+            "failed to decode auth request: ",
+        ),
         ("no JSON".to_owned(), "failed to decode auth request: "),
         ("[]".to_owned(), "failed to decode auth request: "),
         (String::new(), "failed to decode auth request: "),
@@ -247,7 +253,7 @@ async fn rejecting_the_accepted_set_ends_access_and_accepting_it_restores_it(set
     let hub = set.hub().await;
     let user = hub.user().await;
     let mut device = hub.accepted_by(&user).await;
-    let (id, auth_set) = (device.id.clone(), device.set());
+    let (id, auth_set, old_token) = (device.id.clone(), device.set(), device.token.clone());
     assert!(device.has_access().await);
 
     user.decide(&id, &auth_set, "rejected").await.expect(204);
@@ -259,6 +265,8 @@ async fn rejecting_the_accepted_set_ends_access_and_accepting_it_restores_it(set
     device.take_token().await;
     assert_eq!((&device.id, device.set()), (&id, auth_set));
     assert!(device.has_access().await);
+    device.token = old_token;
+    assert!(!device.has_access().await, "the token from before stays dead, though its set is accepted again");
 }
 
 async fn the_strongest_set_decides_the_status_of_the_device(set: Set) {
@@ -299,7 +307,9 @@ async fn a_rejected_set_can_be_pending_again(set: Set) {
     device.ask().await.expect(401);
     let found = user.device_with(&device.identity).await.unwrap();
     let (id, auth_set) = (id_of(&found), id_of(&sets(&found)[0]));
-    for (wanted, then) in [("rejected", "rejected"), ("rejected", "rejected"), ("pending", "pending"), ("pending", "pending")] {
+    for (wanted, then) in
+        [("rejected", "rejected"), ("rejected", "rejected"), ("pending", "pending"), ("pending", "pending")]
+    {
         user.decide(&id, &auth_set, wanted).await.expect(204);
         assert_eq!(user.device(&id).await["status"], then);
         let asked = user.get(&format!("{DEVICES}/{id}/auth/{auth_set}/status")).await.expect(200);
@@ -366,7 +376,8 @@ async fn the_inventory_follows_the_decisions(set: Set) {
     let identity = async |name: &str| {
         let answer = user.get(&format!("/api/management/v1/inventory/devices/{id}")).await.expect(200).json();
         let attributes = answer["attributes"].as_array().unwrap().clone();
-        attributes.into_iter().find(|found| found["scope"] == "identity" && found["name"] == name).unwrap()["value"].take()
+        attributes.into_iter().find(|found| found["scope"] == "identity" && found["name"] == name).unwrap()["value"]
+            .take()
     };
 
     assert_eq!(identity("mac").await, device.identity["mac"]);

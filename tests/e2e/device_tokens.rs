@@ -73,8 +73,11 @@ async fn a_revoked_token_is_dead_and_the_device_asks_for_another(set: Set) {
     assert!(!device.has_access().await, "at once");
     assert!(user.delete(&path).await.expect(404).body.is_empty());
     assert_eq!(user.device(&device.id).await["status"], "accepted");
+    let revoked = device.token.clone();
     device.take_token().await;
     assert!(device.has_access().await);
+    device.token = revoked;
+    assert!(!device.has_access().await, "the next token does not bring the revoked one back");
 }
 
 async fn an_expired_token_is_refused_as_any_other(set: Set) {
@@ -132,7 +135,10 @@ async fn tokens_that_this_hub_did_not_issue_are_refused(set: Set) {
         ("no issuer", ours.reissue(&good, |_, claims| claims["iss"] = json!(""))),
         ("an expiry in the past", ours.reissue(&good, |_, claims| claims["exp"] = json!(number(&claims["iat"]) - 10))),
         ("a tenant", ours.reissue(&good, |_, claims| claims["mender.tenant"] = json!("5f0e2f7a"))),
-        ("another device", ours.reissue(&good, |_, claims| claims["sub"] = json!("3f8f5c8e-0000-4000-8000-000000000000"))),
+        (
+            "another device",
+            ours.reissue(&good, |_, claims| claims["sub"] = json!("3f8f5c8e-0000-4000-8000-000000000000")),
+        ),
         ("another set", ours.reissue(&good, |_, claims| claims["jti"] = json!("3f8f5c8e-0000-4000-8000-000000000000"))),
         ("not a device's", ours.reissue(&good, |_, claims| claims["mender.device"] = json!(false))),
         ("a user's", user.token.clone()),

@@ -94,7 +94,8 @@ async fn every_response_carries_a_request_id(set: Set) {
         }
     }
 
-    let refusal = Socket::connect(&hub, "/api/devices/v1/deviceconnect/connect", &[("X-MEN-RequestID", "mine-18")]).await;
+    let refusal =
+        Socket::connect(&hub, "/api/devices/v1/deviceconnect/connect", &[("X-MEN-RequestID", "mine-18")]).await;
     let refusal = refusal.err().unwrap().expect(401);
     assert_eq!(refusal.header("x-men-requestid"), "mine-18");
     refusal.error();
@@ -323,10 +324,9 @@ async fn the_web_ui_is_served_from_a_folder() {
 
 #[tokio::test]
 async fn every_backend_is_named_by_the_readiness_check() {
-    for (set, wanted) in [
-        (Set::Embedded, vec!["bus", "database"]),
-        (Set::Production, vec!["database", "nats", "redis"]),
-    ] {
+    for (set, wanted) in
+        [(Set::Embedded, vec!["bus", "database"]), (Set::Production, vec!["database", "nats", "redis"])]
+    {
         let hub = set.hub().await;
         let report = hub.get("/health/ready").await.expect(200).json();
         assert_eq!(report["status"], "up");
@@ -343,14 +343,14 @@ async fn metrics_need_a_token_or_a_listener_of_their_own() {
     let hub = Set::Embedded.hub().await;
     hub.get("/metrics").await.expect(404);
 
-    let hub = Set::Embedded.hub_with(|config| config.api.metrics_token = Some("open sesame".into())).await;
+    let hub = Set::Embedded.hub_with(|config| config.api.metrics_token = Some("open-sesame".into())).await;
     let user = hub.user().await;
     let device = hub.accepted_by(&user).await;
     let _connected = device.connect().await;
     hub.get("/metrics").await.expect(401);
     Answer::to(user.request("GET", "/metrics")).await.expect(401);
     wait_until(LIMIT, "a metric of the connected device", async || {
-        let answer = Answer::to(hub.request("GET", "/metrics").bearer_auth("open sesame")).await.expect(200);
+        let answer = Answer::to(hub.request("GET", "/metrics").bearer_auth("open-sesame")).await.expect(200);
         answer.text().contains("devices_connected").then_some(())
     })
     .await;

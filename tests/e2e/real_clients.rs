@@ -1,6 +1,9 @@
 //! The unmodified programs that Debian ships: `mender-client`, `mender-connect`, `mender-cli`.
 
-use harness::{ADMIN_EMAIL, ADMIN_PASSWORD, Certificate, LIMIT, MenderCli, Mooring, RealDevice, Set, TestHub, both_sets, wait_until};
+use harness::{
+    ADMIN_EMAIL, ADMIN_PASSWORD, Certificate, LIMIT, MenderCli, Mooring, RealDevice, Set, TestHub, both_sets,
+    wait_until,
+};
 use serde_json::{Value, json};
 use std::time::Duration;
 
@@ -79,11 +82,12 @@ async fn a_real_device_recovers_from_an_expired_token(set: Set) {
         let time = user.device(&id).await["check_in_time"].as_str().map(str::to_owned);
         time.unwrap_or_default()
     };
-    let first = wait_until(LIMIT, "a first check-in", async || Some(last_seen().await).filter(|time| !time.is_empty())).await;
+    let first =
+        wait_until(LIMIT, "a first check-in", async || Some(last_seen().await).filter(|time| !time.is_empty())).await;
     // Every request after the first few seconds needs a token that the device has asked for by itself.
-    let refused = |log: &str| log.matches("successfully received new authorization data").count();
+    let renewals = |log: &str| log.matches("successfully received new authorization data").count();
     wait_until(Duration::from_mins(1), "the device to ask for new tokens and use them", async || {
-        (refused(&device.client_log()) >= 3 && last_seen().await > first).then_some(())
+        (renewals(&device.client_log()) >= 3 && last_seen().await > first).then_some(())
     })
     .await;
 }

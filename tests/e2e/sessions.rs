@@ -46,7 +46,10 @@ impl Scene {
 
 /// A text's bytes as hexadecimal digits.
 fn digits_of(text: &str) -> String {
-    text.bytes().flat_map(|byte| [byte >> 4, byte & 15]).filter_map(|digit| char::from_digit(digit.into(), 16)).collect()
+    text.bytes()
+        .flat_map(|byte| [byte >> 4, byte & 15])
+        .filter_map(|digit| char::from_digit(digit.into(), 16))
+        .collect()
 }
 
 async fn a_terminal_opened_by_the_web_ui_reaches_the_device_stamped(set: Set) {
@@ -58,7 +61,11 @@ async fn a_terminal_opened_by_the_web_ui_reaches_the_device_stamped(set: Set) {
 
     assert!(heard.is(1, "new"), "{heard:?}");
     assert_eq!(heard.sid().len(), 36, "{heard:?}");
-    assert!(heard.sid().chars().enumerate().all(|(at, c)| if [8, 13, 18, 23].contains(&at) { c == '-' } else { c.is_ascii_hexdigit() }));
+    assert!(heard.sid().chars().enumerate().all(|(at, c)| if [8, 13, 18, 23].contains(&at) {
+        c == '-'
+    } else {
+        c.is_ascii_hexdigit()
+    }));
     assert_eq!(heard.text("user_id"), Some(scene.user.id.as_str()));
     assert!(!heard.has_body());
 }
@@ -66,7 +73,8 @@ async fn a_terminal_opened_by_the_web_ui_reaches_the_device_stamped(set: Set) {
 async fn what_a_client_says_about_itself_is_overwritten(set: Set) {
     let mut scene = Scene::new(set).await;
     let sid = scene.sid().await;
-    let forged = Packet::shell("shell").sid("somebody-elses").prop("user_id", "somebody").prop("kept", "yes").body("ls");
+    let forged =
+        Packet::shell("shell").sid("somebody-elses").prop("user_id", "somebody").prop("kept", "yes").body("ls");
 
     scene.session.say(&forged).await;
 
@@ -84,8 +92,8 @@ async fn a_body_sent_as_text_arrives_as_bytes(set: Set) {
 
     // Text of more than 31 and of more than 255 bytes has other markers.
     for (marker, length) in [("d9 28", 40), ("da 0190", 400)] {
-        let head = format!("82 a3686472 82 a570726f746f 01 a3747970 a57368656c6c a4626f6479 {marker}");
-        scene.session.send([hex(&head), vec![b'y'; length]].concat()).await;
+        let opening = format!("82 a3686472 82 a570726f746f 01 a3747970 a57368656c6c a4626f6479 {marker}");
+        scene.session.send([hex(&opening), vec![b'y'; length]].concat()).await;
         assert_eq!(scene.device.hear().await.body(), vec![b'y'; length]);
     }
 }
@@ -164,7 +172,8 @@ async fn the_protocol_number_towards_operators_is_never_wide(set: Set) {
     let sid = scene.sid().await;
     let sid = digits_of(&sid);
     for proto in ["cf0000000000000001", "d30000000000000001", "ce00000001", "cd0001", "01"] {
-        let message = format!("82 a3686472 83 a570726f746f {proto} a3747970 a57368656c6c a3736964 d924{sid} a4626f6479 c40161");
+        let message =
+            format!("82 a3686472 83 a570726f746f {proto} a3747970 a57368656c6c a3736964 d924{sid} a4626f6479 c40161");
         scene.device.send(hex(&message)).await;
         let heard = scene.session.hear().await;
         assert!(![0xcf, 0xd3].contains(&heard.proto_marker()), "{proto} became {:02x}", heard.proto_marker());

@@ -14,7 +14,8 @@ const LONGEST_WRITE: Duration = Duration::from_secs(2);
 /// A terminal message of about this many bytes, as one websocket frame masked with zeros.
 fn frame(sid: &str, size: usize) -> Vec<u8> {
     let empty = Packet::shell("shell").sid(sid).prop("status", 1).body("").bytes().len();
-    let message = Packet::shell("shell").sid(sid).prop("status", 1).body(vec![b'x'; size.saturating_sub(empty).max(8)]).bytes();
+    let message =
+        Packet::shell("shell").sid(sid).prop("status", 1).body(vec![b'x'; size.saturating_sub(empty).max(8)]).bytes();
     let mut frame = match u16::try_from(message.len()).expect("a message below 64 KiB") {
         length @ 0..126 => vec![0x82, 0x80 | u8::try_from(length).expect("it was just compared")],
         length => [&[0x82, 0xfe][..], &length.to_be_bytes()].concat(),

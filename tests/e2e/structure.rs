@@ -101,8 +101,19 @@ fn the_top_level_is_what_it_was_agreed_to_be() {
         .filter(|name| !name.starts_with('.') && name != "target")
         .collect();
     names.sort();
-    let mut wanted =
-        ["Cargo.lock", "Cargo.toml", "LICENSE", "Makefile", "README.md", "actors", "api", "hub", "loadtest", "storage", "tests"];
+    let mut wanted = [
+        "Cargo.lock",
+        "Cargo.toml",
+        "LICENSE",
+        "Makefile",
+        "README.md",
+        "actors",
+        "api",
+        "hub",
+        "loadtest",
+        "storage",
+        "tests",
+    ];
     wanted.sort_unstable();
     assert_eq!(names, wanted);
 }

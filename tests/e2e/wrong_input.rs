@@ -90,7 +90,8 @@ impl Scene {
     /// All that is stored, as far as anybody can ask for it.
     async fn everything(&self) -> String {
         let mut all = String::new();
-        for path in [format!("{DEVICES}?per_page=500"), USERS.to_owned(), "/api/management/v1/inventory/devices".into()] {
+        for path in [format!("{DEVICES}?per_page=500"), USERS.to_owned(), "/api/management/v1/inventory/devices".into()]
+        {
             let mut answer = self.user.get(&path).await.expect(200).json();
             for object in answer.as_array_mut().unwrap() {
                 // These move by looking.

@@ -61,7 +61,9 @@ impl TestDevice {
 
     /// A request to join, well made and signed.
     pub fn auth_request(&self) -> AuthRequest {
-        self.sign(json!({"id_data": self.identity.to_string(), "pubkey": self.key.public_pem()}).to_string().into_bytes())
+        self.sign(
+            json!({"id_data": self.identity.to_string(), "pubkey": self.key.public_pem()}).to_string().into_bytes(),
+        )
     }
 
     /// A request to join with this body, signed.

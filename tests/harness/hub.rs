@@ -23,7 +23,7 @@ pub struct TestHub {
 }
 
 enum Running {
-    Inside(Option<hub::Hub>),
+    Inside(Option<Box<hub::Hub>>),
     Process(Process),
 }
 
@@ -35,7 +35,7 @@ impl TestHub {
             Some(certificate) => Door::tls(hub.address(), certificate),
             None => Door::plain(hub.address()),
         };
-        let this = Self { door, running: Running::Inside(Some(hub)), site };
+        let this = Self { door, running: Running::Inside(Some(Box::new(hub))), site };
         this.ensure_admin().await;
         this
     }
@@ -140,7 +140,7 @@ impl TestHub {
 
     fn hub(&self) -> &hub::Hub {
         match &self.running {
-            Running::Inside(hub) => hub.as_ref().expect("it runs"),
+            Running::Inside(hub) => hub.as_deref().expect("it runs"),
             Running::Process(_) => panic!("only a hub in this process can be broken from the inside"),
         }
     }

@@ -156,10 +156,7 @@ fn write_files(directory: &Path, door: &Door, certificate: Option<&Certificate>)
     write("etc/artifact_info", "artifact_name=e2e-0\n");
     write("device_type", "device_type=e2e\n");
     write("identity/mender-device-identity", "#!/bin/sh\necho \"mac=$TEST_MAC\"\n");
-    write(
-        "inventory/mender-inventory-e2e",
-        "#!/bin/sh\necho 'e2e_one=1'\necho 'e2e_list=a'\necho 'e2e_list=b'\n",
-    );
+    write("inventory/mender-inventory-e2e", "#!/bin/sh\necho 'e2e_one=1'\necho 'e2e_list=a'\necho 'e2e_list=b'\n");
     for script in ["identity/mender-device-identity", "inventory/mender-inventory-e2e"] {
         make_executable(&directory.join(script));
     }

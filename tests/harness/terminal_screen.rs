@@ -33,7 +33,8 @@ impl TerminalScreen {
         })
         .await;
         // The screen stays readable after the program has ended. Tmux could tell the status too, but forgets it at times.
-        let script = r#"trap : INT; status=$1; shift; "$@"; echo $? >"$status.new"; mv "$status.new" "$status"; sleep 86400"#;
+        let script =
+            r#"trap : INT; status=$1; shift; "$@"; echo $? >"$status.new"; mv "$status.new" "$status"; sleep 86400"#;
         let mut line: Vec<String> = ["sh", "-c", script, "sh"].map(str::to_owned).to_vec();
         line.extend([this.status.display().to_string(), "env".to_owned()]);
         for (name, value) in command.get_envs() {

@@ -36,13 +36,17 @@ impl LocalBus {
 
     pub(super) fn send(&self, to: NodeId, message: NodeMessage) -> Result<(), BusError> {
         let inboxes = self.inboxes.lock();
-        inboxes.get(&to).ok_or(BusError::NoSuchNode)?.try_send(Incoming::Message(message)).map_err(refused)
+        inboxes
+            .get(&to)
+            .ok_or(BusError::NoSuchNode)?
+            .try_send(Incoming::Message(message))
+            .map_err(|error| refused(&error))
     }
 
     pub(super) fn announce(&self, event: &Event) -> Result<(), BusError> {
         for (node, inbox) in self.inboxes.lock().iter() {
             if *node != self.node {
-                inbox.try_send(Incoming::Event(event.clone())).map_err(refused)?;
+                inbox.try_send(Incoming::Event(event.clone())).map_err(|error| refused(&error))?;
             }
         }
         Ok(())
@@ -55,7 +59,7 @@ impl LocalBus {
     }
 }
 
-fn refused(error: mpsc::error::TrySendError<Incoming>) -> BusError {
+fn refused(error: &mpsc::error::TrySendError<Incoming>) -> BusError {
     match error {
         mpsc::error::TrySendError::Full(_) => BusError::Full,
         mpsc::error::TrySendError::Closed(_) => BusError::NoSuchNode,

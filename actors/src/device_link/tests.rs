@@ -129,8 +129,9 @@ fn what_may_not_be_skipped_ends_its_session_alone() {
     let (slow, other) = (SessionId::random(), SessionId::random());
     let mut link = link_with(&[slow, other]);
     let sid = slow.to_string();
-    let chunk = Compose { proto: proto::FILE_TRANSFER, typ: "file_chunk", sid: &sid, body: &[0; 4096], ..Compose::default() }
-        .to_bytes();
+    let chunk =
+        Compose { proto: proto::FILE_TRANSFER, typ: "file_chunk", sid: &sid, body: &[0; 4096], ..Compose::default() }
+            .to_bytes();
     let ended = (0..100).find_map(|_| {
         link.hear(&chunk, &LIMITS).unwrap().into_iter().find(|effect| matches!(effect, Effect::End { .. }))
     });

@@ -54,15 +54,7 @@ pub fn for_operator(message: &Message<'_>, raw: &Bytes) -> Bytes {
 }
 
 /// Writes a whole message. `props` are encoded entries, `props_len` of them.
-pub(super) fn write(
-    out: &mut Vec<u8>,
-    proto: u16,
-    typ: &str,
-    sid: &str,
-    props_len: u32,
-    props: &[u8],
-    body: &[u8],
-) {
+pub(super) fn write(out: &mut Vec<u8>, proto: u16, typ: &str, sid: &str, props_len: u32, props: &[u8], body: &[u8]) {
     cursor::write_map(out, 1 + u32::from(!body.is_empty()));
     cursor::write_str(out, "hdr");
     cursor::write_map(out, 1 + u32::from(!typ.is_empty()) + u32::from(!sid.is_empty()) + u32::from(props_len > 0));

@@ -57,7 +57,8 @@ fn spawn(port: u16) -> Child {
             std::thread::park();
         }
     });
-    let child = spawned.recv().expect("the thread answers").expect("nats-server and setpriv are installed (tests/setup.sh)");
+    let child =
+        spawned.recv().expect("the thread answers").expect("nats-server and setpriv are installed (tests/setup.sh)");
     let deadline = Instant::now() + Duration::from_secs(10);
     while TcpStream::connect(("127.0.0.1", port)).is_err() {
         assert!(Instant::now() < deadline, "nats-server does not listen on port {port}");

@@ -18,10 +18,10 @@ use actix_http::{HttpMessage, Request, StatusCode, h1, ws};
 use actix_web::http::header;
 use actix_web_actors::ws::WebsocketContext;
 use actors::bus::NodeMessage;
+use actors::gate::Gate;
 use actors::reach::Unreachable;
 use actors::session;
 use actors::tree::Tree;
-use actors::gate::Gate;
 use bytes::{Bytes, BytesMut};
 use futures_util::{Stream, stream};
 use storage::{DeviceId, Epoch, Presence, SessionId, clock};
@@ -29,12 +29,12 @@ use tokio::io::AsyncWriteExt;
 use tracing::{Instrument, debug, debug_span, warn};
 
 use super::Config;
-use crate::rate_limits::Call;
 use super::device::{self, DeviceSocket};
 use super::operator::{self, OperatorSocket};
 use super::pump::{Halves, Pump};
 use crate::error::ApiError;
 use crate::middleware::canonical_path::canonical;
+use crate::rate_limits::Call;
 use crate::{auth, device_connect, headers};
 
 /// The one sub-protocol that is echoed when offered.
@@ -79,10 +79,13 @@ impl SocketCount {
     }
 }
 
+/// The service's own answer: always at once, since the rest is a task's.
+type Answer = Ready<Result<(), actix_http::Error>>;
+
 /// The upgrade service of one worker.
 pub fn upgrade<T: AsyncRead + AsyncWrite + Unpin + 'static>(
     state: Rc<SocketState>,
-) -> impl Fn((Request, Framed<T, h1::Codec>)) -> Ready<Result<(), actix_http::Error>> + Clone {
+) -> impl Fn((Request, Framed<T, h1::Codec>)) -> Answer + Clone {
     move |(request, framed)| {
         // A task of its own, so that the HTTP dispatcher of this connection is freed.
         actix_rt::spawn(serve(Rc::clone(&state), request, framed));
@@ -305,7 +308,9 @@ mod tests {
             Endpoint::of("/api/management/v1/deviceconnect/devices/abc/connect"),
             Endpoint::Operator("abc")
         ));
-        for path in ["/", "/api/management/v1/deviceconnect/devices/a/b/connect", "/api/devices/v1/deviceconnect/connect/x"] {
+        for path in
+            ["/", "/api/management/v1/deviceconnect/devices/a/b/connect", "/api/devices/v1/deviceconnect/connect/x"]
+        {
             assert!(matches!(Endpoint::of(path), Endpoint::None), "{path}");
         }
     }
