@@ -34,6 +34,8 @@ pub struct Config {
     pub user_fallback_key_file: Option<PathBuf>,
     /// Logins of one user that live at the same time; the oldest end. 0: any number.
     pub sessions_per_user: u32,
+    /// Devices that may be accepted at once; without it, any number. Lowering it takes nothing from anyone.
+    pub max_devices: Option<u64>,
     /// Devices that may wait for a decision; further unknown ones are turned away.
     pub pending_devices_limit: u64,
     /// Undecided keys that one device may have.
@@ -69,6 +71,7 @@ impl Default for Config {
             user_key_file: None,
             user_fallback_key_file: None,
             sessions_per_user: 10,
+            max_devices: None,
             pending_devices_limit: 100_000,
             pending_sets_per_device: 20,
             minimum_rsa_bits: 1024,

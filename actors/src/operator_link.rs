@@ -22,10 +22,20 @@ pub struct OperatorLink {
     in_flight: usize,
     /// Stamped and waiting for credit: at most what one message of the operator's was split into.
     waiting: VecDeque<Bytes>,
-    /// A terminal was opened and not yet ended by either side.
-    terminal: bool,
+    use_of: Use,
     /// Number of the next message from another node.
     next_number: u32,
+}
+
+/// What a session is used for, as far as its end matters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Use {
+    /// Nothing was said yet: it may be a terminal about to open.
+    Unknown,
+    /// A terminal was opened and not yet ended by either side.
+    Terminal,
+    /// Other protocols, or a terminal that has ended.
+    Other,
 }
 
 /// What the operator's last message came to.
@@ -46,7 +56,7 @@ impl OperatorLink {
             window,
             in_flight: 0,
             waiting: VecDeque::new(),
-            terminal: false,
+            use_of: Use::Unknown,
             next_number: 0,
         }
     }
@@ -58,8 +68,9 @@ impl OperatorLink {
     pub fn hear(&mut self, raw: &[u8]) -> Result<Heard, Malformed> {
         let read = Message::read(raw)?;
         match (read.proto, read.typ) {
-            (proto::SHELL, "new") => self.terminal = true,
-            (proto::SHELL, "stop") => self.terminal = false,
+            (proto::SHELL, "new") => self.use_of = Use::Terminal,
+            (proto::SHELL, "stop") => self.use_of = Use::Other,
+            _ if self.use_of == Use::Unknown => self.use_of = Use::Other,
             _ => {}
         }
         match message::for_device(&read, &self.sid, self.user.as_str()) {
@@ -104,16 +115,17 @@ impl OperatorLink {
             }
             self.next_number = number.wrapping_add(1);
         }
-        if self.terminal && Message::read(message).is_ok_and(|read| ends_terminal(&read)) {
-            self.terminal = false;
+        if self.use_of == Use::Terminal && Message::read(message).is_ok_and(|read| ends_terminal(&read)) {
+            self.use_of = Use::Other;
         }
         true
     }
 
-    /// The last word to the operator when the session ends from the other side: a `stop` if a terminal is open, since the
-    /// command line client hangs without it.
+    /// The last word to the operator when the session ends from the other side: a `stop` if a terminal is open or may be
+    /// about to, since the command line client hangs without it.
     pub fn farewell(&mut self, why: SessionEnd) -> Option<Bytes> {
-        std::mem::take(&mut self.terminal).then(|| {
+        let may_be_terminal = std::mem::replace(&mut self.use_of, Use::Other) != Use::Other;
+        may_be_terminal.then(|| {
             Compose {
                 proto: proto::SHELL,
                 typ: "stop",
@@ -188,9 +200,13 @@ mod tests {
 
     #[test]
     fn an_open_terminal_hears_stop_once_when_the_device_goes() {
-        let mut link = link();
         let gone = SessionEnd::DeviceGone(DisconnectReason::ConnectionLost);
-        assert_eq!(link.farewell(gone), None, "no terminal, no stop");
+        let mut forwards = link();
+        forwards.hear(&Compose { proto: proto::CONTROL, typ: "open", ..Compose::default() }.to_bytes()).unwrap();
+        assert_eq!(forwards.farewell(gone), None, "no terminal, no stop");
+        assert!(link().farewell(gone).is_some(), "it may have been about to open one");
+
+        let mut link = link();
         link.hear(&shell("new", b"")).unwrap();
         let stop = link.farewell(gone).unwrap();
         let read = Message::read(&stop).unwrap();

@@ -33,7 +33,7 @@ use api::state::ApiState;
 pub use config::Config;
 use storage::{DeviceId, NodeId, Storage};
 use tokio::sync::oneshot;
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 /// A running hub. Dropping it stops it without grace.
 pub struct Hub {
@@ -179,7 +179,10 @@ fn run(config: Config, ready: &mpsc::Sender<Started>, stopping: oneshot::Receive
         drain::send_everybody_away(&parts.tree, window).await;
         parts.tree.stop().await;
         handle.stop(false).await;
-        parts.storage.close().await;
+        // The pool waits for every connection, also for those whose worker ended with a query under way.
+        if tokio::time::timeout(GOODBYE_LIMIT, parts.storage.close()).await.is_err() {
+            warn!("some database connections were cut instead of closed");
+        }
         info!("stopped");
     });
 }
@@ -187,6 +190,7 @@ fn run(config: Config, ready: &mpsc::Sender<Started>, stopping: oneshot::Receive
 async fn boot(config: Config) -> anyhow::Result<(Parts, Listening, Option<Listening>)> {
     let node = NodeId::random();
     let storage = Storage::open(&config.storage).await.context("cannot open the storage")?;
+    storage.devices.set_limit(config.actors.max_devices).await.context("cannot store the device limit")?;
     let bus = match &config.actors.nats_url {
         None => Bus::alone(node),
         Some(url) => Bus::Nats(

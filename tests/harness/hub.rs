@@ -12,7 +12,7 @@ use crate::process::Process;
 use crate::site::{ADMIN_EMAIL, ADMIN_PASSWORD, Settings, Site};
 use crate::tls::Certificate;
 use crate::user::TestUser;
-use crate::wait::{LIMIT, wait_until};
+use crate::wait::{LIMIT, wait_until, within};
 use crate::workspace::program;
 
 /// A running hub. Dropping it ends it.
@@ -150,7 +150,8 @@ impl TestHub {
         match &mut self.running {
             Running::Inside(hub) => {
                 let hub = hub.take().expect("it runs");
-                tokio::task::spawn_blocking(move || hub.stop()).await.expect("the stop does not panic");
+                let stopping = tokio::task::spawn_blocking(move || hub.stop());
+                within(LIMIT, "the hub to stop", stopping).await.expect("the stop does not panic");
             }
             Running::Process(process) => {
                 process.signal("TERM");
@@ -201,9 +202,17 @@ impl Deref for TestHub {
 
 impl Drop for TestHub {
     fn drop(&mut self) {
-        if let Running::Inside(hub) = &mut self.running {
-            // Waits until it has stopped, since the site's database goes next.
-            drop(hub.take());
+        let Running::Inside(hub) = &mut self.running else { return };
+        let Some(hub) = hub.take() else { return };
+        // The site's database goes next, so this waits; but not for ever, since a hub that does not stop is a finding.
+        let (done, stopped) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            drop(hub);
+            // Whoever waited may have given up.
+            let _ = done.send(());
+        });
+        if stopped.recv_timeout(LIMIT).is_err() && !std::thread::panicking() {
+            panic!("the hub does not stop");
         }
     }
 }

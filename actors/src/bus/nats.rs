@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use async_nats::client::RequestErrorKind;
 use async_nats::{Client, ConnectOptions, Subject};
 use bytes::Bytes;
 use futures_util::StreamExt;
@@ -80,17 +81,35 @@ impl NatsBus {
     pub(super) async fn listen(&self) -> Result<mpsc::Receiver<Incoming>, BusError> {
         let mut to_this_node = self.client.subscribe(self.node_subject(self.node)).await.map_err(unavailable)?;
         let mut events = self.client.subscribe(self.event_subject()).await.map_err(unavailable)?;
-        // Only after this is it certain that the server knows of the subscriptions.
-        self.client.flush().await.map_err(unavailable)?;
+        // Flushing says nothing about the server; what comes back over the new subscription does.
+        let marker = Bytes::new();
+        self.client.publish(self.node_subject(self.node), marker).await.map_err(unavailable)?;
+        let mut early = Vec::new();
+        let marked = async {
+            while let Some(message) = to_this_node.next().await {
+                if message.payload.is_empty() {
+                    return Ok(());
+                }
+                early.push(message);
+            }
+            Err(BusError::Unavailable("the subscription ended".into()))
+        };
+        tokio::time::timeout(CONNECT_LIMIT, marked).await.map_err(unavailable)??;
         let mut interruptions = self.interruptions.clone();
         interruptions.mark_unchanged();
         let node = self.node;
         let (inbox, receiver) = mpsc::channel(INBOX_LIMIT);
         tokio::spawn(async move {
+            for message in early {
+                let Some(incoming) = read_message(&message.payload) else { continue };
+                if inbox.send(incoming).await.is_err() {
+                    return;
+                }
+            }
             loop {
                 let incoming = tokio::select! {
                     message = to_this_node.next() => match message {
-                        Some(message) => rmp_serde::from_slice(&message.payload).ok().map(Incoming::Message),
+                        Some(message) => read_message(&message.payload),
                         None => break,
                     },
                     message = events.next() => match message {
@@ -120,10 +139,13 @@ impl NatsBus {
         if self.client.connection_state() != async_nats::connection::State::Connected {
             return Err(BusError::Unavailable("not connected".into()));
         }
-        tokio::time::timeout(Duration::from_secs(2), self.client.flush())
-            .await
-            .map_err(unavailable)?
-            .map_err(unavailable)
+        // Nobody listens to this subject, and it takes the server to say so.
+        let question = self.client.request(format!("{}.ping", self.prefix), Bytes::new());
+        match tokio::time::timeout(Duration::from_secs(2), question).await.map_err(unavailable)? {
+            Ok(_) => Ok(()),
+            Err(error) if error.kind() == RequestErrorKind::NoResponders => Ok(()),
+            Err(error) => Err(unavailable(error)),
+        }
     }
 
     fn enqueue(&self, subject: Subject, message: &impl Serialize) -> Result<(), BusError> {
@@ -141,6 +163,10 @@ impl NatsBus {
     fn event_subject(&self) -> Subject {
         format!("{}.events", self.prefix).into()
     }
+}
+
+fn read_message(payload: &[u8]) -> Option<Incoming> {
+    rmp_serde::from_slice(payload).ok().map(Incoming::Message)
 }
 
 async fn write_out(client: Client, mut waiting: mpsc::Receiver<(Subject, Bytes)>) {
