@@ -1,8 +1,8 @@
 //! How nodes talk: in this process, or over NATS.
 //!
 //! Each node has one subject of its own, so that the number of subjects does not grow with the fleet, and all share one
-//! for events. Delivery is at most once: what must not be lost is numbered by those who send it ([`crate::session`]) or
-//! checked again in time (revocations, by [`crate::gate`]).
+//! for events. Delivery is at most once: session messages are numbered by those who send them ([`crate::session`]), and
+//! what a lost revocation would have voided is checked again with the database in time, at the next request ([`crate::gate`]).
 
 mod event;
 mod local;
@@ -37,7 +37,7 @@ pub enum NodeMessage {
     /// An operator on `from` opens a session.
     OpenSession { session: SessionId, device: DeviceId, user: UserId, from: NodeId },
     /// From an operator to a device.
-    ToDevice { session: SessionId, device: DeviceId, number: u32, message: Bytes },
+    ToDevice { session: SessionId, device: DeviceId, from: NodeId, number: u32, message: Bytes },
     /// Credit for a device's output.
     CreditToDevice { session: SessionId, device: DeviceId, bytes: usize },
     /// The operator is gone.
@@ -98,6 +98,11 @@ impl Bus {
             Self::Local(bus) => bus.node(),
             Self::Nats(bus) => bus.node(),
         }
+    }
+
+    /// Whether there may be other nodes.
+    pub fn has_peers(&self) -> bool {
+        matches!(self, Self::Nats(_))
     }
 
     /// Says something to one node, without waiting.

@@ -24,6 +24,9 @@ const GOODBYES_LIMIT: usize = 1024;
 /// the rest.
 const SIGNAL_RESERVE: usize = 8 * 1024;
 
+/// Agents send terminal output in pieces of at most this many bytes.
+const AGENT_PIECE: usize = 255;
+
 /// How much output without a line end is passed over before the newest is shown regardless.
 const RESYNC_LIMIT: usize = 16 * 1024;
 
@@ -46,6 +49,8 @@ struct Session<E> {
     operator: E,
     /// A shell may be running: the device has to be told `stop` when the operator goes.
     shell: bool,
+    /// The device confirmed a shell that nobody has stopped since; another `new` that fails changes nothing about it.
+    has_shell: bool,
     /// The device said `stop`: nobody answers its health check any more.
     shell_ended: bool,
     /// Used a protocol of the session layer: the device has to be told `close`.
@@ -78,6 +83,13 @@ pub enum Effect<E> {
         session: SessionId,
         /// What the operator gets.
         message: Bytes,
+    },
+    /// Give the operator credit back for a message that goes nowhere.
+    ReturnCredit {
+        /// Which session.
+        session: SessionId,
+        /// As counted by [`charge`].
+        bytes: usize,
     },
     /// Tell the operator that the session is over; it is forgotten here.
     End {
@@ -116,6 +128,7 @@ impl<E> DeviceLink<E> {
             user,
             operator,
             shell: false,
+            has_shell: false,
             shell_ended: false,
             layered: false,
             outbox: Outbox::default(),
@@ -148,11 +161,10 @@ impl<E> DeviceLink<E> {
         debug_assert!(message.len() <= DEVICE_MESSAGE_LIMIT, "stamped messages fit");
         match (read.proto, read.typ) {
             (proto::SHELL, "new") => (state.shell, state.shell_ended) = (true, false),
-            (proto::SHELL, "stop") => state.shell = false,
+            (proto::SHELL, "stop") => (state.shell, state.has_shell) = (false, false),
             // A pong for a shell that is gone wedges the agent's only reading loop.
             (proto::SHELL, "pong") if state.shell_ended || !state.shell => {
-                state.owed += charge(message.len());
-                return vec![];
+                return vec![Effect::ReturnCredit { session, bytes: charge(message.len()) }];
             }
             (proto::SHELL, _) => {}
             (proto::CONTROL, "close") => state.layered = false,
@@ -182,7 +194,10 @@ impl<E> DeviceLink<E> {
         match (read.proto, read.typ) {
             (proto::SHELL, "shell") => output = true,
             (proto::SHELL, "stop") => state.shell_ended = true,
-            (proto::SHELL, "new") if read.int_prop("status") == Some(status::ERROR.into()) => state.shell = false,
+            (proto::SHELL, "new") if read.int_prop("status") == Some(status::ERROR.into()) => {
+                state.shell = state.has_shell;
+            }
+            (proto::SHELL, "new") => (state.shell, state.has_shell, state.shell_ended) = (true, true, false),
             _ => {}
         }
         if output && !state.takes_output(&read) {
@@ -362,6 +377,12 @@ impl<E> Session<E> {
                 false
             }
             Some(Skipping::ToLineStart { passed }) => {
+                // A piece that does not fill the agent's buffer is the last of what there was: the flood is over, and what
+                // comes now may be a prompt.
+                if body.len() < AGENT_PIECE {
+                    self.skipping = None;
+                    return true;
+                }
                 *passed += body.len();
                 if body.ends_with(b"\n") || *passed > RESYNC_LIMIT {
                     self.skipping = None;

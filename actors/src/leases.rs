@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use actix::{Actor, ActorFutureExt, AsyncContext, Context, Handler, WrapFuture};
+use actix::{Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler, Message, WrapFuture};
 use storage::{DeviceId, Epoch, NodeId, Presence, StorageError};
 use tracing::{info, warn};
 
@@ -63,7 +63,7 @@ pub async fn renew(
 ) -> Result<(), StorageError> {
     let was_known = presence.is_alive(node).await?;
     presence.renew(node, lease).await?;
-    if was_known {
+    if was_known && !registry.take_unannounced() {
         return Ok(());
     }
     let devices: Vec<(DeviceId, Epoch)> =
@@ -72,7 +72,11 @@ pub async fn renew(
         return Ok(());
     }
     info!(devices = devices.len(), "announcing this node's devices again");
-    presence.announce(node, &devices).await
+    let announced = presence.announce(node, &devices).await;
+    if announced.is_err() {
+        registry.note_unannounced();
+    }
+    announced
 }
 
 impl Actor for Leases {
@@ -81,6 +85,19 @@ impl Actor for Leases {
     fn started(&mut self, ctx: &mut Self::Context) {
         self.renew(ctx);
         ctx.run_interval(self.lease / 3, Self::renew);
+    }
+}
+
+/// Renew no more: the lease is about to be given up.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct Resign;
+
+impl Handler<Resign> for Leases {
+    type Result = ();
+
+    fn handle(&mut self, _: Resign, ctx: &mut Self::Context) {
+        ctx.stop();
     }
 }
 

@@ -115,8 +115,9 @@ impl OperatorLink {
             }
             self.next_number = number.wrapping_add(1);
         }
-        if self.use_of == Use::Terminal && Message::read(message).is_ok_and(|read| ends_terminal(&read)) {
-            self.use_of = Use::Other;
+        if let Ok(Message { proto: proto::SHELL, typ: typ @ ("new" | "stop"), .. }) = Message::read(message) {
+            // A `new` that failed leaves another shell of this session running, if there is one.
+            self.use_of = if typ == "new" { Use::Terminal } else { Use::Other };
         }
         true
     }
@@ -151,12 +152,6 @@ impl OperatorLink {
         let body = rmp_serde::to_vec_named(&body).expect("a plain struct encodes");
         Compose { proto: proto::CONTROL, typ: "error", sid: &self.sid, body: &body, ..Compose::default() }.to_bytes()
     }
-}
-
-/// Whether the device says with this that there is no shell (any more).
-fn ends_terminal(read: &Message<'_>) -> bool {
-    let failed = || read.int_prop("status") == Some(status::ERROR.into());
-    read.proto == proto::SHELL && (read.typ == "stop" || read.typ == "new" && failed())
 }
 
 #[cfg(test)]

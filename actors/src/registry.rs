@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use actix::Recipient;
 use parking_lot::{Mutex, RwLock};
@@ -24,6 +24,8 @@ pub struct Registry(Arc<Tables>);
 struct Tables {
     devices: [RwLock<HashMap<DeviceId, ConnectedDevice>>; SHARDS],
     device_count: AtomicUsize,
+    /// The shared store does not know of some device here: all have to be announced again.
+    has_unannounced: AtomicBool,
     operators: Mutex<Operators>,
     /// Sessions of operators on other nodes with devices on this one.
     guests: Mutex<HashMap<SessionId, Guest>>,
@@ -87,6 +89,7 @@ impl Default for Tables {
         Self {
             devices: std::array::from_fn(|_| RwLock::default()),
             device_count: AtomicUsize::new(0),
+            has_unannounced: AtomicBool::new(false),
             operators: Mutex::default(),
             guests: Mutex::default(),
         }
@@ -126,6 +129,16 @@ impl Registry {
     /// Number of devices connected to this node.
     pub fn device_count(&self) -> usize {
         self.0.device_count.load(Ordering::Relaxed)
+    }
+
+    /// The shared store was not told of a device that entered.
+    pub fn note_unannounced(&self) {
+        self.0.has_unannounced.store(true, Ordering::Release);
+    }
+
+    /// Whether that happened since this was last asked.
+    pub fn take_unannounced(&self) -> bool {
+        self.0.has_unannounced.swap(false, Ordering::AcqRel)
     }
 
     /// Every device connected to this node.
@@ -183,6 +196,11 @@ impl Registry {
     /// An operator on another node has opened a session with a device on this one.
     pub fn enter_guest(&self, session: SessionId, guest: Guest) {
         self.0.guests.lock().insert(session, guest);
+    }
+
+    /// Whether there is such a session.
+    pub fn has_guest(&self, session: SessionId) -> bool {
+        self.0.guests.lock().contains_key(&session)
     }
 
     /// Such a session has ended.

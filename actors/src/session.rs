@@ -207,6 +207,11 @@ pub enum OperatorEnd {
 pub struct EndGone;
 
 impl DeviceEnd {
+    /// Whether the device's actor on this node is gone; of another node it is not known.
+    pub fn is_gone(&self) -> bool {
+        matches!(self, Self::Here(device) if !device.connected())
+    }
+
     /// Says something to the device's actor, without waiting.
     ///
     /// # Errors
@@ -222,6 +227,7 @@ impl DeviceEnd {
                     ToDevice::Deliver { session, message, .. } => NodeMessage::ToDevice {
                         session,
                         device: *device,
+                        from: bus.node(),
                         number: sent.fetch_add(1, Ordering::Relaxed),
                         message,
                     },

@@ -1,7 +1,7 @@
 //! Listens to the other nodes and passes on what they say: sessions, credit, displacement, revocations.
 //!
-//! It remembers nothing of its own: who is here stands in the registry. What arrives while it restarts is lost, which the
-//! numbers of session messages reveal to the ends, so that such a session ends with a reason instead of with a gap.
+//! It remembers nothing of its own: who is here stands in the registry. What arrives while it restarts is lost, so every
+//! session between nodes ends then, with a reason instead of with a gap.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -123,7 +123,11 @@ impl Switchboard {
                     let _ = self.parts.bus.send(from, NodeMessage::EndSession { session, why });
                 }
             }
-            NodeMessage::ToDevice { session, device, number, message } => {
+            NodeMessage::ToDevice { session, from, .. } if !self.parts.registry.has_guest(session) => {
+                let why = SessionEnd::DeviceGone(DisconnectReason::ConnectionLost);
+                let _ = self.parts.bus.send(from, NodeMessage::EndSession { session, why });
+            }
+            NodeMessage::ToDevice { session, device, number, message, .. } => {
                 self.tell_device(device, ToDevice::Deliver { session, number: Some(number), message });
             }
             NodeMessage::CreditToDevice { session, device, bytes } => {
@@ -175,6 +179,7 @@ impl Switchboard {
             if is_meant(guest.from) {
                 self.parts.registry.leave_guest(session);
                 self.tell_device(guest.device, ToDevice::HangUp { session });
+                let _ = self.parts.bus.send(guest.from, NodeMessage::EndSession { session, why });
             }
         }
     }
@@ -216,6 +221,8 @@ impl Actor for Switchboard {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Self::Context) {
+        // Whatever was said between two lives of this service is lost.
+        self.end_sessions_with(None, SessionEnd::LinkLost);
         self.listen(ctx);
         ctx.run_interval(SWEEP_DEAD_NODES, Self::sweep_dead_nodes);
     }

@@ -1,6 +1,7 @@
 //! Every long-lived actor of a hub, in start order.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use actix::ArbiterHandle;
@@ -10,7 +11,7 @@ use tracing::warn;
 use crate::bus::{Announcer, Bus};
 use crate::gate::Gate;
 use crate::housekeeping::Housekeeping;
-use crate::leases::{self, Leases};
+use crate::leases::{self, Leases, Resign};
 use crate::reach::Reach;
 use crate::registry::Registry;
 use crate::status_writer::{StatusQueue, StatusWriter};
@@ -30,6 +31,7 @@ pub struct Tree {
     pub statuses: StatusQueue,
     /// Carries out a change of access on every node.
     pub announce: Announcer,
+    is_draining: Arc<AtomicBool>,
     storage: Storage,
     status_writer: Service<StatusWriter>,
     leases: Service<Leases>,
@@ -77,6 +79,7 @@ impl Tree {
             bus: bus.clone(),
             statuses,
             announce,
+            is_draining: Arc::default(),
             storage: storage.clone(),
             status_writer,
             leases,
@@ -93,12 +96,26 @@ impl Tree {
         leases::renew(self.bus.node(), lease, &self.storage.presence, &self.registry).await
     }
 
+    /// From now on this node takes no more sockets.
+    pub fn start_draining(&self) {
+        self.is_draining.store(true, Ordering::Release);
+    }
+
+    /// Whether it takes no more.
+    pub fn is_draining(&self) -> bool {
+        self.is_draining.load(Ordering::Acquire)
+    }
+
     /// The last act of a node in good order: what is known is written, and the lease is given up.
     pub async fn stop(&self) {
         self.status_writer.retire();
         self.leases.retire();
         self.switchboard.retire();
         self.housekeeping.retire();
+        if let Some(leases) = self.leases.address() {
+            // Gone already is as good.
+            let _ = leases.send(Resign).await;
+        }
         if let Err(error) = self.statuses.flush(&self.storage.connections, &self.storage.presence).await {
             warn!(%error, "the last connection statuses were not written; the lease will run out instead");
         }

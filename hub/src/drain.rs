@@ -12,6 +12,7 @@ use tracing::warn;
 /// Ends every session, then closes the devices' connections in random order, spread evenly over `window`, and waits until
 /// they are gone. (`deviceconnect-46`)
 pub async fn send_everybody_away(tree: &Tree, window: Duration) {
+    tree.start_draining();
     for (_, operator) in tree.registry.operators() {
         let _ = operator.to.try_send(ToOperator::End { why: SessionEnd::NodeShutdown });
     }
@@ -28,6 +29,13 @@ pub async fn send_everybody_away(tree: &Tree, window: Duration) {
         if Instant::now() > deadline {
             warn!(devices = tree.registry.device_count(), "some connections are cut instead of closed");
             return;
+        }
+        // Those whose handshake was under way are here only now.
+        for (_, operator) in tree.registry.operators() {
+            let _ = operator.to.try_send(ToOperator::End { why: SessionEnd::NodeShutdown });
+        }
+        for (_, connection) in tree.registry.devices() {
+            let _ = connection.to.try_send(ToDevice::Close { why: DisconnectReason::NodeShutdown });
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }

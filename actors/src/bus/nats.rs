@@ -85,7 +85,7 @@ impl NatsBus {
         let marker = Bytes::new();
         self.client.publish(self.node_subject(self.node), marker).await.map_err(unavailable)?;
         let mut early = Vec::new();
-        let marked = async {
+        let until_marker = async {
             while let Some(message) = to_this_node.next().await {
                 if message.payload.is_empty() {
                     return Ok(());
@@ -94,7 +94,7 @@ impl NatsBus {
             }
             Err(BusError::Unavailable("the subscription ended".into()))
         };
-        tokio::time::timeout(CONNECT_LIMIT, marked).await.map_err(unavailable)??;
+        tokio::time::timeout(CONNECT_LIMIT, until_marker).await.map_err(unavailable)??;
         let mut interruptions = self.interruptions.clone();
         interruptions.mark_unchanged();
         let node = self.node;

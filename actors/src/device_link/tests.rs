@@ -120,8 +120,61 @@ fn output_beyond_the_credit_is_skipped_with_a_notice_and_resumes_at_a_line() {
     let notice = String::from_utf8(Message::read(message).unwrap().body.bytes().to_vec()).unwrap();
     assert!(notice.contains("bytes of output skipped"), "{notice}");
 
-    assert_eq!(link.hear(&output(slow, b"the end of a line\n"), &LIMITS).unwrap(), []);
-    assert_eq!(link.hear(&output(slow, b"a whole one\n"), &LIMITS).unwrap().len(), 1);
+    let mut end_of_a_line = [b'x'; 255];
+    end_of_a_line[254] = b'\n';
+    assert_eq!(link.hear(&output(slow, &[b'x'; 255]), &LIMITS).unwrap(), []);
+    assert_eq!(link.hear(&output(slow, &end_of_a_line), &LIMITS).unwrap(), []);
+    assert_eq!(link.hear(&output(slow, &[b'y'; 255]), &LIMITS).unwrap().len(), 1);
+}
+
+#[test]
+fn a_prompt_after_skipped_output_is_shown() {
+    let session = SessionId::random();
+    let mut link = link_with(&[session]);
+    let delivered: usize = (0..1000)
+        .flat_map(|_| link.hear(&output(session, &[b'x'; 255]), &LIMITS).unwrap())
+        .map(|effect| if let Effect::ToOperator { message, .. } = effect { charge(message.len()) } else { 0 })
+        .sum();
+    link.credit(session, delivered, &LIMITS);
+    assert_eq!(link.hear(&output(session, b"# "), &LIMITS).unwrap().len(), 1);
+}
+
+#[test]
+fn a_second_new_that_fails_leaves_the_first_shell_known() {
+    let session = SessionId::random();
+    let mut link = link_with(&[session]);
+    for answer in [1, 2] {
+        link.deliver(session, None, shell(session, "new", &[], b""), &LIMITS);
+        link.hear(&shell(session, "new", &[("status", Prop::Small(answer))], b""), &LIMITS).unwrap();
+    }
+    sent(&mut link);
+    link.deliver(session, None, shell(session, "pong", &[], b""), &LIMITS);
+    link.hang_up(session);
+    let told: Vec<_> = sent(&mut link).into_iter().map(|(.., typ)| typ).collect();
+    assert!(told.contains(&"stop".to_owned()), "{told:?}");
+}
+
+#[test]
+fn a_new_shell_lives_after_the_late_answer_to_a_stop() {
+    let session = SessionId::random();
+    let mut link = link_with(&[session]);
+    link.deliver(session, None, shell(session, "new", &[], b""), &LIMITS);
+    link.deliver(session, None, shell(session, "stop", &[], b""), &LIMITS);
+    link.deliver(session, None, shell(session, "new", &[], b""), &LIMITS);
+    link.hear(&shell(session, "stop", &[("status", Prop::Small(1))], b""), &LIMITS).unwrap();
+    link.hear(&shell(session, "new", &[("status", Prop::Small(1))], b""), &LIMITS).unwrap();
+    sent(&mut link);
+    link.deliver(session, None, shell(session, "pong", &[], b""), &LIMITS);
+    assert_eq!(sent(&mut link).len(), 1);
+}
+
+#[test]
+fn a_pong_that_goes_nowhere_gives_its_credit_back() {
+    let session = SessionId::random();
+    let mut link = link_with(&[session]);
+    let pong = shell(session, "pong", &[], b"");
+    let bytes = charge(pong.len());
+    assert_eq!(link.deliver(session, None, pong, &LIMITS), [Effect::ReturnCredit { session, bytes }]);
 }
 
 #[test]

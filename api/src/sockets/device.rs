@@ -68,6 +68,7 @@ impl DeviceSocket {
                 Effect::ToOperator { session, message } => {
                     self.tell(session, ToOperator::Deliver { number: None, message });
                 }
+                Effect::ReturnCredit { session, bytes } => self.tell(session, ToOperator::Credit { bytes }),
                 Effect::End { session, operator, why } => {
                     self.forget_guest(session, &operator);
                     let _ = operator.send(&self.shared.tree.bus, session, ToOperator::End { why });
@@ -147,10 +148,20 @@ impl Actor for DeviceSocket {
         });
         metrics::gauge!(actors::metrics::DEVICES_CONNECTED).increment(1.0);
         // Access withdrawn between the handshake and the registry would have found nobody to cut.
-        let gate = self.shared.gate.clone();
-        ctx.spawn(async move { gate.device(&token).await }.into_actor(self).map(|verdict, socket, ctx| {
-            if matches!(verdict, Err(Refusal::Refused(_))) {
-                socket.close(ctx, DisconnectReason::AccessWithdrawn);
+        let (gate, presence, has_peers) =
+            (self.shared.gate.clone(), self.shared.presence.clone(), self.shared.tree.bus.has_peers());
+        let (device, epoch) = (self.device, self.epoch);
+        let verdict = async move {
+            if matches!(gate.device(&token).await, Err(Refusal::Refused(_))) {
+                return Some(DisconnectReason::AccessWithdrawn);
+            }
+            // And so would word from another node that the device had moved there meanwhile.
+            let has_moved = has_peers && matches!(presence.find(device).await, Ok(Some(route)) if route.epoch > epoch);
+            has_moved.then_some(DisconnectReason::Replaced)
+        };
+        ctx.spawn(verdict.into_actor(self).map(|verdict, socket, ctx| {
+            if let Some(reason) = verdict {
+                socket.close(ctx, reason);
             }
         }));
     }

@@ -4,6 +4,7 @@
 //! device's end is told, which stops what the session left running on the device.
 
 use std::rc::Rc;
+use std::time::Duration;
 
 use actix::{Actor, ActorContext, ActorFutureExt, AsyncContext, Handler, StreamHandler, WrapFuture};
 use actix_http::ws::{CloseCode, Message, ProtocolError};
@@ -22,6 +23,9 @@ use super::upgrade::SocketState;
 
 /// Answers of the hub's own are left out while this much waits for an operator who does not read.
 const REPLY_LIMIT: usize = 64 * 1024;
+
+/// How often an operator's actor makes sure that there is still a device's.
+const LOOK_FOR_THE_DEVICE: Duration = Duration::from_secs(2);
 
 /// One operator's session.
 pub(super) struct OperatorSocket {
@@ -128,6 +132,12 @@ impl Actor for OperatorSocket {
         if self.device.send(&self.shared.tree.bus, open).is_err() {
             return self.end(ctx, SessionEnd::DeviceGone(DisconnectReason::ConnectionLost));
         }
+        // A device's actor that was ending took the session and died with it.
+        ctx.run_interval(LOOK_FOR_THE_DEVICE, |socket, ctx| {
+            if socket.device.is_gone() {
+                socket.end(ctx, SessionEnd::DeviceGone(DisconnectReason::ConnectionLost));
+            }
+        });
         // Access withdrawn between the handshake and the registry would have found nobody to cut.
         let gate = self.shared.gate.clone();
         ctx.spawn(async move { gate.user(&credential).await }.into_actor(self).map(|verdict, socket, ctx| {

@@ -27,6 +27,12 @@ const LOW_WATER: usize = 4 * 1024;
 /// Bytes taken from a socket at once, through a buffer shared by all sockets of a thread.
 const READ_SIZE: usize = 32 * 1024;
 
+/// The opcode of a Close frame. (RFC 6455 §5.2)
+const CLOSE: u8 = 0x8;
+
+/// The longest header of a frame. (RFC 6455 §5.2)
+const LONGEST_FRAME_HEADER: usize = 14;
+
 /// How long a socket may take to say goodbye.
 const LINGER: Duration = Duration::from_secs(2);
 
@@ -137,8 +143,12 @@ struct Wire<T> {
     is_mid_frame: bool,
     /// The answer to the latest ping. Earlier ones need none, so a flood of pings takes no memory. (RFC 6455 §5.5.3)
     pong: Option<Bytes>,
+    /// A ping of ours is due. At most one waits, so that a peer that takes nothing gathers none.
+    ping: bool,
     flow: Rc<Flow>,
     heard: Instant,
+    /// When the peer last answered a ping of ours: some agents go on pinging by themselves while all else is stuck.
+    ponged: Instant,
     jammed_since: Option<Instant>,
     next_ping: Instant,
     end: Option<End>,
@@ -160,6 +170,7 @@ pub(super) struct Pump<S, T> {
     is_shut: bool,
     ping_every: Duration,
     silence_limit: Duration,
+    pong_limit: Duration,
     stall_limit: Duration,
 }
 
@@ -185,8 +196,10 @@ impl<T: AsyncRead + AsyncWrite + Unpin + 'static> Halves<T> {
             outgoing: VecDeque::from([answer]),
             is_mid_frame: false,
             pong: None,
+            ping: false,
             flow: Rc::clone(&flow),
             heard: now,
+            ponged: now,
             jammed_since: None,
             next_ping: now + config.ping_every,
             end: None,
@@ -209,6 +222,8 @@ impl<T: AsyncRead + AsyncWrite + Unpin + 'static> Halves<T> {
             is_shut: false,
             ping_every: config.ping_every,
             silence_limit: config.silence_limit,
+            // An agent that ends a shell answers nothing for up to 6 s, and a slow link may be full of output.
+            pong_limit: 3 * config.ping_every.max(config.silence_limit / 2),
             stall_limit: config.stall_limit,
         }
     }
@@ -254,13 +269,20 @@ impl<T: AsyncRead + Unpin> Wire<T> {
     /// The next whole message in what has been read; `None` if more has to be read.
     fn next_message(&mut self) -> Result<Option<Bytes>, End> {
         loop {
+            let is_close = self.incoming.first().is_some_and(|first| first & 0x0f == CLOSE);
             let frame = match actix_codec::Decoder::decode(&mut self.codec, &mut self.incoming) {
                 Ok(Some(frame)) => frame,
                 Ok(None) => {
+                    // The codec measures a frame only once it is complete; a peer may announce one that never is.
+                    if self.incoming.len() > self.message_limit + LONGEST_FRAME_HEADER {
+                        return Err(End::TooLarge);
+                    }
                     self.release_incoming();
                     return Ok(None);
                 }
                 Err(ProtocolError::Overflow) => return Err(End::TooLarge),
+                // Agents that are killed say goodbye with a code that may not be sent.
+                Err(_) if is_close => return Err(End::Closed),
                 Err(_) => return Err(End::Broken),
             };
             match frame {
@@ -278,7 +300,7 @@ impl<T: AsyncRead + Unpin> Wire<T> {
                     return Ok(self.joined.take().map(BytesMut::freeze));
                 }
                 Frame::Ping(payload) => self.pong = Some(Bytes::copy_from_slice(&payload)),
-                Frame::Pong(_) => {}
+                Frame::Pong(_) => self.ponged = Instant::now(),
                 Frame::Close(_) => return Err(End::Closed),
             }
         }
@@ -298,7 +320,8 @@ impl<T: AsyncRead + Unpin> Wire<T> {
     fn release_incoming(&mut self) {
         if self.incoming.is_empty() {
             self.incoming = BytesMut::new();
-        } else if self.incoming.capacity() > 2 * self.incoming.len() + READ_SIZE {
+        } else if self.incoming.len() < READ_SIZE && self.incoming.capacity() > 3 * READ_SIZE {
+            // Small pieces only: copying a large one at every read would take longer than reading it.
             self.incoming = BytesMut::from(&self.incoming[..]);
         }
     }
@@ -343,23 +366,24 @@ impl<T: AsyncWrite + Unpin> Wire<T> {
         self.flow.unwritten.set(self.outgoing_len);
     }
 
-    fn queue_message(&mut self, message: Message) {
+    /// Puts a control frame before all that waits; the frame that is being written must be whole.
+    fn queue_first(&mut self, message: Message) {
         let mut frame = BytesMut::new();
         if self.codec.encode(message, &mut frame).is_ok() {
-            self.queue(frame.freeze());
+            self.outgoing_len += frame.len();
+            self.outgoing.push_front(frame.freeze());
         }
     }
 
     fn write(&mut self, cx: &mut Context<'_>) -> Written {
         let mut wrote = false;
         loop {
-            if !self.is_mid_frame
-                && let Some(payload) = self.pong.take()
-            {
-                let mut frame = BytesMut::new();
-                if self.codec.encode(Message::Pong(payload), &mut frame).is_ok() {
-                    self.outgoing_len += frame.len();
-                    self.outgoing.push_front(frame.freeze());
+            if !self.is_mid_frame {
+                if std::mem::take(&mut self.ping) {
+                    self.queue_first(Message::Ping(Bytes::from_static(PING)));
+                }
+                if let Some(payload) = self.pong.take() {
+                    self.queue_first(Message::Pong(payload));
                 }
             }
             let Some(head) = self.outgoing.front_mut() else {
@@ -423,6 +447,7 @@ where
             Poll::Ready(Some(Err(_)) | None) => {
                 self.actor = None;
                 self.linger_until = Some(Instant::now() + LINGER);
+                self.wire.borrow_mut().ping = false;
                 true
             }
             Poll::Pending => false,
@@ -438,24 +463,22 @@ where
             let mut wire = self.wire.borrow_mut();
             // A socket that is held cannot be heard; what holds it has deadlines of its own.
             if wire.flow.is_paused.get() {
-                wire.heard = now;
+                (wire.heard, wire.ponged) = (now, now);
             }
-            if wire.heard + self.silence_limit <= now {
+            if wire.heard + self.silence_limit <= now || wire.ponged + self.pong_limit <= now {
                 wire.end(End::Silent);
             }
             if wire.jammed_since.is_some_and(|since| since + self.stall_limit <= now) {
                 wire.end(End::Stalled);
             }
             if wire.next_ping <= now {
-                // A peer that takes nothing would only gather pings.
-                if wire.jammed_since.is_none() {
-                    wire.queue_message(Message::Ping(Bytes::from_static(PING)));
-                }
+                // Nothing may follow the Close frame.
+                wire.ping = self.linger_until.is_none();
                 wire.next_ping = now + self.ping_every;
             }
             let mut next = wire.next_ping;
             if wire.end.is_none() {
-                next = next.min(wire.heard + self.silence_limit);
+                next = next.min(wire.heard + self.silence_limit).min(wire.ponged + self.pong_limit);
                 next = wire.jammed_since.map_or(next, |since| next.min(since + self.stall_limit));
             }
             next = self.linger_until.map_or(next, |until| next.min(until));
@@ -512,22 +535,26 @@ where
         let pump = self.get_mut();
         loop {
             let mut again = pump.poll_actor(cx);
-            let was_jammed = pump.wire.borrow().jammed_since.is_some();
             let written = pump.wire.borrow_mut().write(cx);
             match written {
-                Written::Nothing => {}
+                Written::Nothing | Written::Jammed => {}
                 Written::Some => again = true,
-                Written::Jammed if was_jammed => {}
-                // The next ping may be later than the stall limit.
-                Written::Jammed => pump.timer.as_mut().reset(Instant::now() + pump.stall_limit.min(pump.ping_every)),
                 Written::Failed => {
                     if pump.actor.is_none() {
                         return Poll::Ready(());
                     }
-                    pump.wire.borrow_mut().end(End::Lost);
-                    pump.wire.borrow_mut().outgoing.clear();
-                    pump.wire.borrow_mut().outgoing_len = 0;
+                    let mut wire = pump.wire.borrow_mut();
+                    wire.end(End::Lost);
+                    wire.outgoing.clear();
+                    wire.outgoing_len = 0;
                     again = true;
+                }
+            }
+            if let Some(since) = pump.wire.borrow().jammed_since {
+                // Only ever earlier: under load this happens all the time, and pings are due all the same.
+                let due = since + pump.stall_limit;
+                if due < pump.timer.deadline() {
+                    pump.timer.as_mut().reset(due);
                 }
             }
             if let Some(until) = pump.linger_until {
@@ -548,3 +575,6 @@ where
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -26,7 +26,7 @@ use bytes::{Bytes, BytesMut};
 use futures_util::{Stream, stream};
 use storage::{DeviceId, Epoch, Presence, SessionId, clock};
 use tokio::io::AsyncWriteExt;
-use tracing::{Instrument, debug, debug_span, warn};
+use tracing::{Instrument, debug, debug_span};
 
 use super::Config;
 use super::device::{self, DeviceSocket};
@@ -158,17 +158,20 @@ enum Admitted {
 
 /// Everything that decides whether there will be a socket. On success it is counted already.
 async fn admit(state: &SocketState, request: &Request) -> Result<Admitted, ApiError> {
-    let path = canonical(request.path());
-    let admitted = match Endpoint::of(path.as_deref().unwrap_or(request.path())) {
-        Endpoint::Device => admit_device(state, request).await?,
-        Endpoint::Operator(device) => admit_operator(state, request, device).await?,
-        Endpoint::None => return Err(ApiError::not_found()),
-    };
-    if !state.count.enter(state.config.sockets_limit) {
-        warn!(limit = state.config.sockets_limit, "this node holds as many sockets as it may; refusing more");
+    // First of all, since a device that is claimed here leaves where it was.
+    if state.tree.is_draining() || !state.count.enter(state.config.sockets_limit) {
         return Err(ApiError::Unavailable);
     }
-    Ok(admitted)
+    let path = canonical(request.path());
+    let admitted = match Endpoint::of(path.as_deref().unwrap_or(request.path())) {
+        Endpoint::Device => admit_device(state, request).await,
+        Endpoint::Operator(device) => admit_operator(state, request, device).await,
+        Endpoint::None => Err(ApiError::not_found()),
+    };
+    if admitted.is_err() {
+        state.count.leave();
+    }
+    admitted
 }
 
 async fn admit_device(state: &SocketState, request: &Request) -> Result<Admitted, ApiError> {
@@ -188,6 +191,7 @@ async fn admit_device(state: &SocketState, request: &Request) -> Result<Admitted
         Err(error) => {
             // Devices go on without the shared store: the clock keeps epochs growing until it is back.
             debug!(%error, "claiming a device by this node's clock");
+            state.tree.registry.note_unannounced();
             let known = state.tree.registry.find(identity.device).map_or(0, |connection| connection.epoch.0 + 1);
             Epoch(known.max(now.0))
         }
