@@ -2,8 +2,8 @@
 
 use std::process::ExitCode;
 
-/// Gives the memory of a busy hour back; the system's allocator keeps most of it (10,000 devices that joined and went
-/// quiet: 5.8 kB each against 8.1 kB).
+/// Gives the memory of a busy hour back; the system's allocator keeps most of it (the same hub after 10,000 devices had
+/// joined and gone quiet: over a quarter less with this one, `make memory`).
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 

@@ -26,11 +26,11 @@ fn header(first_byte: u8, len: u64) -> Vec<u8> {
     match len {
         0..=125 => header.push(0x80 | u8::try_from(len).unwrap()),
         126..=0xffff => {
-            header.push(0x80 | 126);
+            header.push(0x80 | 0x7e);
             header.extend(u16::try_from(len).unwrap().to_be_bytes());
         }
         _ => {
-            header.push(0x80 | 127);
+            header.push(0x80 | 0x7f);
             header.extend(len.to_be_bytes());
         }
     }
@@ -71,8 +71,8 @@ async fn fragments_beyond_the_limit_are_refused() {
     let (halves, mut peer) = socket();
     let mut inbound = halves.inbound();
     tokio::spawn(async move {
-        peer.write_all(&frame(0x02, &[0; 60_000])).await.unwrap();
-        while peer.write_all(&frame(0x00, &[0; 60_000])).await.is_ok() {}
+        peer.write_all(&frame(0x02, &vec![0; 60_000])).await.unwrap();
+        while peer.write_all(&frame(0x00, &vec![0; 60_000])).await.is_ok() {}
     });
     assert!(matches!(next(&mut inbound).await, SocketEvent::Ended(End::TooLarge)));
 }
