@@ -439,3 +439,23 @@ async fn a_decommissioned_device_comes_back_as_another(set: Set) {
     let ids: BTreeSet<String> = user.devices().await.iter().map(id_of).collect();
     assert_eq!(ids.len(), 1);
 }
+
+#[tokio::test]
+async fn beyond_the_limit_of_devices_nobody_is_accepted() {
+    let hub = Set::Embedded.hub_with(|config| config.actors.max_devices = Some(1)).await;
+    let user = hub.user().await;
+    let limit = user.get("/api/management/v2/devauth/limits/max_devices").await.expect(200);
+    assert_eq!(limit.json(), json!({"limit": 1}));
+    let (mut first, second, third) = (hub.device(), hub.device(), hub.device());
+    first.join(&user).await;
+
+    second.ask().await.expect(401);
+    let waiting = user.device_with(&second.identity).await.unwrap();
+    let (id, set) = (waiting["id"].as_str().unwrap(), waiting["auth_sets"][0]["id"].as_str().unwrap());
+    let refused = user.decide(id, set, "accepted").await.expect(422);
+    assert_eq!(refused.error(), "maximum number of accepted devices reached");
+
+    let body = json!({"identity_data": third.identity, "pubkey": third.key.public_pem()});
+    user.post("/api/management/v2/devauth/devices", &body).await.expect(201);
+    assert_eq!(third.ask().await.expect(401).error(), "unauthorized");
+}

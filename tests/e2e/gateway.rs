@@ -1,7 +1,12 @@
 //! What holds for every request, whatever it asks for.
 
-use harness::{Answer, Certificate, LIMIT, Set, Socket, TestHub, TestUser, both_sets, raw_request, wait_until};
+use harness::{
+    Answer, Certificate, LIMIT, Process, Set, Socket, TestHub, TestUser, both_sets, free_port, raw_request,
+    temporary_directory, wait_until,
+};
 use serde_json::json;
+use std::net::TcpStream;
+use std::process::Command;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 both_sets!([
@@ -23,7 +28,7 @@ const REPORTS: &str = "/api/devices/v1/inventory/device/attributes";
 const UNKNOWN: &str = "3f8f5c8e-0000-4000-8000-000000000000";
 
 /// Paths that need a user's token, served or not.
-fn users_only() -> Vec<(&'static str, String)> {
+pub(crate) fn users_only() -> Vec<(&'static str, String)> {
     let device = format!("{DEVICES}/{UNKNOWN}");
     vec![
         ("GET", DEVICES.into()),
@@ -54,7 +59,7 @@ fn users_only() -> Vec<(&'static str, String)> {
 }
 
 /// Paths that need a device's token, served or not.
-const DEVICES_ONLY: &[(&str, &str)] = &[
+pub(crate) const DEVICES_ONLY: &[(&str, &str)] = &[
     ("PUT", REPORTS),
     ("PATCH", REPORTS),
     ("GET", "/api/devices/v1/deviceconnect/connect"),
@@ -333,9 +338,36 @@ async fn every_backend_is_named_by_the_readiness_check() {
         let backends = report["backends"].as_array().unwrap();
         let mut names: Vec<&str> = backends.iter().map(|backend| backend["name"].as_str().unwrap()).collect();
         names.sort_unstable();
-        // The embedded set may name its in-process parts or leave them out.
-        assert!(wanted.iter().filter(|name| **name != "bus").all(|name| names.contains(name)), "{names:?}");
+        assert!(wanted.iter().all(|name| names.contains(name)), "{names:?}");
     }
+}
+
+#[tokio::test]
+async fn a_backend_that_is_down_is_named_until_it_is_back() {
+    let port = free_port();
+    let start_nats = || {
+        let mut command = Command::new("nats-server");
+        command.args(["-a", "127.0.0.1", "-p", &port.to_string()]);
+        Process::start(&command, &temporary_directory().join("nats.log"))
+    };
+    let nats = start_nats();
+    wait_until(LIMIT, "nats-server", async || TcpStream::connect(("127.0.0.1", port)).ok()).await;
+    let url = format!("nats://127.0.0.1:{port}");
+    let hub = Set::Production.hub_with(move |config| config.actors.nats_url = Some(url.as_str().into())).await;
+    hub.get("/health/ready").await.expect(200);
+
+    drop(nats);
+    wait_until(LIMIT, "a 503 that names it", async || {
+        let answer = hub.get("/health/ready").await;
+        let backends = answer.json()["backends"].as_array().cloned().unwrap_or_default();
+        let is_named = backends.iter().any(|backend| backend["name"] == "nats" && backend["state"] == "down");
+        (answer.status == 503 && is_named).then_some(())
+    })
+    .await;
+    hub.get("/health/live").await.expect(200);
+
+    let _nats = start_nats();
+    wait_until(LIMIT, "a 200", async || (hub.get("/health/ready").await.status == 200).then_some(())).await;
 }
 
 #[tokio::test]

@@ -1,8 +1,8 @@
 //! The unmodified programs that Debian ships: `mender-client`, `mender-connect`, `mender-cli`.
 
 use harness::{
-    ADMIN_EMAIL, ADMIN_PASSWORD, Certificate, LIMIT, MenderCli, Mooring, RealDevice, Set, TestHub, both_sets,
-    wait_until,
+    ADMIN_EMAIL, ADMIN_PASSWORD, Certificate, LIMIT, MenderCli, Mooring, RealDevice, Set, TerminalScreen, TestHub,
+    both_sets, wait_until,
 };
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -47,9 +47,7 @@ async fn a_real_device_and_a_real_operator_meet(set: Set) {
     assert!(listed.status.success() && listed.stdout.contains(&id), "{listed:?}");
 
     // The arithmetic tells the output from the echo of what was typed.
-    let mut terminal = cli.terminal(&id);
-    terminal.type_in("echo sum-$((40+2))\n");
-    terminal.printed("sum-42", LIMIT).await;
+    let mut terminal = cli.terminal_that_prints(&id, "echo sum-$((40+2))\n", "sum-42").await;
     terminal.type_in("exit\n");
     let status = terminal.end(LIMIT).await;
     assert!(status.success(), "{status}: {}", terminal.log());
@@ -115,9 +113,7 @@ async fn a_shell_of_a_killed_terminal_ends_on_the_device(set: Set) {
         (status.is_empty() || status.contains(") Z ")).then_some(())
     })
     .await;
-    let mut again = cli.terminal(&id);
-    again.type_in("echo sum-$((40+2))\nexit\n");
-    again.printed("sum-42", LIMIT).await;
+    let mut again = cli.terminal_that_prints(&id, "echo sum-$((40+2))\nexit\n", "sum-42").await;
     assert!(again.end(LIMIT).await.success());
 }
 
@@ -129,9 +125,7 @@ async fn a_lost_real_device_ends_the_real_terminal() {
     let id = device.join(&user).await;
     let cli = MenderCli::new(&hub);
     cli.log_in(ADMIN_EMAIL, ADMIN_PASSWORD).await;
-    let mut terminal = cli.terminal(&id);
-    terminal.type_in("echo sum-$((40+2))\n");
-    terminal.printed("sum-42", LIMIT).await;
+    let mut terminal = cli.terminal_that_prints(&id, "echo sum-$((40+2))\n", "sum-42").await;
 
     device.kill_connect();
 
@@ -148,4 +142,31 @@ async fn a_real_device_connects_over_tls() {
     let id = device.join(&user).await;
     device.send_inventory();
     wait_until(LIMIT, "the inventory", async || inventory(&hub, &id).await.get("e2e_one").cloned()).await;
+}
+
+#[tokio::test]
+async fn our_own_client_accepts_a_real_device_and_opens_its_shell() {
+    let hub = Set::Embedded.hub().await;
+    let user = hub.user().await;
+    let device = RealDevice::start(&hub).await;
+    let asked =
+        wait_until(LIMIT, "a real device to ask to join", async || user.device_with(&device.identity()).await).await;
+    let (id, server) = (asked["id"].as_str().unwrap(), hub.url());
+    let mooring = Mooring::alone();
+    let login = ["--server", &server, "--user", ADMIN_EMAIL, "--password-stdin"];
+    let accepted = mooring.run(&[&["accept", id][..], &login].concat(), &format!("{ADMIN_PASSWORD}\n")).await;
+    assert!(accepted.status.success(), "{accepted:?}");
+    device.connected(&user, id, true).await;
+
+    // The login of before is remembered.
+    let terminal = TerminalScreen::run(&mooring.command(&["terminal", id, "--server", &server])).await;
+    // The prompt of root, or of anybody else.
+    wait_until(LIMIT, "a prompt", async || {
+        terminal.text().lines().any(|line| ["#", "$"].contains(&line.trim())).then_some(())
+    })
+    .await;
+    terminal.type_line("echo sum-$((40+2))");
+    terminal.shows("sum-42", LIMIT).await;
+    terminal.type_line("exit");
+    assert_eq!(terminal.ended(LIMIT).await, 0, "{}", terminal.text());
 }

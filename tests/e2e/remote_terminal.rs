@@ -1,6 +1,8 @@
 //! Somebody types into a shell on a device, and things go wrong on either side.
 
 use harness::{Closed, LIMIT, Packet, Set, Shell, answer_like_a_shell, both_sets, within};
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 both_sets!([
@@ -193,10 +195,24 @@ async fn two_operators_under_load_hear_only_their_own_in_order(set: Set) {
     let users = [hub.user().await, hub.another_user("second@example.com").await];
     let device = hub.accepted_by(&users[0]).await;
     let mut socket = device.connect().await;
-    tokio::spawn(async move { socket.serve(answer_like_a_shell).await });
+    // When the device said what, by session; `flood` makes it say a mebibyte at once.
+    let said: Arc<Mutex<HashMap<String, VecDeque<Instant>>>> = Arc::default();
+    let says = Arc::clone(&said);
+    tokio::spawn(async move {
+        let answer = |heard: &harness::Heard| {
+            if heard.body() == b"flood" {
+                return vec![Packet::shell("shell").sid(heard.sid()).prop("status", 1).body([b'z'; 16 * 1024]); 64];
+            }
+            if heard.is(1, "shell") {
+                says.lock().unwrap().entry(heard.sid().to_owned()).or_default().push_back(Instant::now());
+            }
+            answer_like_a_shell(heard)
+        };
+        socket.serve(answer).await
+    });
 
     let work = users.map(|user| {
-        let id = device.id.clone();
+        let (id, said) = (device.id.clone(), Arc::clone(&said));
         tokio::spawn(async move {
             let mut shell = Shell::start(user.open(&id).await).await;
             let mut seen = String::new();
@@ -211,6 +227,8 @@ async fn two_operators_under_load_hear_only_their_own_in_order(set: Set) {
                     while seen.len() < wanted.len() {
                         let heard = shell.socket.hear().await;
                         assert_eq!(heard.sid(), shell.sid);
+                        let moment = said.lock().unwrap().get_mut(&shell.sid).and_then(VecDeque::pop_front).unwrap();
+                        assert!(moment.elapsed() <= Duration::from_secs(1), "{:?} on the way", moment.elapsed());
                         seen += std::str::from_utf8(heard.body()).unwrap();
                     }
                 }
@@ -220,11 +238,9 @@ async fn two_operators_under_load_hear_only_their_own_in_order(set: Set) {
     });
     // Somebody who has a shell there and never reads.
     let mut stalled = Shell::start(hub.user().await.open(&device.id).await).await;
-    for _ in 0..50 {
-        stalled.type_in([b'z'; 4000]).await;
-    }
     let mut third = Shell::start(hub.user().await.open(&device.id).await).await;
-    for _ in 0..20 {
+    for _ in 0..8 {
+        stalled.type_in("flood").await;
         within(Duration::from_secs(1), "a key to come back", third.echoes("key")).await;
     }
     for task in work {

@@ -156,6 +156,13 @@ async fn a_silent_device_is_pinged(set: Set) {
         }
     };
     harness::within(Duration::from_secs(10), "three pings", busy).await;
+
+    // One that says nothing at all but its pongs; a round of its own would pass for traffic.
+    let quiet = hub.accepted_device().await;
+    let mut socket = quiet.connect().await;
+    let listening = tokio::time::timeout(Duration::from_secs(2), socket.next()).await;
+    assert!(listening.is_err(), "a quiet device heard {listening:?}");
+    assert!(socket.pings.len() >= 3, "{} pings in two seconds", socket.pings.len());
 }
 
 fn hub_defaults() -> hub::Config {
@@ -185,6 +192,8 @@ async fn a_device_that_answers_nothing_is_gone_after_the_limit(set: Set) {
 
     user.sees(&device.id, "disconnected", Duration::from_secs(10)).await;
 
+    // Twice the limit, since other tests want the processor too; the hub's own timer is not in question.
+    assert!(connected.elapsed() <= Duration::from_secs(4), "{:?}", connected.elapsed());
     assert!(connected.elapsed() > Duration::from_millis(1_900), "{:?}", connected.elapsed());
     assert!(!lively_end.is_finished());
     assert_eq!(user.status(&lively.id).await, "connected");

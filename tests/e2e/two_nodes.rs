@@ -158,17 +158,13 @@ async fn a_real_device_survives_the_death_of_its_node_behind_a_balancer() {
     let cli = MenderCli::new(&two);
     cli.log_in(ADMIN_EMAIL, ADMIN_PASSWORD).await;
 
-    let mut terminal = cli.terminal(&id);
-    terminal.type_in("echo before-$((40+2))\nexit\n");
-    terminal.printed("before-42", LIMIT).await;
+    let mut terminal = cli.terminal_that_prints(&id, "echo before-$((40+2))\nexit\n", "before-42").await;
     assert!(terminal.end(LIMIT).await.success());
 
     one.kill();
 
     user.sees(&id, "disconnected", LEASE + Duration::from_secs(5)).await;
     device.connected(&user, &id, true).await;
-    let mut terminal = cli.terminal(&id);
-    terminal.type_in("echo after-$((40+2))\nexit\n");
-    terminal.printed("after-42", LIMIT).await;
+    let mut terminal = cli.terminal_that_prints(&id, "echo after-$((40+2))\nexit\n", "after-42").await;
     assert!(terminal.end(LIMIT).await.success());
 }

@@ -1,6 +1,7 @@
 //! Everything that can be wrong with a request, on every route, and that nothing of it is kept.
 
-use harness::{Answer, Issuer, Set, TestDevice, TestHub, TestUser, both_sets, raw_request};
+use crate::gateway::{DEVICES_ONLY, users_only};
+use harness::{Answer, Issuer, Set, Socket, TestDevice, TestHub, TestUser, both_sets, raw_request};
 use serde_json::{Value, json};
 
 both_sets!([
@@ -135,9 +136,11 @@ async fn a_body_that_is_not_what_it_should_be_is_refused_on_every_route(set: Set
             assert_eq!(refused.status, 400, "{what} with type {unparsable:?}: {refused}");
             assert!(refused.error().starts_with("Invalid value for Content-Type header"), "{refused}");
         }
-        announced_too_large(&scene, route).await;
-        chunked_too_large(&scene, route).await;
+        let head = head(&scene, route);
+        announced_too_large(&scene, &head).await;
+        chunked_too_large(&scene, &head).await;
     }
+    a_bad_request_to_join(&scene).await;
     assert_eq!(scene.everything().await, before, "nothing was kept");
 }
 
@@ -156,21 +159,48 @@ fn head(scene: &Scene, route: &Route) -> String {
 const TWO_MEBIBYTES: usize = 2 * 1024 * 1024;
 
 /// Refused before a byte of it is read, so none is sent.
-async fn announced_too_large(scene: &Scene, route: &Route) {
-    let request = format!("{}Content-Length: {TWO_MEBIBYTES}\r\n\r\n", head(scene, route));
+async fn announced_too_large(scene: &Scene, head: &str) {
+    let request = format!("{head}Content-Length: {TWO_MEBIBYTES}\r\n\r\n");
     let refused = raw_request(scene.hub.address(), request.as_bytes()).await.expect(413);
     assert_eq!(refused.error(), "http: request body too large");
 }
 
-async fn chunked_too_large(scene: &Scene, route: &Route) {
-    let mut request = format!("{}Transfer-Encoding: chunked\r\n\r\n", head(scene, route)).into_bytes();
-    // JSON as far as it goes: one very long text.
-    request.extend(format!("{TWO_MEBIBYTES:x}\r\n\"").into_bytes());
-    request.extend(std::iter::repeat_n(b'x', TWO_MEBIBYTES - 2));
-    request.extend(b"\"\r\n0\r\n\r\n");
+async fn chunked_too_large(scene: &Scene, head: &str) {
+    let mut request = format!("{head}Transfer-Encoding: chunked\r\n\r\n{TWO_MEBIBYTES:x}\r\n").into_bytes();
+    request.extend(long_text());
+    request.extend(b"\r\n0\r\n\r\n");
     let refused = raw_request(scene.hub.address(), &request).await;
-    assert!([400, 413].contains(&refused.status), "{refused}");
+    assert_eq!(refused.status, 413, "{refused}");
     refused.error();
+}
+
+/// JSON as far as it goes: one very long text.
+fn long_text() -> Vec<u8> {
+    [&b"\""[..], &vec![b'x'; TWO_MEBIBYTES - 2], b"\""].concat()
+}
+
+/// The same for requests to join, each properly signed: it is the body alone that is wrong.
+async fn a_bad_request_to_join(scene: &Scene) {
+    let device = scene.hub.device();
+    for bad in ["{", "{\"id_data\":", "nonsense", "[1,", "\"text\"", "17"] {
+        let refused = device.sign(bad.as_bytes().to_vec()).send().await;
+        assert_eq!(refused.status, 400, "joining with {bad:?}: {refused}");
+        refused.error();
+    }
+    for (kind, status) in [(Some("text/plain"), 415), (None, 400)] {
+        let mut request = device.auth_request();
+        request.content_type = kind;
+        let refused = request.send().await;
+        assert_eq!(refused.status, status, "joining with type {kind:?}: {refused}");
+        refused.error();
+    }
+    let signature = device.key.sign(&long_text());
+    let head = format!(
+        "POST /api/devices/v1/authentication/auth_requests HTTP/1.1\r\nHost: hub\r\nX-MEN-Signature: {signature}\r\n\
+         Content-Type: application/json\r\n"
+    );
+    announced_too_large(scene, &head).await;
+    chunked_too_large(scene, &head).await;
 }
 
 async fn unknown_members_are_passed_over_on_every_route(set: Set) {
@@ -189,11 +219,12 @@ async fn a_token_that_is_not_good_is_refused_on_every_route(set: Set) {
     let (ours, foreign) = (Issuer::new(), Issuer::new());
     let scene = Scene::new(set, &ours).await;
     let before = scene.everything().await;
-    for route in scene.routes.iter().filter(|route| route.role != Role::Anybody) {
-        let (good, other_kind) = match route.role {
-            Role::Device => (&scene.device.token, &scene.user.token),
-            _ => (&scene.user.token, &scene.device.token),
-        };
+    let users = users_only();
+    let users: Vec<(&str, &str)> = users.iter().map(|(method, path)| (*method, path.as_str())).collect();
+    for (routes, good, other_kind) in [
+        (users.as_slice(), &scene.user.token, &scene.device.token),
+        (DEVICES_ONLY, &scene.device.token, &scene.user.token),
+    ] {
         let expired = ours.reissue(good, |_, claims| {
             claims["exp"] = json!(claims["iat"].as_i64().unwrap() - 60);
         });
@@ -213,10 +244,16 @@ async fn a_token_that_is_not_good_is_refused_on_every_route(set: Set) {
             ("of another scheme", format!("Basic {good}")),
             ("without scheme", good.clone()),
         ] {
-            let request = scene.hub.request(route.method, &route.path).json(&route.good);
-            let refused = Answer::to(request.header("Authorization", authorization)).await;
-            assert_eq!(refused.status, 401, "{what} on {} {}: {refused}", route.method, route.path);
-            refused.refuses_token();
+            for (method, path) in routes {
+                let request = scene.hub.request(method, path).json(&json!({}));
+                let refused = Answer::to(request.header("Authorization", &authorization)).await;
+                assert_eq!(refused.status, 401, "{what} on {method} {path}: {refused}");
+                refused.refuses_token();
+                if path.ends_with("/connect") {
+                    let upgrade = Socket::connect(&scene.hub, path, &[("Authorization", &authorization)]).await;
+                    upgrade.err().unwrap_or_else(|| panic!("{what} opened {path}")).refuses_token();
+                }
+            }
         }
     }
     assert_eq!(scene.everything().await, before, "nothing was done");

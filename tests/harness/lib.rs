@@ -48,6 +48,7 @@ pub use key::Key;
 pub use mender_cli::MenderCli;
 pub use message::{Heard, Packet, Prop};
 pub use mooring::Mooring;
+pub use ports::free_port;
 pub use process::{Output, Process};
 pub use raw_http::raw_request;
 pub use real_device::RealDevice;

@@ -2,11 +2,21 @@
 
 use std::path::PathBuf;
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use crate::door::Door;
 use crate::process::{Output, Process, run};
 use crate::wait::LIMIT;
 use crate::workspace::temporary_directory;
+
+/// Terminals that are tried before a test fails.
+const ATTEMPTS: usize = 4;
+
+/// How long a terminal may print nothing of what is waited for.
+const SILENCE: Duration = Duration::from_secs(12);
+
+/// How often its output is looked at.
+const PAUSE: Duration = Duration::from_millis(20);
 
 /// Somebody with `mender-cli`.
 pub struct MenderCli {
@@ -44,5 +54,42 @@ impl MenderCli {
     /// Opens a terminal; type with [`Process::type_in`], read with [`Process::printed`].
     pub fn terminal(&self, device: &str) -> Process {
         Process::start_interactive(&self.command(&["terminal", device]), &temporary_directory().join("terminal.log"))
+    }
+
+    /// Opens a terminal, waits for the prompt, types `text` and waits until the device prints `expected`.
+    ///
+    /// A terminal that ends or stays silent is given up and another one opened, as a person would: an agent whose token has
+    /// just been renewed connects anew, which ends the terminals it had, and now and then one opened in its first seconds
+    /// shows no prompt although the shell on the device waits at it.
+    ///
+    /// # Panics
+    /// When several terminals in a row have not printed it.
+    pub async fn terminal_that_prints(&self, device: &str, text: &str, expected: &str) -> Process {
+        let mut said = Vec::new();
+        for _ in 0..ATTEMPTS {
+            let mut terminal = self.terminal(device);
+            if prints(&mut terminal, "# ").await {
+                terminal.type_in(text);
+                if prints(&mut terminal, expected).await {
+                    return terminal;
+                }
+            }
+            said.push(terminal.log());
+        }
+        panic!("no terminal printed {expected:?} but: {said:#?}");
+    }
+}
+
+/// Waits until a terminal has printed `text`; `false` if it has ended without, or is silent for too long.
+async fn prints(terminal: &mut Process, text: &str) -> bool {
+    let deadline = Instant::now() + SILENCE;
+    loop {
+        // Asked first, so that the last output of one that has ended is not missed.
+        let is_over = terminal.ended().is_some() || Instant::now() > deadline;
+        let has_printed = terminal.log().contains(text);
+        if has_printed || is_over {
+            return has_printed;
+        }
+        tokio::time::sleep(PAUSE).await;
     }
 }
