@@ -158,13 +158,20 @@ async fn our_own_client_accepts_a_real_device_and_opens_its_shell() {
     assert!(accepted.status.success(), "{accepted:?}");
     device.connected(&user, id, true).await;
 
-    // The login of before is remembered.
-    let terminal = TerminalScreen::run(&mooring.command(&["terminal", id, "--server", &server])).await;
-    // The prompt of root, or of anybody else.
-    wait_until(LIMIT, "a prompt", async || {
-        terminal.text().lines().any(|line| ["#", "$"].contains(&line.trim())).then_some(())
-    })
-    .await;
+    // The login of before is remembered. As with `mender-cli`, a terminal in the agent's first seconds may stay silent.
+    let mut prompted = None;
+    for _ in 0..4 {
+        let terminal = TerminalScreen::run(&mooring.command(&["terminal", id, "--server", &server])).await;
+        // The prompt of root, or of anybody else.
+        let prompt = wait_until(LIMIT, "a prompt", async || {
+            terminal.text().lines().any(|line| ["#", "$"].contains(&line.trim())).then_some(())
+        });
+        if tokio::time::timeout(Duration::from_secs(12), prompt).await.is_ok() {
+            prompted = Some(terminal);
+            break;
+        }
+    }
+    let terminal = prompted.expect("one of several terminals shows a prompt");
     terminal.type_line("echo sum-$((40+2))");
     terminal.shows("sum-42", LIMIT).await;
     terminal.type_line("exit");
