@@ -43,6 +43,7 @@ impl SmallHub {
     async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let url = format!("http://{}", listener.local_addr().expect("an address"));
+        // Both hold what one device of the test does, which ends with the test.
         let (tell, requests) = mpsc::unbounded_channel();
         let (opened, sockets) = mpsc::unbounded_channel();
         tokio::spawn(async move {
