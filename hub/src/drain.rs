@@ -13,9 +13,7 @@ use tracing::warn;
 /// they are gone. (`deviceconnect-46`)
 pub async fn send_everybody_away(tree: &Tree, window: Duration) {
     tree.start_draining();
-    for (_, operator) in tree.registry.operators() {
-        let _ = operator.to.try_send(ToOperator::End { why: SessionEnd::NodeShutdown });
-    }
+    end_sessions(tree);
     let mut devices = tree.registry.devices();
     devices.shuffle(&mut rand::rng());
     let started = Instant::now();
@@ -31,12 +29,17 @@ pub async fn send_everybody_away(tree: &Tree, window: Duration) {
             return;
         }
         // Those whose handshake was under way are here only now.
-        for (_, operator) in tree.registry.operators() {
-            let _ = operator.to.try_send(ToOperator::End { why: SessionEnd::NodeShutdown });
-        }
+        end_sessions(tree);
         for (_, connection) in tree.registry.devices() {
             let _ = connection.to.try_send(ToDevice::Close { why: DisconnectReason::NodeShutdown });
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+fn end_sessions(tree: &Tree) {
+    for (_, operator) in tree.registry.operators() {
+        // One that takes nothing any more is on its way out.
+        let _ = operator.to.try_send(ToOperator::End { why: SessionEnd::NodeShutdown });
     }
 }
