@@ -13,6 +13,7 @@
 //!
 //! outside the tree, never restarted:
 //! ├─ one actor per connected device    (its socket; holds a DeviceLink)
+//! ├─ one actor per session             (SessionHost; outlives the sockets at its ends)
 //! └─ one actor per operator's socket   (holds an OperatorLink)
 //! ```
 //!
@@ -20,7 +21,7 @@
 //! |---|---|
 //! | [`credentials`], [`gate`], [`admission`], [`accounts`] | who may come in |
 //! | [`message`] | what is on the wire, read without decoding it |
-//! | [`device_link`], [`operator_link`] | what a connection does next |
+//! | [`session`], [`device_link`], [`operator_link`] | what a session and the connections at its ends do next |
 //! | [`registry`], [`reach`] | who is connected, here and elsewhere |
 //! | [`bus`], [`switchboard`] | how nodes talk |
 //! | [`supervisor`], [`tree`] | what restarts what |
@@ -35,7 +36,9 @@ pub mod admission;
 pub mod message;
 
 pub mod device_link;
+pub mod figures;
 pub mod operator_link;
+pub mod output_gate;
 pub mod session;
 
 pub mod reach;

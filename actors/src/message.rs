@@ -9,7 +9,7 @@ mod rewrite;
 
 use bytes::Bytes;
 use cursor::Cursor;
-pub use rewrite::{DEVICE_MESSAGE_LIMIT, Refused, SHELL_PIECE, for_device, for_operator};
+pub use rewrite::{DEVICE_MESSAGE_LIMIT, Refused, SHELL_PIECE, for_device, for_operator, readdress};
 
 /// Which protocol a message belongs to (`hdr.proto`).
 pub mod proto {
@@ -21,6 +21,8 @@ pub mod proto {
     pub const PORT_FORWARD: u16 = 3;
     /// Commands to the update client.
     pub const UPDATE_CLIENT: u16 = 4;
+    /// What the hub and a client of its own tell each other about a terminal that is kept, shared or taken over.
+    pub const MOORING: u16 = 64000;
     /// The session layer under all of them but the terminal.
     pub const CONTROL: u16 = 65535;
 }

@@ -14,6 +14,7 @@ use crate::housekeeping::Housekeeping;
 use crate::leases::{self, Leases, Resign};
 use crate::reach::Reach;
 use crate::registry::Registry;
+use crate::session::{self, host};
 use crate::status_writer::{StatusQueue, StatusWriter};
 use crate::supervisor::{Crash, Service};
 use crate::switchboard::{Parts, Switchboard};
@@ -60,10 +61,12 @@ impl Tree {
                 Leases::new(node, lease, presence.clone(), registry.clone(), alive)
             })
         };
+        let is_draining: Arc<AtomicBool> = Arc::default();
         let switchboard = {
             let (parts, presence, reach) = (parts.clone(), storage.presence.clone(), reach.clone());
+            let is_draining = Arc::clone(&is_draining);
             Service::start("switchboard", arbiter, move |alive| {
-                Switchboard::new(parts.clone(), presence.clone(), reach.clone(), alive)
+                Switchboard::new(parts.clone(), presence.clone(), reach.clone(), Arc::clone(&is_draining), alive)
             })
         };
         let housekeeping = {
@@ -79,7 +82,7 @@ impl Tree {
             bus: bus.clone(),
             statuses,
             announce,
-            is_draining: Arc::default(),
+            is_draining,
             storage: storage.clone(),
             status_writer,
             leases,
@@ -94,6 +97,11 @@ impl Tree {
     /// When the shared store cannot be reached.
     pub async fn enlist(&self, lease: Duration) -> Result<(), storage::StorageError> {
         leases::renew(self.bus.node(), lease, &self.storage.presence, &self.registry).await
+    }
+
+    /// What hosts of sessions work with.
+    pub fn hosts(&self, config: session::Config) -> host::Parts {
+        host::Parts { registry: self.registry.clone(), reach: self.reach.clone(), bus: self.bus.clone(), config }
     }
 
     /// From now on this node takes no more sockets.

@@ -44,6 +44,10 @@ pub fn routes(service: &mut ServiceConfig) {
         .service(E::at("/api/management/v1/deviceconnect/devices/{id}").get(device_connect::status))
         .service(
             E::at("/api/management/v1/deviceconnect/devices/{id}/connect").get(device_connect::user_without_socket),
+        )
+        .service(E::at("/api/management/v1/mooring/devices/{id}/terminal").get(device_connect::user_without_socket))
+        .service(
+            E::at("/api/management/v1/mooring/sessions/{id}/attach").get(device_connect::attachment_without_socket),
         );
 
     // For machines.

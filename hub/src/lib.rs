@@ -225,6 +225,7 @@ async fn boot(config: Config) -> anyhow::Result<(Parts, Listening, Option<Listen
         gate: gate.clone(),
         tree: tree.clone(),
         presence: storage.presence.clone(),
+        records: storage.sessions.clone(),
         sessions: config.actors.sessions.clone(),
         config: api_config.sockets.clone(),
         api: Arc::clone(&api_config),

@@ -38,7 +38,7 @@ pub use devices::{
     IssuedToken, SetStatus,
 };
 pub use error::StorageError;
-pub use id::{AuthSetId, DeviceId, Epoch, NodeId, SessionId, TokenId, UserId};
+pub use id::{AttachmentId, AuthSetId, DeviceId, Epoch, NodeId, SessionId, TokenId, UserId};
 pub use inventory::{Attribute, Inventory, InventoryDevice, Report, Reported};
 pub use keys::SigningKeys;
 pub use presence::{Claim, Presence, Route};
