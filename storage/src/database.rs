@@ -127,7 +127,16 @@ impl Transaction {
     pub(crate) async fn lock_fleet(&mut self) -> Result<(), StorageError> {
         if let Self::Postgres(open) = self {
             let (space, lock) = dialect::fleet_lock();
-            sqlx::query(dialect::LOCK_FLEET).bind(space).bind(lock).execute(&mut **open).await?;
+            sqlx::query(dialect::LOCK_SHARED).bind(space).bind(lock).execute(&mut **open).await?;
+        }
+        Ok(())
+    }
+
+    /// Waits until nobody else appends events, and keeps others waiting until the end of the transaction.
+    pub(crate) async fn lock_events(&mut self) -> Result<(), StorageError> {
+        if let Self::Postgres(open) = self {
+            let (space, lock) = dialect::events_lock();
+            sqlx::query(dialect::LOCK_SHARED).bind(space).bind(lock).execute(&mut **open).await?;
         }
         Ok(())
     }

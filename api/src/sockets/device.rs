@@ -145,6 +145,10 @@ impl Actor for DeviceSocket {
             connected: true,
             at: now,
             reason: None,
+            address: None,
+            bytes_in: 0,
+            bytes_out: 0,
+            round_trip: None,
         });
         metrics::gauge!(actors::metrics::DEVICES_CONNECTED).increment(1.0);
         // Access withdrawn between the handshake and the registry would have found nobody to cut.
@@ -191,6 +195,10 @@ impl Drop for DeviceSocket {
             connected: false,
             at: clock::now(),
             reason: Some(self.reason.as_str()),
+            address: None,
+            bytes_in: 0,
+            bytes_out: 0,
+            round_trip: None,
         });
     }
 }
