@@ -16,6 +16,8 @@ pub const RESTARTS: &str = "mooring_service_restarts_total";
 pub const STATUS_BATCH: &str = "mooring_status_batch_size";
 /// Batches that could not be written and are kept.
 pub const STATUS_RETRIES: &str = "mooring_status_retries_total";
+/// Past connections that were dropped before they were written to the log, because too many waited.
+pub const CONNECTIONS_UNLOGGED: &str = "mooring_connections_unlogged_total";
 
 /// Registers the descriptions with the recorder.
 pub fn describe() {
@@ -26,4 +28,5 @@ pub fn describe() {
     describe_counter!(RESTARTS, Unit::Count, "restarts of a service after it ended unexpectedly");
     describe_histogram!(STATUS_BATCH, Unit::Count, "status changes written per batch");
     describe_counter!(STATUS_RETRIES, Unit::Count, "status batches that could not be written and were kept");
+    describe_counter!(CONNECTIONS_UNLOGGED, Unit::Count, "past connections dropped unwritten, because too many waited");
 }

@@ -1,16 +1,19 @@
-//! Who is connected, written to the database in batches.
+//! Who is connected, and was, written to the database in batches.
 //!
 //! Sockets note each change in a shared [`StatusQueue`]; this service writes what has gathered, one statement for
 //! thousands. The queue keeps a change until it is committed, so neither a panic here nor a database that is down loses
-//! one; it holds the latest change of each device only, which bounds it by the number of devices.
+//! one. The latest connection of each device is never dropped, which bounds them by the number of devices; earlier ones,
+//! which only the log still wants, are bounded by [`WAITING_FOR_LOG`].
 
-use std::collections::HashMap;
+use std::cmp::Ordering;
+use std::collections::VecDeque;
+use std::collections::hash_map::{Entry, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
 use actix::{Actor, ActorFutureExt, AsyncContext, Context, Handler, WrapFuture};
 use parking_lot::Mutex;
-use storage::{ConnectionChange, Connections, DeviceId, Devices, Presence, StorageError};
+use storage::{ConnectionChange, Connections, DeviceId, Devices, Epoch, Presence, StorageError, Timestamp};
 use tracing::warn;
 
 use crate::gate::Gate;
@@ -19,27 +22,26 @@ use crate::supervisor::{Alive, Crash};
 /// How long a change may wait for company. The command line client refuses to start until the status says connected.
 const GATHER: Duration = Duration::from_millis(100);
 
-/// Most changes in one transaction.
+/// Most connections in one transaction.
 const BATCH: usize = 5000;
+
+/// Most finished connections that wait for the log alone; beyond it the oldest are dropped.
+const WAITING_FOR_LOG: usize = 200_000;
 
 /// Changes that have not been committed yet.
 #[derive(Clone, Default)]
-pub struct StatusQueue(Arc<Mutex<HashMap<DeviceId, ConnectionChange>>>);
+pub struct StatusQueue(Arc<Mutex<Waiting>>);
 
 impl StatusQueue {
     /// A device has connected or disconnected.
     pub fn note(&self, change: ConnectionChange) {
-        let mut waiting = self.0.lock();
-        match waiting.get(&change.device) {
-            // The late end of an older connection says nothing about the newer one.
-            Some(newer) if newer.epoch > change.epoch => {}
-            _ => {
-                waiting.insert(change.device, change);
-            }
+        let dropped = self.0.lock().note(change, WAITING_FOR_LOG);
+        if dropped {
+            metrics::counter!(crate::metrics::CONNECTIONS_UNLOGGED).increment(1);
         }
     }
 
-    /// Changes not yet committed.
+    /// Connections with changes not yet committed.
     pub fn len(&self) -> usize {
         self.0.lock().len()
     }
@@ -55,25 +57,16 @@ impl StatusQueue {
     /// When the database refuses; nothing is lost then.
     pub async fn flush(&self, connections: &Connections, presence: &Presence) -> Result<(), StorageError> {
         loop {
-            let batch: Vec<ConnectionChange> = self.0.lock().values().take(BATCH).copied().collect();
+            let batch = self.0.lock().batch(BATCH);
             if batch.is_empty() {
                 return Ok(());
             }
             metrics::histogram!(crate::metrics::STATUS_BATCH)
                 .record(f64::from(u32::try_from(batch.len()).unwrap_or(u32::MAX)));
-            connections.record(&batch).await?;
-            {
-                let mut waiting = self.0.lock();
-                for written in &batch {
-                    if waiting.get(&written.device).is_some_and(|now| now == written) {
-                        waiting.remove(&written.device);
-                    }
-                }
-                if waiting.is_empty() {
-                    waiting.shrink_to(BATCH);
-                }
-            }
-            for gone in batch.iter().filter(|change| !change.connected) {
+            let changes: Vec<ConnectionChange> = batch.iter().flat_map(|noted| noted.changes()).collect();
+            connections.record(&changes).await?;
+            let gone = self.0.lock().settle(&batch);
+            for gone in gone {
                 if let Err(error) = presence.release(gone.device, gone.epoch).await {
                     // The route names an epoch that no socket has any more; whoever follows it hears "not here".
                     warn!(%error, "routes of devices that left stay until they return");
@@ -81,6 +74,133 @@ impl StatusQueue {
                 }
             }
         }
+    }
+}
+
+/// What was noted about one connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Noted {
+    /// The last word on it.
+    last: ConnectionChange,
+    /// When it began, if that was noted too.
+    began: Option<Timestamp>,
+}
+
+impl Noted {
+    fn new(change: ConnectionChange) -> Self {
+        Self { last: change, began: change.connected.then_some(change.at) }
+    }
+
+    /// Takes in what was noted later.
+    fn add(&mut self, later: Self) {
+        self.last = later.last;
+        self.began = self.began.or(later.began);
+    }
+
+    const fn key(&self) -> (DeviceId, Epoch) {
+        (self.last.device, self.last.epoch)
+    }
+
+    /// Whether the log would know all of this connection from this alone.
+    const fn is_whole(&self) -> bool {
+        self.began.is_some() && !self.last.connected
+    }
+
+    /// The same in the words of storage: the beginning, if there was one, and what came last.
+    fn changes(&self) -> impl Iterator<Item = ConnectionChange> + use<> {
+        let began = self.began.map(|at| ConnectionChange { connected: true, at, reason: None, ..self.last });
+        began.into_iter().chain((began != Some(self.last)).then_some(self.last))
+    }
+}
+
+/// The queue itself.
+#[derive(Default)]
+struct Waiting {
+    /// The newest connection of each device.
+    latest: HashMap<DeviceId, Noted>,
+    /// Connections that a newer one has followed: the log wants them. Those that are not whole are at most as many as
+    /// there were sockets when the first of them was noted, since a socket notes one beginning and one end.
+    earlier: HashMap<(DeviceId, Epoch), Noted>,
+    /// Those of them that are whole, in the order in which they became both.
+    finished: VecDeque<(DeviceId, Epoch)>,
+}
+
+impl Waiting {
+    fn len(&self) -> usize {
+        self.latest.len() + self.earlier.len()
+    }
+
+    /// Takes a change in; says whether a finished connection had to be dropped for it.
+    fn note(&mut self, change: ConnectionChange, most_finished: usize) -> bool {
+        let noted = Noted::new(change);
+        let Some(latest) = self.latest.get_mut(&change.device) else {
+            self.latest.insert(change.device, noted);
+            return false;
+        };
+        match change.epoch.cmp(&latest.last.epoch) {
+            Ordering::Equal => {
+                latest.add(noted);
+                false
+            }
+            Ordering::Greater => {
+                let earlier = std::mem::replace(latest, noted);
+                self.keep_earlier(earlier, most_finished)
+            }
+            // The late end of an older connection says nothing about the newer one.
+            Ordering::Less => self.keep_earlier(noted, most_finished),
+        }
+    }
+
+    fn keep_earlier(&mut self, noted: Noted, most_finished: usize) -> bool {
+        let key = noted.key();
+        let (was_whole, is_whole) = match self.earlier.entry(key) {
+            Entry::Vacant(place) => (false, place.insert(noted).is_whole()),
+            Entry::Occupied(mut place) => {
+                let was_whole = place.get().is_whole();
+                place.get_mut().add(noted);
+                (was_whole, place.get().is_whole())
+            }
+        };
+        if was_whole || !is_whole {
+            return false;
+        }
+        self.finished.push_back(key);
+        if self.finished.len() <= most_finished {
+            return false;
+        }
+        self.finished.pop_front().is_some_and(|oldest| self.earlier.remove(&oldest).is_some())
+    }
+
+    /// Up to this many connections to be written. Earlier ones first: the log of a device then grows in order.
+    fn batch(&self, most: usize) -> Vec<Noted> {
+        let finished = self.finished.iter().filter_map(|key| self.earlier.get(key));
+        let unfinished = self.earlier.values().filter(|noted| !noted.is_whole());
+        finished.chain(unfinished).chain(self.latest.values()).take(most).copied().collect()
+    }
+
+    /// Lets go of what was written, unless more was noted about it meanwhile. Returns the ends after which nothing is
+    /// known of their device: its route may go.
+    fn settle(&mut self, batch: &[Noted]) -> Vec<ConnectionChange> {
+        let mut gone = Vec::new();
+        for written in batch {
+            let key = written.key();
+            if self.earlier.get(&key) == Some(written) {
+                self.earlier.remove(&key);
+            }
+            if self.latest.get(&key.0) == Some(written) {
+                self.latest.remove(&key.0);
+                gone.extend((!written.last.connected).then_some(written.last));
+            }
+        }
+        while self.finished.front().is_some_and(|key| !self.earlier.contains_key(key)) {
+            self.finished.pop_front();
+        }
+        if self.len() == 0 {
+            self.latest.shrink_to(BATCH);
+            self.earlier.shrink_to(BATCH);
+            self.finished.shrink_to(BATCH);
+        }
+        gone
     }
 }
 
@@ -159,7 +279,7 @@ impl Handler<Crash> for StatusWriter {
 
 #[cfg(test)]
 mod tests {
-    use storage::{Epoch, NodeId, Timestamp};
+    use storage::NodeId;
 
     use super::*;
 
@@ -169,19 +289,83 @@ mod tests {
             node: NodeId::random(),
             epoch: Epoch(epoch),
             connected,
-            at: Timestamp(0),
-            reason: None,
+            at: Timestamp(epoch * 10 + i64::from(!connected)),
+            reason: (!connected).then_some("silent"),
+            address: None,
+            bytes_in: 0,
+            bytes_out: 0,
+            round_trip: None,
         }
     }
 
+    /// Epoch, whether connected, when: of everything that waits, in the order in which it would be written.
+    fn told(waiting: &Waiting) -> Vec<(i64, bool, i64)> {
+        let changes = waiting.batch(usize::MAX).into_iter().flat_map(|noted| noted.changes());
+        changes.map(|change| (change.epoch.0, change.connected, change.at.0)).collect()
+    }
+
     #[test]
-    fn the_queue_keeps_one_change_per_device_the_newest_connection_s() {
-        let (queue, device) = (StatusQueue::default(), DeviceId::random());
-        queue.note(change(device, 2, true));
-        queue.note(change(device, 1, false));
-        assert_eq!(queue.len(), 1);
-        assert!(queue.0.lock()[&device].connected);
-        queue.note(change(device, 2, false));
-        assert!(!queue.0.lock()[&device].connected);
+    fn every_connection_is_told_with_its_beginning_and_its_end() {
+        let (mut waiting, device) = (Waiting::default(), DeviceId::random());
+        for (epoch, connected) in [(2, true), (1, false), (2, false), (3, true)] {
+            assert!(!waiting.note(change(device, epoch, connected), 10));
+        }
+        assert_eq!(waiting.len(), 3);
+        assert_eq!(told(&waiting), [(2, true, 20), (2, false, 21), (1, false, 11), (3, true, 30)]);
+        assert_eq!(waiting.latest[&device].last.epoch, Epoch(3));
+    }
+
+    #[test]
+    fn what_was_written_goes_and_what_was_noted_meanwhile_stays() {
+        let (mut waiting, device) = (Waiting::default(), DeviceId::random());
+        waiting.note(change(device, 1, true), 10);
+        let begun = waiting.batch(BATCH);
+        waiting.note(change(device, 1, false), 10);
+        assert!(waiting.settle(&begun).is_empty());
+        assert_eq!(told(&waiting), [(1, true, 10), (1, false, 11)]);
+
+        let ended = waiting.batch(BATCH);
+        waiting.note(change(device, 2, true), 10);
+        assert!(waiting.settle(&ended).is_empty(), "the device is back and keeps its route");
+        assert_eq!(told(&waiting), [(2, true, 20)]);
+
+        let back = waiting.batch(BATCH);
+        waiting.settle(&back);
+        let last = change(device, 2, false);
+        waiting.note(last, 10);
+        let ended = waiting.batch(BATCH);
+        assert_eq!(waiting.settle(&ended), [last]);
+        assert_eq!((waiting.len(), waiting.finished.len()), (0, 0));
+    }
+
+    #[test]
+    fn an_earlier_connection_that_ends_while_it_is_written_is_written_again() {
+        let (mut waiting, device) = (Waiting::default(), DeviceId::random());
+        waiting.note(change(device, 1, true), 10);
+        waiting.note(change(device, 2, true), 10);
+        let begun = waiting.batch(BATCH);
+        waiting.note(change(device, 1, false), 10);
+        waiting.settle(&begun);
+        assert_eq!(told(&waiting), [(1, true, 10), (1, false, 11)]);
+        let ended = waiting.batch(BATCH);
+        waiting.settle(&ended);
+        assert_eq!((waiting.len(), waiting.finished.len()), (0, 0));
+    }
+
+    #[test]
+    fn beyond_the_bound_the_oldest_finished_connections_are_dropped_and_no_latest_one() {
+        let mut waiting = Waiting::default();
+        let (restless, others) = (DeviceId::random(), [DeviceId::random(), DeviceId::random(), DeviceId::random()]);
+        for device in others {
+            waiting.note(change(device, 1, true), 2);
+        }
+        let mut dropped = 0;
+        for epoch in 1..=6 {
+            dropped += usize::from(waiting.note(change(restless, epoch, true), 2));
+            dropped += usize::from(waiting.note(change(restless, epoch, false), 2));
+        }
+        assert_eq!((dropped, waiting.latest.len(), waiting.earlier.len()), (3, 4, 2));
+        let epochs: Vec<i64> = told(&waiting).into_iter().map(|(epoch, ..)| epoch).filter(|epoch| *epoch > 1).collect();
+        assert_eq!(epochs, [4, 4, 5, 5, 6, 6]);
     }
 }

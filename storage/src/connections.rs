@@ -1,13 +1,18 @@
-//! Whether each device is connected, as last written down.
+//! Whether each device is connected, as last written down, and the connections it had before.
 //!
 //! The truth of this moment is in [`presence`](crate::presence); these rows outlive the nodes. Every write carries the
-//! [`Epoch`] of the connection it speaks of, and one that speaks of an older connection changes nothing.
+//! [`Epoch`] of the connection it speaks of, and one that speaks of an older connection changes that one's row in the
+//! log and nothing else.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
+use std::time::Duration;
 
 use sqlx::QueryBuilder;
 
-use crate::database::{Database, ROWS_PER_STATEMENT, on_reader, on_writer, repeating_after_deadlock};
+use crate::database::{
+    Database, ROWS_PER_REMOVAL, ROWS_PER_STATEMENT, in_transaction, on_reader, on_writer, repeating_after_deadlock,
+};
 use crate::{DeviceId, Epoch, NodeId, StorageError, Timestamp};
 
 /// The last known connection of a device.
@@ -46,9 +51,40 @@ pub struct ConnectionChange {
     pub at: Timestamp,
     /// Why it ended.
     pub reason: Option<&'static str>,
+    /// Where the device connected from.
+    pub address: Option<IpAddr>,
+    /// Bytes received from the device so far.
+    pub bytes_in: i64,
+    /// Bytes sent to the device so far.
+    pub bytes_out: i64,
+    /// How long a ping took last.
+    pub round_trip: Option<Duration>,
 }
 
-/// The last known connection of every device.
+/// A connection in the log: one that was, or the one that is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PastConnection {
+    /// Which connection of the device.
+    pub epoch: Epoch,
+    /// The node that holds or held it.
+    pub node: NodeId,
+    /// Where the device connected from, if that is known.
+    pub address: Option<IpAddr>,
+    /// When it began; `None` if only its end was ever written down.
+    pub since: Option<Timestamp>,
+    /// When it ended; `None` while it lasts.
+    pub until: Option<Timestamp>,
+    /// Why it ended.
+    pub reason: Option<String>,
+    /// Bytes received from the device.
+    pub bytes_in: i64,
+    /// Bytes sent to the device.
+    pub bytes_out: i64,
+    /// How long a ping took last, in whole microseconds.
+    pub round_trip: Option<Duration>,
+}
+
+/// The last known connection of every device, and the log of all of them.
 #[derive(Debug, Clone)]
 pub struct Connections {
     db: Database,
@@ -61,14 +97,20 @@ impl Connections {
 
     /// Writes down what happened, thousands of devices at a time.
     ///
-    /// A change is ignored if a newer connection of its device is known, or if it says what is written already (so that
-    /// [`Connection::updated`] moves at transitions only). A device not known here yet gets its row if it exists and a
-    /// connection began; nothing is written for a device that was removed, so a socket that is cut because its device
-    /// was removed does not bring the row back.
+    /// For the last known connection a change is ignored if a newer connection of its device is known, or if it says what
+    /// is written already (so that [`Connection::updated`] moves at transitions only). The log has a row for every
+    /// connection, whatever came after it: of several ends the first counts, and figures only grow.
+    ///
+    /// A device not known here yet gets its rows if it exists and a connection began; nothing is begun for a device that
+    /// was removed, so a socket that is cut because its device was removed does not bring the row back.
     ///
     /// # Errors
     /// `Unavailable`, `Other`. Some of the changes may be written then; repeating the call is safe.
     pub async fn record(&self, changes: &[ConnectionChange]) -> Result<(), StorageError> {
+        // The log first: if it lacks a beginning, it takes that from the row which the second statement overwrites.
+        for rows in one_per_connection(changes).chunks(ROWS_PER_STATEMENT) {
+            repeating_after_deadlock(|| self.log_rows(rows)).await?;
+        }
         for rows in newest_per_device(changes).chunks(ROWS_PER_STATEMENT) {
             repeating_after_deadlock(|| self.record_rows(rows)).await?;
         }
@@ -98,6 +140,50 @@ impl Connections {
                  epoch = excluded.epoch, updated_at = excluded.updated_at, reason = excluded.reason \
                  WHERE connections.epoch < excluded.epoch \
                  OR (connections.epoch = excluded.epoch AND connections.connected <> excluded.connected)",
+            );
+            query.build().persistent(rows.len() == ROWS_PER_STATEMENT).execute(pool).await.map(drop)
+        })
+    }
+
+    async fn log_rows(&self, rows: &[Logged]) -> Result<(), StorageError> {
+        on_writer!(self.db, |pool| {
+            let mut query = QueryBuilder::new(
+                "INSERT INTO connection_log \
+                 (device, epoch, node, address, since_at, until_at, reason, bytes_in, bytes_out, round_trip) \
+                 SELECT column1, column2, column3, column4, COALESCE(column5, (SELECT updated_at FROM connections \
+                 WHERE device = column1 AND epoch = column2 AND connected)), \
+                 column6, column7, column8, column9, column10 FROM (",
+            );
+            query.push_values(rows, |mut row, Logged { last, began }| {
+                row.push_bind(last.device)
+                    .push_bind(last.epoch)
+                    .push_bind(last.node)
+                    .push_bind(last.address.map(|address| address.to_string()))
+                    .push_bind(*began)
+                    .push_bind((!last.connected).then_some(last.at))
+                    .push_bind(last.reason)
+                    .push_bind(last.bytes_in)
+                    .push_bind(last.bytes_out)
+                    .push_bind(last.round_trip.map(micros));
+            });
+            query.push(
+                ") AS changes WHERE EXISTS (SELECT 1 FROM connection_log WHERE device = column1 AND epoch = column2) \
+                 OR EXISTS (SELECT 1 FROM connections WHERE device = column1) \
+                 OR (column5 IS NOT NULL AND EXISTS (SELECT 1 FROM devices WHERE id = column1)) \
+                 ON CONFLICT (device, epoch) DO UPDATE SET node = excluded.node, \
+                 address = COALESCE(excluded.address, connection_log.address), \
+                 since_at = COALESCE(connection_log.since_at, excluded.since_at), \
+                 until_at = CASE WHEN excluded.until_at IS NULL THEN NULL \
+                 ELSE COALESCE(connection_log.until_at, excluded.until_at) END, \
+                 reason = CASE WHEN excluded.until_at IS NULL OR connection_log.until_at IS NULL \
+                 THEN excluded.reason ELSE connection_log.reason END, \
+                 bytes_in = CASE WHEN connection_log.bytes_in < excluded.bytes_in THEN excluded.bytes_in \
+                 ELSE connection_log.bytes_in END, \
+                 bytes_out = CASE WHEN connection_log.bytes_out < excluded.bytes_out THEN excluded.bytes_out \
+                 ELSE connection_log.bytes_out END, \
+                 round_trip = COALESCE(excluded.round_trip, connection_log.round_trip) \
+                 WHERE connection_log.until_at IS NULL OR excluded.until_at IS NULL \
+                 OR connection_log.bytes_in < excluded.bytes_in OR connection_log.bytes_out < excluded.bytes_out",
             );
             query.build().persistent(rows.len() == ROWS_PER_STATEMENT).execute(pool).await.map(drop)
         })
@@ -137,35 +223,44 @@ impl Connections {
         })
     }
 
-    /// Removes what is known here about a device; says whether there was anything.
+    /// Removes what is known here about a device, its log included; says whether there was anything.
     ///
     /// # Errors
-    /// `Unavailable`, `Other`.
+    /// `Unavailable`, `Other`. Nothing is removed then.
     pub async fn forget(&self, device: DeviceId) -> Result<bool, StorageError> {
-        let removed = on_writer!(self.db, |pool| {
-            sqlx::query("DELETE FROM connections WHERE device = $1")
-                .bind(device)
-                .execute(pool)
-                .await
-                .map(|done| done.rows_affected())
-        })?;
-        Ok(removed > 0)
+        let forgotten = async {
+            let mut transaction = self.db.begin().await?;
+            let mut removed = 0;
+            for table in ["DELETE FROM connection_log WHERE device = $1", "DELETE FROM connections WHERE device = $1"] {
+                removed += in_transaction!(&mut transaction, |connection| {
+                    sqlx::query(table).bind(device).execute(connection).await.map(|done| done.rows_affected())
+                })?;
+            }
+            transaction.commit().await?;
+            Ok(removed > 0)
+        };
+        self.db.within(forgotten).await
     }
 
-    /// The devices written down as connected to a node, in order of their ids: what a node that died has left behind.
+    /// The connections written down as open on a node, in order of device and epoch: what a node that died has left
+    /// behind. Includes those whose device is connected elsewhere by now, since their end is missing in the log.
     ///
     /// # Errors
     /// `Unavailable`, `Other`.
     pub async fn connected_on(&self, node: NodeId) -> Result<Vec<(DeviceId, Epoch)>, StorageError> {
         on_reader!(self.db, |pool| {
-            sqlx::query_as("SELECT device, epoch FROM connections WHERE node = $1 AND connected ORDER BY device")
-                .bind(node)
-                .fetch_all(pool)
-                .await
+            sqlx::query_as(
+                "SELECT device, epoch FROM connections WHERE node = $1 AND connected \
+                 UNION SELECT device, epoch FROM connection_log WHERE node = $1 AND until_at IS NULL \
+                 ORDER BY device, epoch",
+            )
+            .bind(node)
+            .fetch_all(pool)
+            .await
         })
     }
 
-    /// The nodes that devices are written down as connected to: ask [`Presence`](crate::Presence) which of them are
+    /// The nodes that connections are written down as open on: ask [`Presence`](crate::Presence) which of them are
     /// alive.
     ///
     /// # Errors
@@ -173,12 +268,176 @@ impl Connections {
     pub async fn nodes(&self) -> Result<Vec<NodeId>, StorageError> {
         on_reader!(self.db, |pool| {
             sqlx::query_scalar(
-                "SELECT DISTINCT node FROM connections WHERE connected AND node IS NOT NULL ORDER BY node",
+                "SELECT node FROM connections WHERE connected AND node IS NOT NULL \
+                 UNION SELECT node FROM connection_log WHERE until_at IS NULL ORDER BY node",
             )
             .fetch_all(pool)
             .await
         })
     }
+
+    /// The connections of a device, newest first, up to `limit` of them; the first may still last.
+    ///
+    /// # Errors
+    /// `Unavailable`, `Corrupt`, `Other`.
+    pub async fn history(&self, device: DeviceId, limit: u32) -> Result<Vec<PastConnection>, StorageError> {
+        let rows: Vec<LogRow> = on_reader!(self.db, |pool| {
+            sqlx::query_as(
+                "SELECT epoch, node, address, since_at, until_at, reason, bytes_in, bytes_out, round_trip \
+                 FROM connection_log WHERE device = $1 ORDER BY epoch DESC LIMIT $2",
+            )
+            .bind(device)
+            .bind(i64::from(limit))
+            .fetch_all(pool)
+            .await
+        })?;
+        rows.into_iter().map(|row| row.into_past(device)).collect()
+    }
+
+    /// Removes from the log, in slices, what ended before this time, and all but the newest `most_per_device` of each
+    /// device, so that one that connects every second does not fill the disk. Connections that last stay; such as are
+    /// open only because nobody wrote their end go by their beginning. Says how many were removed.
+    ///
+    /// # Errors
+    /// `Unavailable`, `Other`. Some may be removed then; repeating the call is safe.
+    pub async fn expire_history(&self, before: Timestamp, most_per_device: u32) -> Result<u64, StorageError> {
+        Ok(self.remove_older(before).await? + self.remove_beyond(most_per_device.max(1)).await?)
+    }
+
+    async fn remove_older(&self, before: Timestamp) -> Result<u64, StorageError> {
+        let mut removed = 0;
+        for slice in [
+            "DELETE FROM connection_log WHERE (device, epoch) IN \
+             (SELECT device, epoch FROM connection_log WHERE until_at < $1 ORDER BY until_at LIMIT $2)",
+            "DELETE FROM connection_log WHERE (device, epoch) IN \
+             (SELECT device, epoch FROM connection_log WHERE until_at IS NULL AND (since_at IS NULL OR since_at < $1) \
+             AND NOT EXISTS (SELECT 1 FROM connections WHERE connections.device = connection_log.device \
+             AND connections.epoch = connection_log.epoch AND connected) LIMIT $2)",
+        ] {
+            loop {
+                let count = repeating_after_deadlock(|| async {
+                    on_writer!(self.db, |pool| {
+                        sqlx::query(slice)
+                            .bind(before)
+                            .bind(i64::from(ROWS_PER_REMOVAL))
+                            .execute(pool)
+                            .await
+                            .map(|done| done.rows_affected())
+                    })
+                })
+                .await?;
+                removed += count;
+                if count < u64::from(ROWS_PER_REMOVAL) {
+                    break;
+                }
+            }
+        }
+        Ok(removed)
+    }
+
+    async fn remove_beyond(&self, most_per_device: u32) -> Result<u64, StorageError> {
+        let (mut removed, mut last) = (0, DeviceId::from_uuid(uuid::Uuid::nil()));
+        loop {
+            let restless: Vec<DeviceId> = on_reader!(self.db, |pool| {
+                sqlx::query_scalar(
+                    "SELECT device FROM connection_log WHERE device > $1 GROUP BY device HAVING COUNT(*) > $2 \
+                     ORDER BY device LIMIT $3",
+                )
+                .bind(last)
+                .bind(i64::from(most_per_device))
+                .bind(i64::from(ROWS_PER_REMOVAL))
+                .fetch_all(pool)
+                .await
+            })?;
+            let Some(newest) = restless.last() else { return Ok(removed) };
+            last = *newest;
+            for device in restless {
+                removed += self.remove_beyond_of(device, most_per_device).await?;
+            }
+        }
+    }
+
+    async fn remove_beyond_of(&self, device: DeviceId, most: u32) -> Result<u64, StorageError> {
+        repeating_after_deadlock(|| async {
+            on_writer!(self.db, |pool| {
+                sqlx::query(
+                    "DELETE FROM connection_log WHERE device = $1 AND epoch <= (SELECT epoch FROM connection_log \
+                     WHERE device = $1 ORDER BY epoch DESC LIMIT 1 OFFSET $2)",
+                )
+                .bind(device)
+                .bind(i64::from(most))
+                .execute(pool)
+                .await
+                .map(|done| done.rows_affected())
+            })
+        })
+        .await
+    }
+}
+
+/// All changes of one connection in one call.
+struct Logged {
+    /// The one that counts.
+    last: ConnectionChange,
+    /// When it began, if the call says.
+    began: Option<Timestamp>,
+}
+
+/// One row for each connection, in the order of the log's key on all nodes.
+fn one_per_connection(changes: &[ConnectionChange]) -> Vec<Logged> {
+    let mut connections: BTreeMap<(DeviceId, Epoch), Logged> = BTreeMap::new();
+    for &change in changes {
+        let row = connections.entry((change.device, change.epoch)).or_insert(Logged { last: change, began: None });
+        if change.connected {
+            row.began.get_or_insert(change.at);
+        }
+        // Of several ends the first counts.
+        if change.connected || row.last.connected {
+            row.last = ConnectionChange {
+                address: change.address.or(row.last.address),
+                bytes_in: change.bytes_in.max(row.last.bytes_in),
+                bytes_out: change.bytes_out.max(row.last.bytes_out),
+                round_trip: change.round_trip.or(row.last.round_trip),
+                ..change
+            };
+        }
+    }
+    connections.into_values().collect()
+}
+
+/// A connection as the log holds it.
+#[derive(sqlx::FromRow)]
+struct LogRow {
+    epoch: Epoch,
+    node: NodeId,
+    address: Option<String>,
+    since_at: Option<Timestamp>,
+    until_at: Option<Timestamp>,
+    reason: Option<String>,
+    bytes_in: i64,
+    bytes_out: i64,
+    round_trip: Option<i64>,
+}
+
+impl LogRow {
+    fn into_past(self, device: DeviceId) -> Result<PastConnection, StorageError> {
+        let address = self.address.map(|text| text.parse()).transpose();
+        Ok(PastConnection {
+            epoch: self.epoch,
+            node: self.node,
+            address: address.map_err(|_| StorageError::Corrupt(format!("address of device {device}")))?,
+            since: self.since_at,
+            until: self.until_at,
+            reason: self.reason,
+            bytes_in: self.bytes_in,
+            bytes_out: self.bytes_out,
+            round_trip: self.round_trip.map(|micros| Duration::from_micros(micros.unsigned_abs())),
+        })
+    }
+}
+
+fn micros(time: Duration) -> i64 {
+    i64::try_from(time.as_micros()).unwrap_or(i64::MAX)
 }
 
 /// All changes of one device in one call.
@@ -209,19 +468,61 @@ fn newest_per_device(changes: &[ConnectionChange]) -> Vec<Collapsed> {
 mod tests {
     use super::*;
 
-    #[test]
-    fn of_several_changes_the_last_of_the_newest_connection_counts() {
-        let device = DeviceId::random();
-        let change = |epoch, connected| ConnectionChange {
+    fn change(device: DeviceId, epoch: i64, connected: bool, at: i64) -> ConnectionChange {
+        ConnectionChange {
             device,
             node: NodeId::random(),
             epoch: Epoch(epoch),
             connected,
-            at: Timestamp(epoch),
+            at: Timestamp(at),
             reason: None,
-        };
-        let rows = newest_per_device(&[change(2, true), change(1, false), change(2, false)]);
+            address: None,
+            bytes_in: 0,
+            bytes_out: 0,
+            round_trip: None,
+        }
+    }
+
+    #[test]
+    fn of_several_changes_the_last_of_the_newest_connection_counts() {
+        let device = DeviceId::random();
+        let changes = [change(device, 2, true, 2), change(device, 1, false, 1), change(device, 2, false, 2)];
+        let rows = newest_per_device(&changes);
         assert_eq!(rows.len(), 1);
         assert_eq!((rows[0].last.epoch, rows[0].last.connected, rows[0].began), (Epoch(2), false, true));
+    }
+
+    #[test]
+    fn the_log_keeps_every_connection_with_its_first_beginning_and_its_first_end() {
+        let device = DeviceId::random();
+        let changes = [
+            change(device, 2, true, 20),
+            change(device, 1, false, 21),
+            change(device, 2, true, 22),
+            change(device, 2, false, 23),
+            change(device, 2, false, 24),
+            change(device, 3, true, 30),
+        ];
+        let rows: Vec<_> = one_per_connection(&changes)
+            .iter()
+            .map(|row| (row.last.epoch.0, row.last.connected, row.last.at.0, row.began.map(|at| at.0)))
+            .collect();
+        assert_eq!(rows, [(1, false, 21, None), (2, false, 23, Some(20)), (3, true, 30, Some(30))]);
+    }
+
+    #[tokio::test]
+    async fn the_log_of_a_connection_that_an_older_version_began_has_its_beginning() {
+        let storage = crate::Storage::open(&crate::Config::in_memory()).await.expect("memory opens");
+        let (connections, device) = (storage.connections, DeviceId::random());
+        connections.provision(device, Timestamp(1)).await.expect("provisioned");
+        connections.record(&[change(device, 7, true, 70)]).await.expect("recorded");
+        // A version that knew no log would have left this.
+        let emptied: Result<_, StorageError> = on_writer!(connections.db, |pool| {
+            sqlx::query("DELETE FROM connection_log").execute(pool).await.map(drop)
+        });
+        emptied.expect("emptied");
+        connections.record(&[change(device, 7, false, 80)]).await.expect("recorded");
+        let past = connections.history(device, 1).await.expect("a list").remove(0);
+        assert_eq!((past.since, past.until), (Some(Timestamp(70)), Some(Timestamp(80))));
     }
 }

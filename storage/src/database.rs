@@ -29,6 +29,9 @@ const DEADLOCK_ATTEMPTS: u32 = 4;
 /// Rows in one bulk statement: well below the bind limits of both databases (32,766 in `SQLite`, 65,535 in Postgres).
 pub(crate) const ROWS_PER_STATEMENT: usize = 1_000;
 
+/// Rows that retention removes at a time: so few that nobody who writes has to wait long.
+pub(crate) const ROWS_PER_REMOVAL: u32 = 1_000;
+
 /// The open database. Cloning is cheap.
 #[derive(Debug, Clone)]
 pub(crate) struct Database {
@@ -127,7 +130,16 @@ impl Transaction {
     pub(crate) async fn lock_fleet(&mut self) -> Result<(), StorageError> {
         if let Self::Postgres(open) = self {
             let (space, lock) = dialect::fleet_lock();
-            sqlx::query(dialect::LOCK_FLEET).bind(space).bind(lock).execute(&mut **open).await?;
+            sqlx::query(dialect::LOCK_SHARED).bind(space).bind(lock).execute(&mut **open).await?;
+        }
+        Ok(())
+    }
+
+    /// Waits until nobody else appends events, and keeps others waiting until the end of the transaction.
+    pub(crate) async fn lock_events(&mut self) -> Result<(), StorageError> {
+        if let Self::Postgres(open) = self {
+            let (space, lock) = dialect::events_lock();
+            sqlx::query(dialect::LOCK_SHARED).bind(space).bind(lock).execute(&mut **open).await?;
         }
         Ok(())
     }

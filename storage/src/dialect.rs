@@ -13,8 +13,8 @@ const LOCK_SPACE: i32 = 0x4d_4f_4f_52;
 /// pending device asking again) ends without a disk write. `SQLite` needs none: a writing transaction there is alone.
 pub(crate) const LOCK_IDENTITY: &str = "SELECT pg_advisory_xact_lock($1)";
 
-/// Takes the lock of the whole fleet until the end of the transaction; bind [`fleet_lock`].
-pub(crate) const LOCK_FLEET: &str = "SELECT pg_advisory_xact_lock($1, $2)";
+/// Takes a lock that all share until the end of the transaction; bind [`fleet_lock`] or [`events_lock`].
+pub(crate) const LOCK_SHARED: &str = "SELECT pg_advisory_xact_lock($1, $2)";
 
 /// How a transaction begins in `SQLite`: at once as the writer. A transaction that reads first and writes later would
 /// fail with "busy" whenever another connection had written in between, whatever the busy timeout.
@@ -30,6 +30,11 @@ pub(crate) fn identity_lock(hash: &[u8; 32]) -> i64 {
 /// The two halves of the fleet's lock number; the two-key locks of Postgres never meet the one-key ones.
 pub(crate) const fn fleet_lock() -> (i32, i32) {
     (LOCK_SPACE, 1)
+}
+
+/// The two halves of the lock number of whoever appends events.
+pub(crate) const fn events_lock() -> (i32, i32) {
+    (LOCK_SPACE, 2)
 }
 
 /// What a database's refusal means for the caller.

@@ -8,7 +8,9 @@
 //! | [`devices`] | devices, their keys, their tokens, the device limit; `change` is the only way to alter them |
 //! | [`users`] | people, their sessions |
 //! | [`inventory`] | what devices say about themselves |
-//! | [`connections`] | whether a device is connected, as last written down |
+//! | [`connections`] | whether a device is connected, as last written down, and its connections before |
+//! | [`sessions`] | sessions between operators and devices, open ones and past ones |
+//! | [`events`] | what happened, in one order for all who watch |
 //! | [`keys`] | the signing keys all nodes share |
 //! | [`presence`] | which node holds a device right now, node leases, counters: memory or Redis |
 //!
@@ -23,25 +25,32 @@ mod database;
 pub mod devices;
 mod dialect;
 pub mod error;
+pub mod events;
 pub mod id;
 pub mod inventory;
 pub mod keys;
 pub mod presence;
+pub mod sessions;
 pub mod units;
 pub mod users;
 
 pub use clock::Timestamp;
 pub use config::{Config, SecretUrl};
-pub use connections::{Connection, ConnectionChange, Connections};
+pub use connections::{Connection, ConnectionChange, Connections, PastConnection};
 pub use devices::{
     AuthSet, Decision, Device, DeviceChange, DeviceFilter, DeviceKey, DeviceStatus, DeviceToken, Devices, Fleet,
     IssuedToken, SetStatus,
 };
 pub use error::StorageError;
+pub use events::{Event, Events, NewEvent};
 pub use id::{AttachmentId, AuthSetId, DeviceId, Epoch, NodeId, SessionId, TokenId, UserId};
 pub use inventory::{Attribute, Inventory, InventoryDevice, Report, Reported};
 pub use keys::SigningKeys;
 pub use presence::{Claim, Presence, Route};
+pub use sessions::{
+    OpenedSession, Participant, ParticipantRole, SessionChange, SessionFigures, SessionFilter, SessionKind,
+    SessionRecord, Sessions,
+};
 pub use users::{User, UserToken, Users};
 
 use database::Database;
@@ -55,8 +64,12 @@ pub struct Storage {
     pub users: Users,
     /// What devices report about themselves.
     pub inventory: Inventory,
-    /// Last known connection of every device.
+    /// Last known connection of every device, and those before.
     pub connections: Connections,
+    /// Sessions between operators and devices.
+    pub sessions: Sessions,
+    /// What happened, for those who watch.
+    pub events: Events,
     /// Private keys that all nodes sign with.
     pub keys: SigningKeys,
     /// Which node holds which device now.
@@ -80,6 +93,8 @@ impl Storage {
             users: Users::new(database.clone()),
             inventory: Inventory::new(database.clone()),
             connections: Connections::new(database.clone()),
+            sessions: Sessions::new(database.clone()),
+            events: Events::new(database.clone()),
             keys: SigningKeys::new(database.clone()),
             presence,
             database,

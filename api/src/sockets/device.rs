@@ -3,6 +3,7 @@
 //! The hosts of its sessions and the switchboard talk to it. When it dies, for whatever reason, its entry in the registry goes
 //! with it, the end is recorded, and every open session is told; the device connects again by itself.
 
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::time::Duration;
@@ -37,6 +38,7 @@ pub(super) type Events = Pin<Box<dyn Stream<Item = SocketEvent>>>;
 pub(super) struct DeviceSocket {
     device: DeviceId,
     epoch: Epoch,
+    address: Option<IpAddr>,
     link: DeviceLink<HostEnd>,
     flow: Rc<Flow>,
     /// For [`Actor::started`]: the messages, and the token the device came with.
@@ -51,6 +53,8 @@ pub(super) struct DeviceSocket {
 pub(super) struct Opening {
     pub(super) device: DeviceId,
     pub(super) epoch: Epoch,
+    /// Where it connected from, as far as trusted proxies tell.
+    pub(super) address: Option<IpAddr>,
     pub(super) token: String,
 }
 
@@ -59,6 +63,7 @@ impl DeviceSocket {
         Self {
             device: opening.device,
             epoch: opening.epoch,
+            address: opening.address,
             link: DeviceLink::default(),
             flow,
             start: Some((events, opening.token)),
@@ -171,6 +176,10 @@ impl Actor for DeviceSocket {
             connected: true,
             at: now,
             reason: None,
+            address: self.address,
+            bytes_in: 0,
+            bytes_out: 0,
+            round_trip: None,
         });
         metrics::gauge!(actors::metrics::DEVICES_CONNECTED).increment(1.0);
         for waiting in self.shared.tree.registry.awaiting(self.device) {
@@ -225,6 +234,10 @@ impl Drop for DeviceSocket {
             connected: false,
             at: clock::now(),
             reason: Some(self.reason.as_str()),
+            address: self.address,
+            bytes_in: i64::try_from(self.flow.received().bytes).unwrap_or(i64::MAX),
+            bytes_out: i64::try_from(self.flow.sent().bytes).unwrap_or(i64::MAX),
+            round_trip: self.flow.round_trip(),
         });
     }
 }
