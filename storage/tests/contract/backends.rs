@@ -77,7 +77,7 @@ impl TestDatabase {
 
 /// The machine that runs the tests may be busy; cases about time-outs set their own.
 pub fn patient() -> Config {
-    Config { acquire_timeout: Duration::from_secs(30), query_timeout: Duration::from_mins(1), ..Config::default() }
+    Config { acquire_timeout: Duration::from_secs(30), query_timeout: Duration::from_mins(1), ..Config::in_memory() }
 }
 
 /// A fresh presence.
