@@ -1,8 +1,8 @@
 //! What a session showed, kept as an asciicast that any player plays.
 //!
 //! ```text
-//!  SessionHost ──output, resize──▶ Recorder ──lines──▶ Spool ──chunks──▶ its task ──▶ objects
-//!                                  never waits         bounded            gzip, retries
+//!  session ──output, resize──▶ Recorder ──events──▶ Spool ──chunks──▶ its task ──▶ objects
+//!                              never waits          bounded           lines, gzip, retries
 //!
 //!  objects ──▶ Recordings ──▶ .cast file, or frames ──▶ playback::Script ──▶ messages for a viewer
 //! ```
@@ -33,7 +33,6 @@ use tracing::warn;
 pub use cast::{Content, Frame};
 pub use reader::Recordings;
 
-use cast::Encoder;
 use spool::Spool;
 
 /// Bounds of recordings. Clones share the room of their node.
@@ -43,8 +42,8 @@ pub struct RecordingConfig {
     pub gather: Duration,
     /// Bytes of one recording that may wait for a store that is slow or away.
     pub waiting_limit: usize,
-    /// Bytes of all recordings of this node that may wait. (See [`RecordingConfig::with_node_limit`].)
-    node: NodeRoom,
+    /// Where all recordings of this node wait.
+    pub node: NodeRoom,
     /// Bytes of output after which a recording ends.
     pub limit: u64,
     /// How soon a chunk that could not be written is tried again; the time doubles up to [`RecordingConfig::longest_pause`].
@@ -69,24 +68,16 @@ impl Default for RecordingConfig {
     }
 }
 
-impl RecordingConfig {
-    /// The same with another bound for all recordings of this node together.
-    #[must_use]
-    pub fn with_node_limit(mut self, bytes: usize) -> Self {
-        self.node = NodeRoom::of(bytes);
-        self
-    }
-}
-
-/// The memory in which recordings of one node may wait.
+/// The memory in which recordings of one node may wait. Clones are the same room.
 #[derive(Debug, Clone)]
-struct NodeRoom {
+pub struct NodeRoom {
     limit: usize,
     used: Arc<AtomicUsize>,
 }
 
 impl NodeRoom {
-    fn of(limit: usize) -> Self {
+    /// Room for so many bytes; one more event of each recording may exceed it.
+    pub fn of(limit: usize) -> Self {
         Self { limit, used: Arc::default() }
     }
 
@@ -138,7 +129,6 @@ pub struct RecordingSummary {
 pub struct Recorder {
     spool: Arc<Spool>,
     session: SessionId,
-    encoder: Encoder,
     /// What is left of [`RecordingConfig::limit`].
     left: u64,
     recorded: u64,
@@ -158,7 +148,6 @@ impl Recorder {
         Self {
             spool,
             session,
-            encoder: Encoder::default(),
             left: config.limit,
             recorded: 0,
             last: Duration::ZERO,
@@ -175,8 +164,7 @@ impl Recorder {
             if self.is_truncated {
                 return;
             }
-            let encoder = &mut self.encoder;
-            if !self.spool.append(piece.len(), |out| encoder.output(at, piece, out)) {
+            if !self.spool.output(at, piece) {
                 return self.truncate(STORE_TOO_SLOW);
             }
             self.recorded += piece.len() as u64;
@@ -195,7 +183,7 @@ impl Recorder {
         }
         let Some(left) = self.left.checked_sub(RESIZE_CHARGE) else { return self.truncate(LIMIT_REACHED) };
         self.left = left;
-        if !self.spool.append(0, |out| cast::resize(at, width, height, out)) {
+        if !self.spool.resize(at, width, height) {
             self.truncate(STORE_TOO_SLOW);
         }
     }
@@ -203,7 +191,7 @@ impl Recorder {
     /// The session is over. The handle waits until everything is stored, or will never be.
     pub fn finish(mut self, at: Duration) -> JoinHandle<RecordingSummary> {
         self.not_before_the_last(at);
-        self.close();
+        self.spool.finish(self.last, self.is_truncated);
         self.writing.take().expect("only this takes it, and consumes the recorder")
     }
 
@@ -223,28 +211,18 @@ impl Recorder {
         self.last
     }
 
-    fn truncate(&mut self, why: &str) {
+    fn truncate(&mut self, why: &'static str) {
         warn!(session.id = %self.session, recorded_bytes = self.recorded, why, "a recording ends before its session");
         metrics::counter!(crate::metrics::RECORDINGS_TRUNCATED).increment(1);
         self.is_truncated = true;
-        let (at, encoder) = (self.last, &mut self.encoder);
-        self.spool.append_the_last(|out| {
-            encoder.flush(at, out);
-            cast::marker(at, &format!("Recording ends here: {why}"), out);
-        });
-    }
-
-    fn close(&mut self) {
-        let (at, encoder) = (self.last, &mut self.encoder);
-        self.spool.append_the_last(|out| encoder.flush(at, out));
-        self.spool.finish(self.is_truncated);
+        self.spool.end_early(self.last, why);
     }
 }
 
 impl Drop for Recorder {
     fn drop(&mut self) {
         if self.writing.is_some() {
-            self.close();
+            self.spool.finish(self.last, self.is_truncated);
         }
     }
 }

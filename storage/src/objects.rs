@@ -157,9 +157,10 @@ impl Objects {
             let found = tokio::fs::metadata(&**directory).await;
             found.map_err(|error| StorageError::unavailable(attempt, error))?;
         }
-        match self.store.list(Some(&Path::from(NOTHING))).next().await {
-            None | Some(Ok(_)) => Ok(()),
-            Some(Err(error)) => Err(failure(attempt.to_owned(), error)),
+        match self.store.get(&Path::from(NOTHING)).await {
+            Err(error) if is_without_bucket(&error) => Err(StorageError::other(attempt, error)),
+            Ok(_) | Err(object_store::Error::NotFound { .. }) => Ok(()),
+            Err(error) => Err(failure(attempt.to_owned(), error)),
         }
     }
 }
@@ -260,13 +261,19 @@ fn place(url: &str) -> Result<Place<'_>, String> {
     Ok(Place::S3 { bucket: bucket.to_owned(), prefix })
 }
 
+/// S3 says "not found" of a bucket as it does of an object; its code for the former stands in the cause.
+fn is_without_bucket(error: &object_store::Error) -> bool {
+    let is_missing = matches!(error, object_store::Error::NotFound { .. });
+    is_missing && std::error::Error::source(error).is_some_and(|cause| cause.to_string().contains("NoSuchBucket"))
+}
+
 /// What the store said, by what the caller would do about it.
 fn failure(attempt: String, error: object_store::Error) -> StorageError {
     use object_store::Error;
     match error {
         // Everything between us and an answer: the network, the disk, a server that is overloaded.
         Error::Generic { .. } | Error::JoinError { .. } => StorageError::unavailable(attempt, error),
-        // Among these a bucket that is not there, and credentials that are not accepted.
+        // Among these credentials that are not accepted.
         _ => StorageError::other(attempt, error),
     }
 }

@@ -83,20 +83,27 @@ impl Encoder {
         events(at, whole, out);
     }
 
+    /// Appends the event of another terminal size.
+    #[expect(clippy::unused_self, reason = "all events are the encoder's")]
+    pub(super) fn resize(&self, at: Duration, width: u16, height: u16, out: &mut Vec<u8>) {
+        event(at, "r", &format!("{width}x{height}"), out);
+    }
+
+    /// Appends a mark, which players show in their time line: no more was recorded.
+    pub(super) fn end_early(&mut self, at: Duration, why: &str, out: &mut Vec<u8>) {
+        self.flush(at, out);
+        event(at, "m", &format!("The recording ends here: {why}"), out);
+    }
+
+    /// Whether something waits for more.
+    pub(super) fn has_rest(&self) -> bool {
+        !self.unfinished.is_empty()
+    }
+
     /// Appends what waits: no more will come.
     pub(super) fn flush(&mut self, at: Duration, out: &mut Vec<u8>) {
         events(at, &std::mem::take(&mut self.unfinished), out);
     }
-}
-
-/// The event of another terminal size.
-pub(super) fn resize(at: Duration, width: u16, height: u16, out: &mut Vec<u8>) {
-    event(at, "r", &format!("{width}x{height}"), out);
-}
-
-/// An event that players show as a mark in their time line.
-pub(super) fn marker(at: Duration, text: &str, out: &mut Vec<u8>) {
-    event(at, "m", text, out);
 }
 
 /// How many bytes at the end begin a character without finishing it.
@@ -227,7 +234,7 @@ mod tests {
         let mut out = Vec::new();
         for micros in [0, 1, 999_999, 1_000_001, 86_400_000_007, 30_000_000_123_457] {
             out.clear();
-            resize(Duration::from_micros(micros), 65_535, 0, &mut out);
+            Encoder::default().resize(Duration::from_micros(micros), 65_535, 0, &mut out);
             let content = Content::Resize { width: 65_535, height: 0 };
             assert_eq!(decode(&out).unwrap(), [Frame { at: Duration::from_micros(micros), content }]);
         }
@@ -242,7 +249,7 @@ mod tests {
             title: format!("one\nline {}", "x".repeat(9_999)),
         });
         assert!(out.len() < 1_000 && out.iter().filter(|&&byte| byte == b'\n').count() == 1);
-        marker(AT, "here", &mut out);
+        Encoder::default().end_early(AT, "because", &mut out);
         out.extend(b"[2, \"i\", \"secret\"]\n[3.5, \"o\", \"x\"]\n");
         assert_eq!(
             decode(&out).unwrap(),
