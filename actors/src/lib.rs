@@ -22,6 +22,7 @@
 //! | [`credentials`], [`gate`], [`admission`], [`accounts`] | who may come in |
 //! | [`message`] | what is on the wire, read without decoding it |
 //! | [`session`], [`device_link`], [`operator_link`] | what a session and the connections at its ends do next |
+//! | [`recording`] | what a session showed, kept and played back |
 //! | [`registry`], [`reach`] | who is connected, here and elsewhere |
 //! | [`bus`], [`switchboard`] | how nodes talk |
 //! | [`supervisor`], [`tree`] | what restarts what |
@@ -40,6 +41,8 @@ pub mod figures;
 pub mod operator_link;
 pub mod output_gate;
 pub mod session;
+
+pub mod recording;
 
 pub mod reach;
 pub mod registry;

@@ -197,6 +197,8 @@ pub struct Compose<'a> {
 pub enum Prop<'a> {
     /// A small number, in the narrowest form: what devices expect of `status`.
     Small(u8),
+    /// A number in the 16-bit form: what browsers take for a number of their own.
+    Short(u16),
     /// A number in the 64-bit form: operators' clients recognise `status`, and devices `offset`, only so.
     Wide(i64),
     /// Text.
@@ -212,6 +214,7 @@ impl Compose<'_> {
             cursor::write_str(&mut props, name);
             match *value {
                 Prop::Small(number) => cursor::write_small(&mut props, number),
+                Prop::Short(number) => cursor::write_proto(&mut props, number),
                 Prop::Wide(number) => cursor::write_int64(&mut props, number),
                 Prop::Text(text) => cursor::write_str(&mut props, text),
             }

@@ -18,6 +18,10 @@ pub const STATUS_BATCH: &str = "mooring_status_batch_size";
 pub const STATUS_RETRIES: &str = "mooring_status_retries_total";
 /// Past connections that were dropped before they were written to the log, because too many waited.
 pub const CONNECTIONS_UNLOGGED: &str = "mooring_connections_unlogged_total";
+/// Chunks of recordings that could not be written and are kept.
+pub const RECORDING_RETRIES: &str = "mooring_recording_retries_total";
+/// Recordings that stopped before their session did.
+pub const RECORDINGS_TRUNCATED: &str = "mooring_recordings_truncated_total";
 
 /// Registers the descriptions with the recorder.
 pub fn describe() {
@@ -29,4 +33,6 @@ pub fn describe() {
     describe_histogram!(STATUS_BATCH, Unit::Count, "status changes written per batch");
     describe_counter!(STATUS_RETRIES, Unit::Count, "status batches that could not be written and were kept");
     describe_counter!(CONNECTIONS_UNLOGGED, Unit::Count, "past connections dropped unwritten, because too many waited");
+    describe_counter!(RECORDING_RETRIES, Unit::Count, "chunks of recordings that could not be written and were kept");
+    describe_counter!(RECORDINGS_TRUNCATED, Unit::Count, "recordings that stopped before their session did");
 }

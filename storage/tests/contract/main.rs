@@ -1,11 +1,12 @@
 //! What every backend of `storage` promises, run against all of them: `SQLite` in a file and in memory, Postgres;
-//! presence in memory and in Redis. The servers are real, private to this binary, and end with it.
+//! presence in memory and in Redis; objects in memory, in a directory and in S3. The servers are real, private to this binary, and end with it.
 
 mod backends;
 mod cases;
+mod s3_server;
 mod servers;
 
-use backends::{TestDatabase, TestPresence};
+use backends::{TestDatabase, TestObjects, TestPresence};
 
 /// Runs each case on each database, every time on a fresh one.
 macro_rules! on_every_database {
@@ -39,6 +40,24 @@ macro_rules! on_every_presence {
             async fn $case() {
                 let presence = crate::TestPresence::$backend().await;
                 crate::cases::presence::$case(&presence).await;
+            })+
+        }
+    };
+}
+
+/// Runs each case on each kind of object store, every time on a fresh one.
+macro_rules! on_every_object_store {
+    ($($case:ident),+ $(,)?) => {
+        on_every_object_store!(@ objects_in_memory, memory, [$($case),+]);
+        on_every_object_store!(@ objects_in_a_directory, directory, [$($case),+]);
+        on_every_object_store!(@ objects_in_s3, s3, [$($case),+]);
+    };
+    (@ $module:ident, $backend:ident, [$($case:ident),+]) => {
+        mod $module {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $case() {
+                let objects = crate::TestObjects::$backend().await;
+                crate::cases::objects::$case(&objects).await;
             })+
         }
     };
@@ -132,7 +151,44 @@ on_every_presence! {
     counts_by_key_and_window,
 }
 
+on_every_object_store! {
+    an_object_comes_back_as_it_was,
+    more_than_was_expected_is_not_read,
+    lists_whole_names_in_order,
+    lists_and_removes_more_than_a_page,
+    what_is_removed_is_gone,
+    writers_of_one_object_do_not_mix,
+    another_node_sees_the_same,
+}
+
+mod objects {
+    #[tokio::test]
+    async fn prefixes_keep_hubs_apart() {
+        crate::cases::objects::prefixes_keep_hubs_apart().await;
+    }
+
+    #[tokio::test]
+    async fn an_s3_that_refuses_us_stops_the_start() {
+        crate::cases::objects::an_s3_that_refuses_us_stops_the_start().await;
+    }
+
+    #[tokio::test]
+    async fn a_directory_that_is_gone_does_not_answer() {
+        crate::cases::objects::a_directory_that_is_gone_does_not_answer().await;
+    }
+
+    #[tokio::test]
+    async fn what_a_killed_writer_left_is_no_object() {
+        crate::cases::objects::what_a_killed_writer_left_is_no_object().await;
+    }
+}
+
 mod outages {
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn s3_goes_away_and_comes_back() {
+        crate::cases::objects::s3_goes_away_and_comes_back().await;
+    }
+
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn redis_goes_away_and_comes_back() {
         crate::cases::outages::redis_goes_away_and_comes_back().await;
