@@ -12,7 +12,7 @@
 //! | [`routes`] | every URL |
 //! | [`gateway`] | which token each path calls for |
 //! | [`middleware`] | what happens to every request |
-//! | [`devices`], [`users`], [`inventory`], [`device_connect`] | the handlers of each area |
+//! | [`devices`], [`users`], [`inventory`], [`device_connect`], [`recordings`] | the handlers of each area |
 //! | [`error`] | everything that can go wrong, and its status |
 //! | [`sockets`] | devices' and operators' websockets |
 
@@ -33,6 +33,7 @@ pub mod devices;
 pub mod exposition;
 pub mod health;
 pub mod inventory;
+pub mod recordings;
 pub mod sockets;
 pub mod users;
 pub mod web_ui;

@@ -3,7 +3,7 @@
 use actix_web::web::ServiceConfig;
 
 use crate::endpoint::Endpoint as E;
-use crate::{device_connect, devices, exposition, health, inventory, users, web_ui};
+use crate::{device_connect, devices, exposition, health, inventory, recordings, users, web_ui};
 
 /// Tells the router, which tries the patterns in this order: what devices ask all day long stands first.
 pub fn routes(service: &mut ServiceConfig) {
@@ -49,6 +49,13 @@ pub fn routes(service: &mut ServiceConfig) {
         .service(
             E::at("/api/management/v1/mooring/sessions/{id}/attach").get(device_connect::attachment_without_socket),
         );
+
+    // What sessions showed.
+    let playback = E::at("/api/management/v1/deviceconnect/sessions/{id}/playback");
+    let recording = E::at("/api/management/v1/mooring/sessions/{id}/recording");
+    service
+        .service(playback.get(recordings::playback_without_socket))
+        .service(recording.get(recordings::download).delete(recordings::delete));
 
     // For machines.
     service

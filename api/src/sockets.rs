@@ -6,7 +6,7 @@
 //!  TCP/TLS ◀──▶ pump.rs  frames in and out: bounds, pings, deadlines, close
 //!                │            ▲
 //!   SocketEvent  ▼            │ frames
-//!       device.rs, operator.rs   one actor per socket; what it does next is decided in `actors`
+//!       device.rs, operator.rs, playback.rs   one actor per socket; what it does next is decided in `actors`
 //! ```
 //!
 //! Nothing outside this module names the websocket crates. The framework's own websocket service keeps a whole HTTP
@@ -15,6 +15,7 @@
 
 mod device;
 mod operator;
+mod playback;
 mod pump;
 mod upgrade;
 

@@ -23,6 +23,7 @@ use actors::admission::Admission;
 use actors::bus::{Bus, NatsBus};
 use actors::credentials::Keyring;
 use actors::gate::Gate;
+use actors::recording::Recordings;
 use actors::session::ToDevice;
 use actors::tree::Tree;
 use anyhow::Context;
@@ -226,6 +227,7 @@ async fn boot(config: Config) -> anyhow::Result<(Parts, Listening, Option<Listen
         tree: tree.clone(),
         presence: storage.presence.clone(),
         records: storage.sessions.clone(),
+        recordings: Recordings::new(&storage.objects),
         sessions: config.actors.sessions.clone(),
         config: api_config.sockets.clone(),
         api: Arc::clone(&api_config),

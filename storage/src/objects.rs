@@ -30,6 +30,9 @@ const REQUEST_LIMIT: Duration = Duration::from_secs(30);
 const RETRIES: usize = 2;
 const RETRY_LIMIT: Duration = Duration::from_secs(5);
 
+/// What S3 calls it when a bucket or our key is wrong. (Amazon S3 API: error responses)
+const REFUSALS: [&str; 4] = ["NoSuchBucket", "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch"];
+
 /// A path under which nothing is ever kept: asking for it tells whether the store answers.
 const NOTHING: &str = "ping";
 
@@ -157,10 +160,9 @@ impl Objects {
             let found = tokio::fs::metadata(&**directory).await;
             found.map_err(|error| StorageError::unavailable(attempt, error))?;
         }
-        match self.store.get(&Path::from(NOTHING)).await {
-            Err(error) if is_without_bucket(&error) => Err(StorageError::other(attempt, error)),
-            Ok(_) | Err(object_store::Error::NotFound { .. }) => Ok(()),
-            Err(error) => Err(failure(attempt.to_owned(), error)),
+        match self.store.list(Some(&Path::from(NOTHING))).next().await {
+            None | Some(Ok(_)) => Ok(()),
+            Some(Err(error)) => Err(failure(attempt.to_owned(), error)),
         }
     }
 }
@@ -261,21 +263,29 @@ fn place(url: &str) -> Result<Place<'_>, String> {
     Ok(Place::S3 { bucket: bucket.to_owned(), prefix })
 }
 
-/// S3 says "not found" of a bucket as it does of an object; its code for the former stands in the cause.
-fn is_without_bucket(error: &object_store::Error) -> bool {
-    let is_missing = matches!(error, object_store::Error::NotFound { .. });
-    is_missing && std::error::Error::source(error).is_some_and(|cause| cause.to_string().contains("NoSuchBucket"))
-}
-
 /// What the store said, by what the caller would do about it.
 fn failure(attempt: String, error: object_store::Error) -> StorageError {
     use object_store::Error;
     match error {
         // Everything between us and an answer: the network, the disk, a server that is overloaded.
-        Error::Generic { .. } | Error::JoinError { .. } => StorageError::unavailable(attempt, error),
-        // Among these credentials that are not accepted.
+        Error::Generic { .. } | Error::JoinError { .. } if !refuses(&error) => {
+            StorageError::unavailable(attempt, error)
+        }
         _ => StorageError::other(attempt, error),
     }
+}
+
+/// Whether S3 says no. For some requests the library tells that apart from an outage in the text alone.
+fn refuses(error: &object_store::Error) -> bool {
+    let mut cause: Option<&dyn std::error::Error> = Some(error);
+    while let Some(error) = cause {
+        let text = error.to_string();
+        if REFUSALS.iter().any(|code| text.contains(code)) {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
 }
 
 #[cfg(test)]

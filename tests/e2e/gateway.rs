@@ -51,6 +51,9 @@ pub(crate) fn users_only() -> Vec<(&'static str, String)> {
         ("GET", format!("/api/management/v1/inventory/devices/{UNKNOWN}")),
         ("GET", format!("/api/management/v1/deviceconnect/devices/{UNKNOWN}")),
         ("GET", format!("/api/management/v1/deviceconnect/devices/{UNKNOWN}/connect")),
+        ("GET", format!("/api/management/v1/deviceconnect/sessions/{UNKNOWN}/playback")),
+        ("GET", format!("/api/management/v1/mooring/sessions/{UNKNOWN}/recording")),
+        ("DELETE", format!("/api/management/v1/mooring/sessions/{UNKNOWN}/recording")),
         ("GET", "/api/management/v1/deployments/artifacts".into()),
         ("POST", "/api/management/v2/inventory/filters/search".into()),
         ("GET", format!("/api/management/v1/deviceconfig/configurations/device/{UNKNOWN}")),
@@ -329,9 +332,10 @@ async fn the_web_ui_is_served_from_a_folder() {
 
 #[tokio::test]
 async fn every_backend_is_named_by_the_readiness_check() {
-    for (set, wanted) in
-        [(Set::Embedded, vec!["bus", "database"]), (Set::Production, vec!["database", "nats", "redis"])]
-    {
+    for (set, wanted) in [
+        (Set::Embedded, vec!["bus", "database", "objects"]),
+        (Set::Production, vec!["database", "nats", "objects", "redis"]),
+    ] {
         let hub = set.hub().await;
         let report = hub.get("/health/ready").await.expect(200).json();
         assert_eq!(report["status"], "up");

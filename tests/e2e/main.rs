@@ -11,6 +11,7 @@ mod first_minute;
 mod gateway;
 mod inventory;
 mod real_clients;
+mod recordings;
 mod remote_terminal;
 mod sessions;
 mod sockets;

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use crate::ports::free_port;
 use crate::process::Process;
+use crate::s3_server::S3Server;
 use crate::site::Site;
 use crate::workspace::temporary_directory;
 use crate::{Settings, TestHub};
@@ -17,7 +18,7 @@ use crate::{Settings, TestHub};
 pub enum Set {
     /// What a hub without any settings has: `SQLite` and everything else in the process.
     Embedded,
-    /// Postgres, Redis and NATS.
+    /// Postgres, Redis, NATS and S3.
     Production,
 }
 
@@ -50,6 +51,7 @@ pub struct Servers {
     postgres_port: u16,
     redis_port: u16,
     nats_port: u16,
+    s3: S3Server,
     _redis: Process,
     _nats: Process,
 }
@@ -66,7 +68,8 @@ impl Servers {
         let (postgres, postgres_port) = start_postgres(&directory);
         let (redis, redis_port) = start_redis(&directory);
         let (nats, nats_port) = start_nats(&directory);
-        Self { postgres, postgres_port, redis_port, nats_port, _redis: redis, _nats: nats }
+        let s3 = S3Server::start(&directory.join("s3"));
+        Self { postgres, postgres_port, redis_port, nats_port, s3, _redis: redis, _nats: nats }
     }
 
     /// A fresh database.
@@ -94,6 +97,11 @@ impl Servers {
     /// A Redis of which nothing else uses the numbered database.
     pub fn redis_url(&self, database: u32) -> String {
         format!("redis://127.0.0.1:{}/{database}", self.redis_port)
+    }
+
+    /// The S3 server.
+    pub fn s3(&self) -> &S3Server {
+        &self.s3
     }
 
     /// The NATS server.

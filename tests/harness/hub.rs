@@ -114,6 +114,15 @@ impl TestHub {
         device
     }
 
+    /// Puts an object where the hub keeps its own.
+    ///
+    /// # Panics
+    /// When the hub is not in this process, or its store does not take it.
+    pub async fn keep_object(&self, path: &str, content: Vec<u8>) {
+        let objects = self.hub().storage().objects.clone();
+        objects.put(path, content.into()).await.expect("the store takes it");
+    }
+
     /// Makes the actor of a connected device panic.
     ///
     /// # Panics

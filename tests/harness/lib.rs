@@ -9,7 +9,7 @@
 //!     MenderCli ───────┘ unmodified mender-cli
 //! ```
 //!
-//! A [`Set`] says which backends: the embedded ones, or private Postgres, Redis and NATS servers that live as long as the
+//! A [`Set`] says which backends: the embedded ones, or private Postgres, Redis, NATS and S3 servers that live as long as the
 //! test process. A [`Site`] is one fresh place in them, so no test sees another's data.
 
 mod answer;
@@ -28,6 +28,7 @@ mod ports;
 mod process;
 mod raw_http;
 mod real_device;
+mod s3_server;
 mod shell;
 mod site;
 mod socket;

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crate::backends::{REDIS_DATABASES, Servers, Set};
 use crate::hub::TestHub;
+use crate::s3_server::{ACCESS_KEY, SECRET_KEY};
 use crate::tls::Certificate;
 use crate::workspace::temporary_directory;
 
@@ -33,6 +34,8 @@ struct Place {
     redis_url: Option<String>,
     nats_url: Option<String>,
     nats_prefix: String,
+    objects_url: String,
+    objects_endpoint: Option<String>,
     has_admin: Mutex<bool>,
 }
 
@@ -50,12 +53,16 @@ impl Site {
                 redis_url: None,
                 nats_url: None,
                 nats_prefix,
+                objects_url: format!("file:{}", directory.join("objects").display()),
+                objects_endpoint: None,
                 has_admin: Mutex::default(),
                 directory,
             },
             Set::Production => {
                 let servers = Servers::shared();
                 let database = format!("site_{number}");
+                let bucket = format!("site-{number}");
+                servers.s3().make_bucket(&bucket);
                 assert!(number < REDIS_DATABASES, "more sites than Redis databases");
                 Place {
                     set,
@@ -64,6 +71,8 @@ impl Site {
                     redis_url: Some(servers.redis_url(number)),
                     nats_url: Some(servers.nats_url()),
                     nats_prefix,
+                    objects_url: format!("s3://{bucket}"),
+                    objects_endpoint: Some(servers.s3().endpoint()),
                     has_admin: Mutex::default(),
                     directory,
                 }
@@ -120,6 +129,12 @@ impl Site {
         // A busy machine is not an outage.
         config.storage.acquire_timeout = Duration::from_secs(20);
         config.storage.redis_url = place.redis_url.as_deref().map(Into::into);
+        config.storage.objects_url.clone_from(&place.objects_url);
+        if let Some(endpoint) = &place.objects_endpoint {
+            config.storage.objects_endpoint = Some(endpoint.clone());
+            config.storage.objects_access_key = Some(ACCESS_KEY.to_owned());
+            config.storage.objects_secret_key = Some(SECRET_KEY.into());
+        }
         config.actors.nats_url = place.nats_url.as_deref().map(Into::into);
         config.actors.nats_prefix.clone_from(&place.nats_prefix);
         config
@@ -131,12 +146,18 @@ impl Site {
         let mut variables = vec![
             ("MOORING_DATA_DIR".to_owned(), place.directory.display().to_string()),
             ("MOORING_DATABASE_URL".to_owned(), place.database_url.clone()),
+            ("MOORING_OBJECTS_URL".to_owned(), place.objects_url.clone()),
             ("MOORING_API__SOCKETS__DRAIN_WINDOW".to_owned(), "100ms".to_owned()),
             ("MOORING_STORAGE__ACQUIRE_TIMEOUT".to_owned(), "20s".to_owned()),
             ("MOORING_STORAGE__POOL_SIZE".to_owned(), "5".to_owned()),
             ("MOORING_ACTORS__NATS_PREFIX".to_owned(), place.nats_prefix.clone()),
         ];
         variables.extend(place.redis_url.clone().map(|url| ("MOORING_REDIS_URL".to_owned(), url)));
+        if let Some(endpoint) = &place.objects_endpoint {
+            variables.push(("MOORING_OBJECTS_ENDPOINT".to_owned(), endpoint.clone()));
+            variables.push(("MOORING_OBJECTS_ACCESS_KEY".to_owned(), ACCESS_KEY.to_owned()));
+            variables.push(("MOORING_OBJECTS_SECRET_KEY".to_owned(), SECRET_KEY.to_owned()));
+        }
         variables.extend(place.nats_url.clone().map(|url| ("MOORING_NATS_URL".to_owned(), url)));
         variables
     }

@@ -68,6 +68,11 @@ impl Script {
         }
     }
 
+    /// Whether a message is ready.
+    pub fn is_ready(&self) -> bool {
+        !self.ready.is_empty()
+    }
+
     /// The next message, if one is ready.
     pub fn next_message(&mut self) -> Option<Bytes> {
         self.ready.pop_front()

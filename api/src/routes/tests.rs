@@ -109,6 +109,9 @@ const SECURED: &[(&str, &str)] = &[
     ("POST", "/api/management/v2/inventory/filters/search"),
     ("GET", "/api/management/v1/deviceconnect/devices/x"),
     ("GET", "/api/management/v1/deviceconnect/devices/x/connect"),
+    ("GET", "/api/management/v1/deviceconnect/sessions/x/playback"),
+    ("GET", "/api/management/v1/mooring/sessions/x/recording"),
+    ("DELETE", "/api/management/v1/mooring/sessions/x/recording"),
     ("GET", "/api/management/v1/deployments/artifacts"),
     ("GET", "/api/management/v1/iot-manager/integrations"),
 ];

@@ -20,13 +20,14 @@ use actix_web_actors::ws::WebsocketContext;
 use actors::bus::NodeMessage;
 use actors::gate::{Gate, UserIdentity};
 use actors::reach::Unreachable;
+use actors::recording::Recordings;
 use actors::session;
 use actors::session::attachment::{Client, JoinRefused, Mode};
 use actors::session::directory::{Directory, NotFound};
 use actors::session::host::{Beginning, Parts};
 use actors::tree::Tree;
 use bytes::{Bytes, BytesMut};
-use futures_util::{Stream, stream};
+use futures_util::{Stream, StreamExt, stream};
 use storage::{DeviceId, Epoch, Presence, SessionId, Sessions, clock};
 use tokio::io::AsyncWriteExt;
 use tracing::{Instrument, debug, debug_span};
@@ -34,12 +35,13 @@ use tracing::{Instrument, debug, debug_span};
 use super::Config;
 use super::device::{self, DeviceSocket};
 use super::operator::{self, OperatorSocket, Way};
+use super::playback::{self, PlaybackSocket};
 use super::pump::{Halves, Pump};
 use crate::client_address::client_address;
 use crate::error::ApiError;
 use crate::middleware::canonical_path::canonical;
 use crate::rate_limits::Call;
-use crate::{auth, device_connect, headers};
+use crate::{auth, device_connect, headers, recordings};
 
 /// The one sub-protocol that is echoed when offered.
 const SUB_PROTOCOL: &str = "protomsg/msgpack";
@@ -58,6 +60,8 @@ pub struct SocketState {
     pub presence: Presence,
     /// Sessions as they are written down.
     pub records: Sessions,
+    /// What sessions showed.
+    pub recordings: Recordings,
     /// Credits and limits.
     pub sessions: session::Config,
     /// Deadlines and bounds.
@@ -158,6 +162,10 @@ async fn shake_hands<T: AsyncRead + AsyncWrite + Unpin + 'static>(
             let actor = OperatorSocket::new(opening, flow, events, Rc::clone(&state));
             halves.run(start(actor), &state.config)
         }
+        Admitted::Viewer(opening) => {
+            let actor = PlaybackSocket::new(opening, flow, events, Rc::clone(&state));
+            halves.run(start(actor), &state.config)
+        }
     })
 }
 
@@ -171,6 +179,7 @@ where
 enum Admitted {
     Device(device::Opening),
     Operator(operator::Opening),
+    Viewer(playback::Opening),
 }
 
 /// Everything that decides whether there will be a socket. On success it is counted already.
@@ -188,6 +197,7 @@ async fn admit(state: &SocketState, request: &Request) -> Result<Admitted, ApiEr
             admit_operator(state, request, device, Client::Ours { from: None, replaces: None, keep }).await
         }
         Endpoint::Attach(session) => admit_attachment(state, request, session).await,
+        Endpoint::Playback(session) => admit_viewer(state, request, session).await,
         Endpoint::None => Err(ApiError::not_found()),
     };
     if admitted.is_err() {
@@ -218,9 +228,8 @@ async fn admit_device(state: &SocketState, request: &Request) -> Result<Admitted
             Epoch(known.max(now.0))
         }
     };
-    let address = request
-        .peer_addr()
-        .map(|peer| client_address(request.headers(), peer.ip(), &state.api.trusted_proxies));
+    let address =
+        request.peer_addr().map(|peer| client_address(request.headers(), peer.ip(), &state.api.trusted_proxies));
     Ok(Admitted::Device(device::Opening { device: identity.device, epoch, address, token: token.to_owned() }))
 }
 
@@ -286,6 +295,26 @@ async fn admit_attachment(state: &SocketState, request: &Request, id: &str) -> R
     }))
 }
 
+async fn admit_viewer(state: &SocketState, request: &Request, id: &str) -> Result<Admitted, ApiError> {
+    let (_, credential) = authenticate_operator(state, request).await?;
+    let session: SessionId = id.parse().map_err(|_| recordings::not_found())?;
+    if !state.recordings.exists(session).await? {
+        return Err(recordings::not_found());
+    }
+    verify_handshake(request)?;
+    verify_origin(state, request.headers())?;
+    let pause = match query(request, "sleep_ms") {
+        None => playback::USUAL_PAUSE,
+        Some(millis) => {
+            let millis =
+                millis.parse().map_err(|_| ApiError::bad_request("sleep_ms: expected a number of milliseconds"))?;
+            Duration::from_millis(millis).min(playback::LONGEST_PAUSE)
+        }
+    };
+    let frames = state.recordings.frames(session).boxed();
+    Ok(Admitted::Viewer(playback::Opening { session, frames, pause, credential }))
+}
+
 async fn authenticate_operator(state: &SocketState, request: &Request) -> Result<(UserIdentity, String), ApiError> {
     let token = auth::user_token(request.headers()).map_err(ApiError::unauthorized)?;
     let identity = state.gate.user(token).await?;
@@ -343,6 +372,8 @@ enum Endpoint<'a> {
     Terminal(&'a str),
     /// Part in a session that is there.
     Attach(&'a str),
+    /// The recording of a session.
+    Playback(&'a str),
     None,
 }
 
@@ -360,6 +391,9 @@ impl<'a> Endpoint<'a> {
         }
         if let Some(device) = id("/api/management/v1/mooring/devices/", "/terminal") {
             return Self::Terminal(device);
+        }
+        if let Some(session) = id("/api/management/v1/deviceconnect/sessions/", "/playback") {
+            return Self::Playback(session);
         }
         id("/api/management/v1/mooring/sessions/", "/attach").map_or(Self::None, Self::Attach)
     }
@@ -415,6 +449,10 @@ mod tests {
         ));
         assert!(matches!(Endpoint::of("/api/management/v1/mooring/devices/abc/terminal"), Endpoint::Terminal("abc")));
         assert!(matches!(Endpoint::of("/api/management/v1/mooring/sessions/abc/attach"), Endpoint::Attach("abc")));
+        assert!(matches!(
+            Endpoint::of("/api/management/v1/deviceconnect/sessions/abc/playback"),
+            Endpoint::Playback("abc")
+        ));
         for path in
             ["/", "/api/management/v1/deviceconnect/devices/a/b/connect", "/api/devices/v1/deviceconnect/connect/x"]
         {

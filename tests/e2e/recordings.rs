@@ -1,0 +1,345 @@
+//! What a session showed can be seen again: played back to the web UI, or downloaded for any player.
+
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use flate2::{Compression, write::GzEncoder};
+use harness::{
+    Answer, Closed, Event, Heard, LIMIT, Packet, Set, Shell, Socket, TestHub, TestUser, both_sets, wait_until, within,
+};
+use serde_json::{Value, json};
+use std::io::Write;
+use std::time::{Duration, Instant};
+
+both_sets!([
+    a_recording_is_played_back_whole_in_order_and_with_its_silences,
+    playback_begins_late_enough_and_never_falls_silent,
+    playback_as_fast_as_asked_ends_by_itself,
+    a_viewer_who_leaves_or_stalls_costs_nothing,
+    a_viewer_shows_a_token_and_comes_from_a_page_of_ours,
+    an_unknown_session_has_no_recording,
+    a_recording_is_downloaded_as_an_asciicast,
+    a_recording_is_deleted,
+]);
+
+const UNKNOWN: &str = "3f8f5c8e-0000-4000-8000-000000000000";
+
+/// A session of which something was recorded.
+const SESSION: &str = "7d5c2c4e-3b7a-4a63-9f0e-2f3f1b0a9c11";
+
+/// Bytes in one event of a recording at most.
+const EVENT: usize = 16 * 1024;
+
+/// Events of one object of a recording, in these tests.
+const CHUNK: usize = 16;
+
+fn playback_path(session: &str, query: &str) -> String {
+    format!("/api/management/v1/deviceconnect/sessions/{session}/playback{query}")
+}
+
+fn recording_path(session: &str) -> String {
+    format!("/api/management/v1/mooring/sessions/{session}/recording")
+}
+
+/// The event that shows these bytes, as it stands in a recording.
+fn shown(seconds: f64, bytes: &[u8]) -> String {
+    let event = json!([seconds, "o", String::from_utf8_lossy(bytes)]);
+    match std::str::from_utf8(bytes) {
+        Ok(_) => format!("{event}\n"),
+        Err(_) => format!("{event}\n{}\n", json!([seconds, "bytes", BASE64_STANDARD.encode(bytes)])),
+    }
+}
+
+/// Puts a recording of these events where the hub keeps them.
+async fn record(hub: &TestHub, session: &str, events: &[String]) {
+    let header = json!({"version": 2, "width": 80, "height": 24, "timestamp": 1_700_000_000, "title": "a device"});
+    let mut chunks: Vec<String> = events.chunks(CHUNK).map(<[String]>::concat).collect();
+    if chunks.is_empty() {
+        chunks.push(String::new());
+    }
+    chunks[0].insert_str(0, &format!("{header}\n"));
+    for (number, lines) in chunks.iter().enumerate() {
+        let mut packed = GzEncoder::new(Vec::new(), Compression::fast());
+        packed.write_all(lines.as_bytes()).unwrap();
+        hub.keep_object(&format!("recordings/{session}/{number:08}.cast.gz"), packed.finish().unwrap()).await;
+    }
+}
+
+/// Bytes without any order in them.
+fn noise(len: usize) -> Vec<u8> {
+    let mut state = 88_172_645_463_325_252_u64;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state.to_be_bytes()
+    };
+    let mut bytes: Vec<u8> = std::iter::repeat_with(&mut next).take(len.div_ceil(8)).flatten().collect();
+    bytes.truncate(len);
+    bytes
+}
+
+async fn watch(user: &TestUser, hub: &TestHub, session: &str, query: &str) -> Socket {
+    let bearer = format!("Bearer {}", user.token);
+    let socket = Socket::connect(hub, &playback_path(session, query), &[("Authorization", &bearer)]).await;
+    socket.unwrap_or_else(|refusal| panic!("{refusal}"))
+}
+
+/// Everything that is played, and how it ends.
+async fn see_all(socket: &mut Socket) -> (Vec<Heard>, Closed) {
+    let mut heard = Vec::new();
+    loop {
+        match within(LIMIT, "the next of a playback", socket.next()).await {
+            Event::Message(message) => heard.push(message),
+            Event::Pong(_) => {}
+            Event::Closed(closed) => return (heard, closed),
+        }
+    }
+}
+
+fn output(messages: &[Heard]) -> Vec<u8> {
+    messages.iter().filter(|heard| heard.is(1, "shell")).flat_map(|heard| heard.body().to_vec()).collect()
+}
+
+async fn a_recording_is_played_back_whole_in_order_and_with_its_silences(set: Set) {
+    let hub = set.hub().await;
+    let user = hub.user().await;
+    for len in [0, 1_023, 3_000, 100 * 1024, 9 * 1024 * 1024] {
+        let session = format!("7d5c2c4e-3b7a-4a63-9f0e-{len:012}");
+        let bytes = noise(len);
+        let events: Vec<String> = bytes.chunks(EVENT).map(|piece| shown(0.5, piece)).collect();
+        record(&hub, &session, &events).await;
+
+        let mut socket = watch(&user, &hub, &session, "?sleep_ms=0").await;
+        let (heard, closed) = see_all(&mut socket).await;
+
+        assert_eq!(closed.code(), Some(1000), "{len} bytes");
+        assert!(output(&heard) == bytes, "{len} bytes");
+        for message in &heard {
+            assert!(message.is(1, "shell") && (1..=1024).contains(&message.body().len()), "{message:?}");
+            assert_eq!(message.sid(), session);
+            assert_eq!(message.proto_marker(), 0xcd, "browsers compare it with a number");
+        }
+    }
+
+    let events = [
+        shown(1.4, b"a"),
+        format!("{}\n", json!([1.5, "r", "132x43"])),
+        shown(2.0, b"b"),
+        shown(3.5, b"c"),
+        shown(100.0, b"d"),
+    ];
+    record(&hub, SESSION, &events).await;
+    let (heard, _) = see_all(&mut watch(&user, &hub, SESSION, "?sleep_ms=0").await).await;
+    let told: Vec<String> = heard
+        .iter()
+        .map(|message| match message.typ() {
+            "shell" => String::from_utf8(message.body().to_vec()).unwrap(),
+            "delay" => format!("delay {}", message.number("delay_value").unwrap()),
+            "resize" => {
+                let size = |name| message.number(name).unwrap();
+                format!("resize {}x{}", size("terminal_width"), size("terminal_height"))
+            }
+            other => panic!("{other}"),
+        })
+        .collect();
+    assert_eq!(told, ["a", "resize 132x43", "b", "delay 1500", "c", "delay 65535", "d"]);
+    assert!(heard.iter().filter(|heard| heard.typ() != "shell").all(|heard| !heard.has_body()));
+}
+
+async fn playback_begins_late_enough_and_never_falls_silent(set: Set) {
+    let hub = set.hub().await;
+    let user = hub.user().await;
+    let events: Vec<String> = (0..4).map(|number| shown(f64::from(number), &[b'x'; 1024])).collect();
+    record(&hub, SESSION, &events).await;
+    // A pause that would look like the end is cut short.
+    for (query, shortest) in [("", 90), ("?sleep_ms=250", 230), ("?sleep_ms=5000", 700)] {
+        let mut socket = watch(&user, &hub, SESSION, query).await;
+        let mut last = Instant::now();
+        for number in 0..4 {
+            let heard = socket.hear().await;
+            let gap = last.elapsed();
+            last = Instant::now();
+            assert!(heard.is(1, "shell"), "{heard:?}");
+            let least = Duration::from_millis(if number == 0 { 100 } else { shortest });
+            assert!(gap >= least, "{query}: {gap:?} before message {number}");
+            assert!(gap < Duration::from_secs(1), "{query}: {gap:?} before message {number}");
+        }
+        assert_eq!(socket.end(Duration::from_secs(1)).await.code(), Some(1000), "{query}");
+    }
+}
+
+async fn playback_as_fast_as_asked_ends_by_itself(set: Set) {
+    let hub = set.hub().await;
+    let user = hub.user().await;
+    let events: Vec<String> = (0..50).map(|_| shown(0.1, &[b'x'; 1024])).collect();
+    record(&hub, SESSION, &events).await;
+    let begun = Instant::now();
+    let mut socket = watch(&user, &hub, SESSION, "?sleep_ms=0").await;
+    let first = socket.hear().await;
+    assert!(first.is(1, "shell") && begun.elapsed() >= Duration::from_millis(100));
+    let (heard, closed) = see_all(&mut socket).await;
+    assert_eq!((heard.len(), closed.code()), (49, Some(1000)));
+    assert!(begun.elapsed() < Duration::from_secs(4), "{:?} for 50 messages", begun.elapsed());
+
+    record(&hub, UNKNOWN, &[]).await;
+    let (heard, closed) = see_all(&mut watch(&user, &hub, UNKNOWN, "").await).await;
+    assert_eq!((heard.len(), closed.code()), (0, Some(1000)), "nothing was shown, so nothing is");
+
+    for wrong in ["?sleep_ms=-1", "?sleep_ms=soon"] {
+        let bearer = format!("Bearer {}", user.token);
+        let refused = Socket::connect(&hub, &playback_path(SESSION, wrong), &[("Authorization", &bearer)]).await;
+        assert!(refused.err().unwrap().expect(400).error().contains("sleep_ms"));
+    }
+}
+
+async fn a_viewer_who_leaves_or_stalls_costs_nothing(set: Set) {
+    let hub = set.hub_with(|config| config.api.sockets.sockets_limit = 4).await;
+    let user = hub.user().await;
+    let events: Vec<String> = noise(2 * 1024 * 1024).chunks(EVENT).map(|piece| shown(0.5, piece)).collect();
+    record(&hub, SESSION, &events).await;
+    for round in 0..12 {
+        let query = if round % 2 == 0 { "?sleep_ms=0" } else { "" };
+        // The limit on sockets says whether those before are gone.
+        let bearer = format!("Bearer {}", user.token);
+        let mut socket = wait_until(LIMIT, "room for another viewer", async || {
+            Socket::connect(&hub, &playback_path(SESSION, query), &[("Authorization", &bearer)]).await.ok()
+        })
+        .await;
+        // What a viewer says is of no interest.
+        socket.say(&Packet::shell("shell").body("anybody there?")).await;
+        socket.hear().await;
+        match round % 3 {
+            0 => socket.reset(),
+            1 => socket.hang_up(),
+            _ => socket.close(1000).await,
+        }
+    }
+    // One who takes nothing for a while gets all of it afterwards.
+    let bearer = format!("Bearer {}", user.token);
+    let mut stalled = wait_until(LIMIT, "room for another viewer", async || {
+        Socket::connect(&hub, &playback_path(SESSION, "?sleep_ms=0"), &[("Authorization", &bearer)]).await.ok()
+    })
+    .await;
+    let mut other = watch(&user, &hub, SESSION, "?sleep_ms=0").await;
+    let (heard, _) = see_all(&mut other).await;
+    assert!(output(&heard) == noise(2 * 1024 * 1024));
+    let (heard, closed) = see_all(&mut stalled).await;
+    assert_eq!(closed.code(), Some(1000));
+    assert!(output(&heard) == noise(2 * 1024 * 1024));
+}
+
+async fn a_viewer_shows_a_token_and_comes_from_a_page_of_ours(set: Set) {
+    let hub = set.hub().await;
+    let user = hub.user().await;
+    let device = hub.accepted_by(&user).await;
+    record(&hub, SESSION, &[shown(0.0, b"x")]).await;
+    let path = playback_path(SESSION, "");
+    let of_device = format!("Bearer {}", device.token);
+    for headers in [vec![], vec![("Authorization", "Bearer nonsense")], vec![("Authorization", of_device.as_str())]] {
+        Socket::connect(&hub, &path, &headers).await.err().unwrap().refuses_token();
+    }
+    let cookie = format!("JWT={}", user.token);
+    let foreign = [("Cookie", cookie.as_str()), ("Origin", "https://evil.example.com")];
+    Socket::connect(&hub, &path, &foreign).await.err().unwrap().expect(403).error();
+    let own = format!("http://{}", hub.address());
+    let own = [("Cookie", cookie.as_str()), ("Origin", own.as_str())];
+    let mut socket = Socket::connect(&hub, &path, &own).await.unwrap_or_else(|refusal| panic!("{refusal}"));
+    assert_eq!(socket.hear().await.body(), b"x");
+
+    let refused = user.get(&path).await.expect(400);
+    assert!(refused.error().contains("the client is not using the websocket protocol"), "{refused}");
+}
+
+async fn an_unknown_session_has_no_recording(set: Set) {
+    let hub = set.hub().await;
+    let user = hub.user().await;
+    let bearer = format!("Bearer {}", user.token);
+    for id in [UNKNOWN, "malformed", "7D5C2C4E-3B7A-4A63-9F0E-2F3F1B0A9C11", "..", "%2e%2e"] {
+        let path = playback_path(id, "");
+        let refused = Socket::connect(&hub, &path, &[("Authorization", &bearer)]).await.err().unwrap();
+        refused.expect(404).error();
+        user.get(&path).await.expect(404).error();
+        user.get(&recording_path(id)).await.expect(404).error();
+        user.delete(&recording_path(id)).await.expect(404).error();
+    }
+}
+
+async fn a_recording_is_downloaded_as_an_asciicast(set: Set) {
+    let hub = set.hub().await;
+    let user = hub.user().await;
+    let events: Vec<String> = (0..100).map(|number| shown(f64::from(number), b"line\r\n")).collect();
+    record(&hub, SESSION, &events).await;
+
+    let answer = user.get(&recording_path(SESSION)).await.expect(200);
+
+    assert_eq!(answer.header("content-type"), "application/x-asciicast");
+    assert_eq!(answer.header("content-disposition"), format!("attachment; filename=\"{SESSION}.cast\""));
+    let text = answer.text();
+    let mut lines = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    assert_eq!(lines.next().unwrap()["version"], 2);
+    let expected: Vec<Value> = (0..100).map(|number| json!([f64::from(number), "o", "line\r\n"])).collect();
+    assert_eq!(lines.collect::<Vec<_>>(), expected);
+
+    // One whose end cannot be read breaks off instead of looking whole.
+    hub.keep_object(&format!("recordings/{SESSION}/00000002.cast.gz"), b"no gzip".to_vec()).await;
+    assert!(Answer::try_to(user.request("GET", &recording_path(SESSION))).await.is_err());
+    hub.keep_object(&format!("recordings/{SESSION}/00000000.cast.gz"), b"no gzip".to_vec()).await;
+    user.get(&recording_path(SESSION)).await.expect(500).error();
+}
+
+async fn a_recording_is_deleted(set: Set) {
+    let hub = set.hub().await;
+    let user = hub.user().await;
+    let events: Vec<String> = (0..100).map(|number| shown(f64::from(number), b"x")).collect();
+    record(&hub, SESSION, &events).await;
+    record(&hub, UNKNOWN, &[shown(0.0, b"another")]).await;
+
+    user.delete(&recording_path(SESSION)).await.expect(204);
+
+    user.get(&recording_path(SESSION)).await.expect(404);
+    user.delete(&recording_path(SESSION)).await.expect(404);
+    assert!(user.get(&recording_path(UNKNOWN)).await.expect(200).text().contains("another"));
+}
+
+#[tokio::test]
+#[ignore = "needs sessions to record"]
+async fn what_a_terminal_showed_is_played_back_and_what_was_only_typed_is_not() {
+    let hub = Set::Production.hub().await;
+    let user = hub.user().await;
+    let device = hub.accepted_by(&user).await;
+    let mut socket = device.connect().await;
+    let mut session = user.open(&device.id).await;
+    session.say(&Packet::shell("new").prop("terminal_width", 80).prop("terminal_height", 24)).await;
+    let sid = socket.hear().await.sid().to_owned();
+    socket.say(&Packet::shell("new").sid(&sid).prop("status", 1).body("Shell started")).await;
+    session.hear().await;
+    let mut shell = Shell { socket: session, sid: sid.clone() };
+    // A device that does not echo, as when it asks for a password.
+    shell.type_in("hunter2").await;
+    socket.hear().await;
+    let bytes = noise(9 * 1024 * 1024);
+    let (showing, ()) = tokio::join!(
+        async {
+            for piece in bytes.chunks(32 * 1024) {
+                socket.say(&Packet::shell("shell").sid(&sid).prop("status", 1).body(piece)).await;
+            }
+            socket
+        },
+        shell.shows(&bytes),
+    );
+    shell.socket.close(1000).await;
+
+    let played = wait_until(LIMIT, "the whole recording", async || {
+        let bearer = format!("Bearer {}", user.token);
+        let path = playback_path(&sid, "?sleep_ms=0");
+        let mut viewer = Socket::connect(&hub, &path, &[("Authorization", &bearer)]).await.ok()?;
+        let played = output(&see_all(&mut viewer).await.0);
+        (played.len() >= bytes.len()).then_some(played)
+    })
+    .await;
+
+    assert!(played == bytes);
+    let file = user.get(&recording_path(&sid)).await.expect(200).text();
+    assert!(!file.contains("hunter2"));
+    drop(showing);
+}

@@ -1,0 +1,69 @@
+//! A real S3 server over HTTP, on a thread of the test process. It keeps its buckets as directories and knows one key.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::server::conn::auto::Builder;
+use s3s::auth::SimpleAuth;
+use s3s::service::S3ServiceBuilder;
+use s3s_fs::FileSystem;
+use tokio::net::TcpListener;
+
+/// The one key.
+pub const ACCESS_KEY: &str = "mooring";
+
+/// Its secret.
+pub const SECRET_KEY: &str = "hunter2";
+
+/// The server. It ends with the process.
+pub struct S3Server {
+    directory: PathBuf,
+    address: SocketAddr,
+}
+
+impl S3Server {
+    /// Starts one that keeps everything in `directory`.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    pub fn start(directory: &Path) -> Self {
+        std::fs::create_dir(directory).expect("a directory can be made");
+        let files = FileSystem::new(directory).expect("a directory to serve");
+        let mut service = S3ServiceBuilder::new(files);
+        service.set_auth(SimpleAuth::from_single(ACCESS_KEY, SECRET_KEY));
+        let service = service.build();
+        let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
+        listener.set_nonblocking(true).expect("a listener");
+        let address = listener.local_addr().expect("a bound listener");
+        std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+            runtime.block_on(async move {
+                let listener = TcpListener::from_std(listener).expect("a listener");
+                loop {
+                    let Ok((socket, _)) = listener.accept().await else { continue };
+                    let service = service.clone();
+                    tokio::spawn(async move {
+                        // A client that leaves in the middle is no concern of ours.
+                        let _ =
+                            Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(socket), service).await;
+                    });
+                }
+            });
+        });
+        Self { directory: directory.to_owned(), address }
+    }
+
+    /// Makes an empty bucket.
+    ///
+    /// # Panics
+    /// When there is one of that name.
+    pub fn make_bucket(&self, name: &str) {
+        std::fs::create_dir(self.directory.join(name)).expect("a directory can be made");
+    }
+
+    /// Where it listens.
+    pub fn endpoint(&self) -> String {
+        format!("http://{}", self.address)
+    }
+}
