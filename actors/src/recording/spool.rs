@@ -154,10 +154,11 @@ impl Spool {
                 }
                 due
             };
-            match due {
-                None => self.changed.notified().await,
+            if let Some(due) = due {
                 // Either way it looks again.
-                Some(due) => drop(timeout_at(due, self.changed.notified()).await),
+                let _ = timeout_at(due, self.changed.notified()).await;
+            } else {
+                self.changed.notified().await;
             }
         }
     }
@@ -196,14 +197,12 @@ pub(super) async fn write(
     let encoder = Encoder::default();
     let mut writer = Writer { spool, objects, config, session, header, encoder, next: None };
     let mut bytes = 0;
-    let outcome = writer.write_all(&mut bytes).await;
-    let is_truncated = match outcome {
-        Ok(()) => writer.spool.end().is_some_and(|end| end.is_truncated),
-        Err(InVain) => {
-            warn!(session.id = %session, stored_bytes = bytes, "the rest of a recording is given up");
-            metrics::counter!(crate::metrics::RECORDINGS_TRUNCATED).increment(1);
-            true
-        }
+    let is_truncated = if writer.write_all(&mut bytes).await.is_ok() {
+        writer.spool.end().is_some_and(|end| end.is_truncated)
+    } else {
+        warn!(session.id = %session, stored_bytes = bytes, "the rest of a recording is given up");
+        metrics::counter!(crate::metrics::RECORDINGS_TRUNCATED).increment(1);
+        true
     };
     RecordingSummary { bytes, is_truncated }
 }

@@ -277,7 +277,8 @@ async fn all_recordings_of_a_node_share_its_room() {
     let config = RecordingConfig { node: NodeRoom::of(100_000), ..config() };
     let start = || Recorder::start(&objects, &config, SessionId::random(), &header());
     let (mut one, mut other) = (start(), start());
-    one.output(at(1), &[b'x'; 110_000]);
+    one.output(at(1), &[b'x'; 200_000]);
+    assert!(one.spool.waiting() < 100_000 + cast::PIECE + EVENT);
     other.output(at(1), b"x");
     assert!(one.is_truncated() && other.is_truncated());
     for recorder in [one, other] {

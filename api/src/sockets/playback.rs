@@ -138,13 +138,11 @@ impl PlaybackSocket {
 /// Reads until there is something to send. Whether that was the end.
 async fn read_on(script: &mut Script, frames: &mut Frames) -> Result<bool, StorageError> {
     while !script.is_ready() {
-        match frames.next().await {
-            Some(frame) => script.follow(frame?),
-            None => {
-                script.finish();
-                return Ok(true);
-            }
-        }
+        let Some(frame) = frames.next().await else {
+            script.finish();
+            return Ok(true);
+        };
+        script.follow(frame?);
     }
     Ok(false)
 }
