@@ -158,6 +158,18 @@ pub enum SessionEnd {
 }
 
 impl SessionEnd {
+    /// The reason as it is stored and shown.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::DeviceGone(_) => "device-gone",
+            Self::OperatorTooSlow => "operator-too-slow",
+            Self::LinkLost => "link-lost",
+            Self::TooManySessions => "too-many-sessions",
+            Self::AccessWithdrawn => "access-withdrawn",
+            Self::NodeShutdown => "node-shutdown",
+        }
+    }
+
     /// What the operator reads.
     pub const fn text(self) -> &'static str {
         match self {

@@ -14,7 +14,9 @@ use actors::gate::Refusal;
 use actors::operator_link::{Heard, OperatorLink};
 use actors::registry::ConnectedOperator;
 use actors::session::{DeviceEnd, OperatorEnd, SOCKET_MAILBOX, SessionEnd, ToDevice, ToOperator, charge};
-use storage::{NodeId, SessionId, TokenId, UserId};
+use storage::{
+    DeviceId, NodeId, OpenedSession, SessionChange, SessionFigures, SessionId, SessionKind, TokenId, UserId, clock,
+};
 use tracing::{debug, info};
 
 use super::device::Events;
@@ -34,7 +36,10 @@ pub(super) struct OperatorSocket {
     token: TokenId,
     link: OperatorLink,
     device: DeviceEnd,
+    device_id: DeviceId,
     device_node: Option<NodeId>,
+    /// Why it ended; its operator left unless something else was found first.
+    reason: &'static str,
     flow: Rc<Flow>,
     /// For [`Actor::started`]: the messages, and the credential the operator came with.
     start: Option<(Events, String)>,
@@ -51,19 +56,22 @@ pub(super) struct Opening {
     pub(super) token: TokenId,
     pub(super) credential: String,
     pub(super) device: DeviceEnd,
+    pub(super) device_id: DeviceId,
     pub(super) device_node: Option<NodeId>,
 }
 
 impl OperatorSocket {
     pub(super) fn new(opening: Opening, flow: Rc<Flow>, events: Events, shared: Rc<SocketState>) -> Self {
-        let Opening { session, user, token, credential, device, device_node } = opening;
+        let Opening { session, user, token, credential, device, device_id, device_node } = opening;
         Self {
             link: OperatorLink::new(session, user.clone(), shared.sessions.to_device_window),
             session,
             user,
             token,
             device,
+            device_id,
             device_node,
+            reason: "operator-left",
             flow,
             start: Some((events, credential)),
             shared,
@@ -89,6 +97,7 @@ impl OperatorSocket {
     }
 
     fn end(&mut self, ctx: &mut WebsocketContext<Self>, why: SessionEnd) {
+        self.reason = why.as_str();
         if let Some(stop) = self.link.farewell(why) {
             self.say(stop, ctx);
         }
@@ -124,6 +133,17 @@ impl Actor for OperatorSocket {
         self.has_entered = true;
         metrics::gauge!(actors::metrics::SESSIONS_OPEN).increment(1.0);
         info!(session.id = %self.session, user.id = %self.user, "session opened");
+        self.shared.tree.sessions.note(SessionChange::Opened(OpenedSession {
+            session: self.session,
+            device: self.device_id,
+            user: self.user.clone(),
+            node: self.shared.tree.bus.node(),
+            kind: SessionKind::Unknown,
+            at: clock::now(),
+            address: None,
+            kept: false,
+            recorded: false,
+        }));
         let open = ToDevice::Open {
             session: self.session,
             user: self.user.clone(),
@@ -155,6 +175,13 @@ impl Drop for OperatorSocket {
             self.shared.tree.registry.leave_operator(self.session);
             metrics::gauge!(actors::metrics::SESSIONS_OPEN).decrement(1.0);
             info!(session.id = %self.session, user.id = %self.user, "session closed");
+            self.shared.tree.sessions.note(SessionChange::Ended {
+                session: self.session,
+                generation: 0,
+                at: clock::now(),
+                reason: self.reason.to_owned(),
+                figures: SessionFigures::default(),
+            });
             let _ = self.device.send(&self.shared.tree.bus, ToDevice::HangUp { session: self.session });
         }
     }

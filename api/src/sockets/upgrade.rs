@@ -218,6 +218,7 @@ async fn admit_operator(state: &SocketState, request: &Request, id: &str) -> Res
         credential: token.to_string(),
         device_node: reachable.node(),
         device: reachable.into_end(device),
+        device_id: device,
     }))
 }
 
