@@ -106,8 +106,7 @@ impl Config {
                 return Some(format!("retention.{key} is {time:?}: expected at least \"1s\""));
             }
         }
-        (connections_per_device == 0)
-            .then(|| "retention.connections_per_device is 0: expected at least 1".to_owned())
+        (connections_per_device == 0).then(|| "retention.connections_per_device is 0: expected at least 1".to_owned())
     }
 }
 

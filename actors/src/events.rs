@@ -18,8 +18,8 @@ use futures_util::stream;
 use parking_lot::Mutex;
 use serde_json::json;
 use storage::{
-    ConnectionChange, DeviceId, Event, Events, NewEvent, NodeId, OpenedSession, SessionChange, SessionFigures, SessionId,
-    SessionKind, SessionRecord, StorageError, Timestamp, UserId,
+    ConnectionChange, DeviceId, Event, Events, NewEvent, NodeId, OpenedSession, SessionChange, SessionFigures,
+    SessionId, SessionKind, SessionRecord, StorageError, Timestamp, UserId,
 };
 use tokio::sync::{Notify, watch};
 use tracing::warn;
@@ -94,7 +94,8 @@ impl Telling {
             changes.iter().filter(|change| !change.connected).map(|change| (change.device, change.epoch)).collect();
         let mut telling = Self::default();
         for change in changes {
-            let part = if ended.contains(&(change.device, change.epoch)) { &mut telling.before } else { &mut telling.after };
+            let part =
+                if ended.contains(&(change.device, change.epoch)) { &mut telling.before } else { &mut telling.after };
             part.push(of_connection(change));
         }
         telling.sort();

@@ -331,7 +331,7 @@ mod tests {
 
     /// Epoch, whether connected, when: of everything that waits, in the order in which it would be written.
     fn told(waiting: &Waiting) -> Vec<(i64, bool, i64)> {
-        let changes = waiting.batch(usize::MAX).into_iter().flat_map(Noted::changes);
+        let changes = waiting.batch(usize::MAX).into_iter().flat_map(|noted| noted.changes());
         changes.map(|change| (change.epoch.0, change.connected, change.at.0)).collect()
     }
 

@@ -69,13 +69,8 @@ impl Tree {
         let (statuses, sessions) = (StatusQueue::default(), SessionQueue::default());
         let events = EventTail::new(storage.events.clone(), &config.events);
         let reach = Reach::new(registry.clone(), storage.connections.clone(), storage.presence.clone(), bus.clone());
-        let triggers = Triggers::new(
-            registry.clone(),
-            reach.clone(),
-            bus.clone(),
-            config.trigger_reply_limit,
-            arbiter.clone(),
-        );
+        let triggers =
+            Triggers::new(registry.clone(), reach.clone(), bus.clone(), config.trigger_reply_limit, arbiter.clone());
         let parts = Parts { registry: registry.clone(), gate: gate.clone(), bus: bus.clone() };
 
         let status_writer = {

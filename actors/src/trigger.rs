@@ -212,7 +212,8 @@ impl Errand {
         let (sid, user_id) = (session.to_string(), [("user_id", Prop::Text(user.as_str()))]);
         let props = if user.as_str().is_empty() { &[][..] } else { &user_id[..] };
         let order = Compose { proto: proto::UPDATE_CLIENT, typ: command.as_str(), sid: &sid, props, body: &[] };
-        let open = ToDevice::Open { session, user: user.clone(), operator: OperatorEnd::Here(address.clone().recipient()) };
+        let open =
+            ToDevice::Open { session, user: user.clone(), operator: OperatorEnd::Here(address.clone().recipient()) };
         let deliver = ToDevice::Deliver { session, number: None, message: order.to_bytes() };
         end.send(bus, open).and_then(|()| end.send(bus, deliver)).map_err(|_| address.do_send(Abandon))
     }

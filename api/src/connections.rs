@@ -71,8 +71,7 @@ pub async fn list(
     }
     let total = history.len() as u64;
     let (offset, size) = (page.offset() as usize, page.size as usize);
-    let bodies: Vec<ConnectionBody> =
-        history.into_iter().skip(offset).take(size).map(ConnectionBody::from).collect();
+    let bodies: Vec<ConnectionBody> = history.into_iter().skip(offset).take(size).map(ConnectionBody::from).collect();
     let mut answer = HttpResponse::Ok();
     answer.insert_header((TOTAL_COUNT, total.to_string()));
     for link in page.links(request.path(), &query, Extent::Total(total)) {

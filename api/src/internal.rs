@@ -51,8 +51,10 @@ pub async fn provision(
     if wanted.device_id.is_empty() {
         return Err(ApiError::bad_request("device_id is empty"));
     }
-    let device: DeviceId =
-        wanted.device_id.parse().map_err(|error| ApiError::bad_request(format!("invalid payload: device_id: {error}")))?;
+    let device: DeviceId = wanted
+        .device_id
+        .parse()
+        .map_err(|error| ApiError::bad_request(format!("invalid payload: device_id: {error}")))?;
     state.storage.connections.provision(device, clock::now()).await?;
     Ok(HttpResponse::Created().finish())
 }

@@ -4,7 +4,8 @@ use actix_web::web::ServiceConfig;
 
 use crate::endpoint::Endpoint as E;
 use crate::{
-    connections, device_connect, devices, events, exposition, health, internal, inventory, sessions, triggers, users, web_ui,
+    connections, device_connect, devices, events, exposition, health, internal, inventory, sessions, triggers, users,
+    web_ui,
 };
 
 /// Tells the router, which tries the patterns in this order: what devices ask all day long stands first.

@@ -13,9 +13,9 @@ use actix_web::dev::AppConfig;
 use actix_web::web::ServiceConfig;
 use socket2::{Domain, SockRef, Socket, TcpKeepalive, Type};
 
-use crate::{gateway, routes};
 use crate::sockets::{SocketState, upgrade};
 use crate::state::ApiState;
+use crate::{gateway, routes};
 
 /// Connections that may wait to be accepted: a storm of them is better queued in the kernel than refused.
 const BACKLOG: i32 = 4096;

@@ -37,12 +37,7 @@ pub async fn send_inventory(
 }
 
 /// Sends a command; 202 says that it is on its way.
-pub(crate) async fn send(
-    state: &ApiState,
-    id: &str,
-    command: Command,
-    asker: Asker,
-) -> Result<HttpResponse, ApiError> {
+pub(crate) async fn send(state: &ApiState, id: &str, command: Command, asker: Asker) -> Result<HttpResponse, ApiError> {
     // Malformed ids are unknown devices, and unknown devices are not connected.
     let device: DeviceId = id.parse().map_err(|_| TriggerError::NotConnected)?;
     state.triggers.send(device, command, asker).await?;

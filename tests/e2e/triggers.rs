@@ -34,7 +34,10 @@ async fn a_command_reaches_the_device_in_a_session_of_its_own(set: Set) {
 
     for (command, status) in [("check-update", 1), ("send-inventory", 2)] {
         let answer = tell(&user, &device.id, command).await.expect(202);
-        assert_eq!((answer.text().as_str(), answer.header("content-type")), ("null", "application/json; charset=utf-8"));
+        assert_eq!(
+            (answer.text().as_str(), answer.header("content-type")),
+            ("null", "application/json; charset=utf-8")
+        );
         let heard = socket.hear().await;
         assert!(heard.is(4, command) && !heard.has_body(), "{heard:?}");
         assert_eq!(heard.sid().len(), 36);

@@ -16,7 +16,8 @@ async fn storage() -> Storage {
 fn tail(storage: &Storage) -> (EventTail, Service<EventReader>) {
     let tail = EventTail::new(storage.events.clone(), &EventStreams { per_user: 2, per_node: 3 });
     let shared = tail.clone();
-    let reader = Service::start("event_reader", &Arbiter::current(), move |alive| EventReader::new(shared.clone(), alive));
+    let reader =
+        Service::start("event_reader", &Arbiter::current(), move |alive| EventReader::new(shared.clone(), alive));
     (tail, reader)
 }
 

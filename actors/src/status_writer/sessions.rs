@@ -127,7 +127,9 @@ impl Waiting {
         let session = self.sessions.entry(id).or_insert_with(|| OfSession { turn, changes: vec![] });
         let step = Step::of(&change);
         // An end carries the final figures.
-        session.changes.retain(|other| Step::of(other) != step && !(step == Step::End && Step::of(other) == Step::Figures));
+        session
+            .changes
+            .retain(|other| Step::of(other) != step && !(step == Step::End && Step::of(other) == Step::Figures));
         let at = session.changes.partition_point(|other| Step::of(other) < step);
         session.changes.insert(at, change);
     }
@@ -222,6 +224,9 @@ mod tests {
         waiting.note(ended(sessions[0]), 3);
         let queue = SessionQueue(Arc::new(Mutex::new(waiting)));
         let batch = queue.batch(2);
-        assert_eq!(batch.iter().map(SessionChange::session).collect::<Vec<_>>(), [sessions[0], sessions[0], sessions[1]]);
+        assert_eq!(
+            batch.iter().map(SessionChange::session).collect::<Vec<_>>(),
+            [sessions[0], sessions[0], sessions[1]]
+        );
     }
 }

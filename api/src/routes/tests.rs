@@ -109,6 +109,12 @@ const SECURED: &[(&str, &str)] = &[
     ("POST", "/api/management/v2/inventory/filters/search"),
     ("GET", "/api/management/v1/deviceconnect/devices/x"),
     ("GET", "/api/management/v1/deviceconnect/devices/x/connect"),
+    ("POST", "/api/management/v1/deviceconnect/devices/x/check-update"),
+    ("POST", "/api/management/v1/deviceconnect/devices/x/send-inventory"),
+    ("GET", "/api/management/v1/mooring/events"),
+    ("GET", "/api/management/v1/mooring/devices/x/connections"),
+    ("GET", "/api/management/v1/mooring/sessions"),
+    ("GET", "/api/management/v1/mooring/sessions/x"),
     ("GET", "/api/management/v1/deployments/artifacts"),
     ("GET", "/api/management/v1/iot-manager/integrations"),
 ];
