@@ -15,10 +15,13 @@ pub use event::{DisconnectReason, Event};
 pub use local::LocalBus;
 pub use nats::NatsBus;
 use serde::{Deserialize, Serialize};
-use storage::{DeviceId, Epoch, NodeId, SessionId, UserId};
+use storage::{AttachmentId, DeviceId, Epoch, NodeId, SessionId, UserId};
 use tokio::sync::mpsc;
 
-use crate::session::SessionEnd;
+use crate::figures::DeviceFigures;
+use crate::session::attachment::{AttachedSays, ToAttached};
+use crate::session::host::HandedOver;
+use crate::session::{Binding, DeviceSays, Resume};
 
 /// Messages that may wait for a node that is slow to take them; more are refused, and their sessions end.
 pub const INBOX_LIMIT: usize = 64 * 1024;
@@ -30,26 +33,58 @@ pub type Announcer = Arc<dyn Fn(Event) + Send + Sync>;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[allow(missing_docs, reason = "the fields are those of the session messages of the same name")]
 pub enum NodeMessage {
-    /// Is this device connected to you?
-    Probe { nonce: u64, device: DeviceId, from: NodeId },
-    /// The answer to a probe.
-    Probed { nonce: u64, here: bool },
-    /// An operator on `from` opens a session.
-    OpenSession { session: SessionId, device: DeviceId, user: UserId, from: NodeId },
-    /// From an operator to a device.
-    ToDevice { session: SessionId, device: DeviceId, from: NodeId, number: u32, message: Bytes },
+    /// A question, see [`crate::reach`].
+    Ask { nonce: u64, from: NodeId, question: Question },
+    /// Its answer.
+    Answer { nonce: u64, answer: Answer },
+    /// A session whose host is on `from` begins or goes on.
+    OpenSession {
+        session: SessionId,
+        device: DeviceId,
+        from: NodeId,
+        binding: Binding,
+        user: UserId,
+        kept: bool,
+        resume: Option<Resume>,
+    },
+    /// From a session's host to its device.
+    ToDevice { session: SessionId, device: DeviceId, from: NodeId, binding: Binding, number: u32, message: Bytes },
     /// Credit for a device's output.
-    CreditToDevice { session: SessionId, device: DeviceId, bytes: usize },
-    /// The operator is gone.
-    HangUp { session: SessionId, device: DeviceId },
-    /// From a device to an operator.
-    ToOperator { session: SessionId, number: u32, message: Bytes },
-    /// Credit for an operator's input.
-    CreditToOperator { session: SessionId, bytes: usize },
+    CreditToDevice { session: SessionId, device: DeviceId, binding: Binding, bytes: usize },
     /// The session is over.
-    EndSession { session: SessionId, why: SessionEnd },
+    HangUp { session: SessionId, device: DeviceId, binding: Binding },
+    /// From a device's end of a session to the session's host.
+    FromDevice { session: SessionId, binding: Binding, says: DeviceSays },
+    /// From an operator's socket on `from` to a session's host.
+    FromAttached { session: SessionId, attachment: AttachmentId, from: NodeId, says: AttachedSays },
+    /// From a session's host to an operator's socket.
+    ToAttached { attachment: AttachmentId, says: ToAttached },
     /// The device has connected elsewhere, with this epoch: close an older connection.
     Displace { device: DeviceId, epoch: Epoch },
+}
+
+/// What one node asks another.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Question {
+    /// Is this device connected to you?
+    HasDevice(DeviceId),
+    /// Is this session yours? Hand it over if you are stopping.
+    HasSession(SessionId),
+    /// What flows through this device's connection?
+    Describe(DeviceId),
+}
+
+/// What a node is answered.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Answer {
+    /// Yes, or no.
+    Is(bool),
+    /// The session is here; who types in it, and with which attachment.
+    Session(Option<(UserId, AttachmentId)>),
+    /// The session was here and is the asker's now.
+    HandedOver(Box<HandedOver>),
+    /// The device is connected here.
+    Figures(Box<DeviceFigures>),
 }
 
 /// What a node hears.

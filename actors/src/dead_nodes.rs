@@ -15,6 +15,7 @@ use tracing::{info, warn};
 
 use crate::bus::DisconnectReason;
 use crate::events::{self, EventTail, Subject};
+use crate::session;
 use crate::status_writer::{SessionQueue, StatusQueue};
 use crate::supervisor::{Alive, Crash};
 
@@ -50,15 +51,18 @@ impl Deaths {
 pub struct Patience {
     /// Before their devices count as disconnected.
     pub devices: Duration,
-    /// Before their sessions end, unless another node adopts them first.
+    /// Before their sessions end.
     pub sessions: Duration,
+    /// Before those end whose clients asked for them to be kept, unless another node adopts them first.
+    pub kept_sessions: Duration,
 }
 
 impl Patience {
-    /// For nodes that renew their lease three times as often as they have to; their sessions may be resumed for `grace`.
-    pub fn new(lease: Duration, grace: Duration) -> Self {
+    /// For nodes that renew their lease three times as often as they have to.
+    pub fn new(lease: Duration, sessions: &session::Config) -> Self {
         let devices = lease * 2 / 3;
-        Self { devices, sessions: grace.max(devices) }
+        let (grace, kept) = (sessions.device_grace, sessions.operator_grace);
+        Self { devices, sessions: grace.max(devices), kept_sessions: kept.max(grace).max(devices) }
     }
 }
 
@@ -111,13 +115,14 @@ impl DeadNodes {
     fn clean_up(&self, node: NodeId, dead_for: Duration, ctx: &mut Context<Self>) {
         let (storage, tail) = (self.storage.clone(), self.tail.clone());
         let (statuses, sessions) = (self.statuses.clone(), self.sessions.clone());
-        let (devices_too, sessions_too) = (dead_for >= self.patience.devices, dead_for >= self.patience.sessions);
+        let patience = self.patience;
         let cleaning = async move {
-            if devices_too {
+            if dead_for >= patience.devices {
                 end_connections(node, &storage, &statuses, &tail).await?;
             }
-            if sessions_too {
-                end_sessions(node, &storage, &sessions, &tail).await?;
+            if dead_for >= patience.sessions {
+                let kept_too = dead_for >= patience.kept_sessions;
+                end_sessions(node, |record| kept_too || !record.kept, &storage, &sessions, &tail).await?;
             }
             Ok::<_, StorageError>(())
         };
@@ -186,11 +191,13 @@ async fn end_connections(
 
 async fn end_sessions(
     node: NodeId,
+    is_meant: impl Fn(&SessionRecord) -> bool,
     storage: &Storage,
     sessions: &SessionQueue,
     tail: &EventTail,
 ) -> Result<(), StorageError> {
-    let left = storage.sessions.open_on(node).await?;
+    let mut left = storage.sessions.open_on(node).await?;
+    left.retain(is_meant);
     if left.is_empty() {
         return Ok(());
     }
@@ -253,10 +260,17 @@ mod tests {
     }
 
     #[test]
-    fn sessions_get_their_grace() {
-        let patience = Patience::new(Duration::from_secs(30), Duration::from_secs(45));
-        assert_eq!((patience.devices, patience.sessions), (Duration::from_secs(20), Duration::from_secs(45)));
-        let patience = Patience::new(Duration::from_secs(30), Duration::from_secs(1));
-        assert_eq!(patience.sessions, patience.devices);
+    fn sessions_get_their_grace_and_those_that_are_kept_a_longer_one() {
+        let second = Duration::from_secs(1);
+        let grace = |device_grace, operator_grace| session::Config {
+            device_grace,
+            operator_grace,
+            ..session::Config::default()
+        };
+        let patience = Patience::new(30 * second, &grace(45 * second, 100 * second));
+        assert_eq!((patience.devices, patience.sessions), (20 * second, 45 * second));
+        assert_eq!(patience.kept_sessions, 100 * second);
+        let patience = Patience::new(30 * second, &grace(second, second));
+        assert_eq!((patience.sessions, patience.kept_sessions), (patience.devices, patience.devices));
     }
 }

@@ -2,16 +2,23 @@
 //!
 //! The device's socket is always read; what a session cannot take is that session's loss alone. Towards the device there
 //! is one queue per session, served fairly and with small messages first, so that a paste does not delay a keystroke.
-//! Rows `deviceconnect-21` to `deviceconnect-27`.
+//! What a session's host has not taken over yet is kept, so that a host which lost the way here, or one on another node
+//! that takes over, gets exactly what is missing. Rows `deviceconnect-21` to `deviceconnect-32`.
 
 mod outbox;
+mod port_forward;
+
+use std::collections::VecDeque;
 
 use bytes::Bytes;
 use outbox::Outbox;
+use port_forward::{Forwarding, Step};
 use storage::{SessionId, UserId};
 
+use crate::figures::{SessionFigures, Traffic};
 use crate::message::{self, Compose, DEVICE_MESSAGE_LIMIT, Malformed, Message, Prop, proto, status};
-use crate::session::{self, SessionEnd, charge};
+use crate::output_gate::{GoOn, OutputGate, skip_notice};
+use crate::session::{self, Binding, DeviceSays, Open, Resumed, SIGNAL_RESERVE, SessionEnd, charge};
 
 /// Session ids that were told to stop and may still be heard of. The oldest is forgotten beyond this many.
 const STOPPING_LIMIT: usize = 64;
@@ -20,22 +27,18 @@ const STOPPING_LIMIT: usize = 64;
 /// about to lose its connection anyway.
 const GOODBYES_LIMIT: usize = 1024;
 
-/// Credit beyond the window that a terminal's own small messages (`new`, `ping`, `stop`) may use when output has used up
-/// the rest.
-const SIGNAL_RESERVE: usize = 8 * 1024;
+/// Shells that speak before their session's host has found this connection, kept until it does.
+const UNCLAIMED_LIMIT: usize = 16;
 
-/// Agents send terminal output in pieces of at most this many bytes.
-const AGENT_PIECE: usize = 255;
-
-/// How much output without a line end is passed over before the newest is shown regardless.
-const RESYNC_LIMIT: usize = 16 * 1024;
-
-/// One device's connection. `E` is how the acting half reaches an operator.
+/// One device's connection. `E` is how the acting half reaches a session's host.
 #[derive(Debug)]
 pub struct DeviceLink<E> {
     sessions: Vec<Session<E>>,
     goodbyes: Outbox,
     stopping: Vec<SessionId>,
+    /// Ids of forwarded connections whose session is over while the agent was busy with them: a word to a busy worker
+    /// would block the agent, so they are closed at the next sign of life.
+    lingering: Vec<SessionId>,
     /// Whose turn it is among the sessions with something to send.
     turn: usize,
     /// Small messages sent in a row while a large one waited.
@@ -46,7 +49,10 @@ pub struct DeviceLink<E> {
 struct Session<E> {
     id: SessionId,
     user: UserId,
-    operator: E,
+    /// `None` while nobody has claimed it on this connection, or its host's node died.
+    host: Option<E>,
+    binding: Binding,
+    kept: bool,
     /// A shell may be running: the device has to be told `stop` when the operator goes.
     shell: bool,
     /// The device confirmed a shell that nobody has stopped since; another `new` that fails changes nothing about it.
@@ -56,50 +62,68 @@ struct Session<E> {
     /// Used a protocol of the session layer: the device has to be told `close`.
     layered: bool,
     outbox: Outbox,
+    /// Frames of forwarded connections; their credit was given back when they were accepted.
+    frames: Outbox,
     /// Credit used up by messages that have left for the device, not yet given back.
     owed: usize,
-    /// Credit in use towards the operator.
-    in_flight: usize,
-    skipping: Option<Skipping>,
-    /// Number of the next message from another node.
-    next_number: u32,
-}
-
-/// Output that did not fit is being passed over.
-#[derive(Debug)]
-enum Skipping {
-    /// The operator's credit is used up.
-    Full { bytes: u64 },
-    /// There is room again; waiting for the start of a line.
-    ToLineStart { passed: usize },
+    /// What the host was sent and has not given credit for.
+    retained: VecDeque<Bytes>,
+    /// Credit received beyond what completed a retained message.
+    credited: usize,
+    gate: OutputGate,
+    /// Number of the next message to the host.
+    next_to_host: u32,
+    /// Number of the next message from the host.
+    next_from_host: u32,
+    /// Bytes of terminal output sent to the host so far.
+    output: u64,
+    /// Bytes of keystrokes accepted so far.
+    input: u64,
+    forwarding: Option<Box<Forwarding>>,
+    from_device: Traffic,
+    to_device: Traffic,
+    stalls: u64,
 }
 
 /// What the acting half has to do.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Effect<E> {
-    /// Pass a message to the session's operator.
-    ToOperator {
+    /// Say something to the session's host.
+    ToHost {
         /// Which session.
         session: SessionId,
-        /// What the operator gets.
-        message: Bytes,
+        /// What.
+        says: DeviceSays,
     },
-    /// Give the operator credit back for a message that goes nowhere.
-    ReturnCredit {
-        /// Which session.
-        session: SessionId,
-        /// As counted by [`charge`].
-        bytes: usize,
-    },
-    /// Tell the operator that the session is over; it is forgotten here.
+    /// Tell the host that the session is over; it is forgotten here.
     End {
         /// Which session.
         session: SessionId,
-        /// How to reach the operator.
-        operator: E,
+        /// How to reach the host.
+        host: E,
+        /// Its binding.
+        binding: Binding,
         /// What to say.
         why: SessionEnd,
     },
+    /// A shell speaks whose session nobody has claimed on this connection: call [`DeviceLink::give_up`] after a while.
+    Unclaimed {
+        /// Its session.
+        session: SessionId,
+    },
+}
+
+/// A session at the end of its device's connection.
+#[derive(Debug)]
+pub struct Ended<E> {
+    /// Which.
+    pub session: SessionId,
+    /// How to reach its host.
+    pub host: E,
+    /// Its binding.
+    pub binding: Binding,
+    /// Credit for messages that had left for the device.
+    pub owed: usize,
 }
 
 /// Something for the device's socket.
@@ -107,70 +131,140 @@ pub enum Effect<E> {
 pub struct Outgoing {
     /// The message.
     pub message: Bytes,
-    /// Credit to give back to the operator of a session.
+    /// Credit to give back to the host of a session.
     pub credit: Option<(SessionId, usize)>,
 }
 
 impl<E> Default for DeviceLink<E> {
     fn default() -> Self {
-        Self { sessions: Vec::new(), goodbyes: Outbox::default(), stopping: Vec::new(), turn: 0, streak: 0 }
+        Self {
+            sessions: Vec::new(),
+            goodbyes: Outbox::default(),
+            stopping: Vec::new(),
+            lingering: Vec::new(),
+            turn: 0,
+            streak: 0,
+        }
     }
 }
 
 impl<E> DeviceLink<E> {
-    /// An operator opens a session.
-    pub fn open(&mut self, session: SessionId, user: UserId, operator: E, limits: &session::Config) -> Vec<Effect<E>> {
-        if self.sessions.len() >= limits.per_device {
-            return vec![Effect::End { session, operator, why: SessionEnd::TooManySessions }];
+    /// A session begins, or goes on here.
+    pub fn open(
+        &mut self,
+        session: SessionId,
+        binding: Binding,
+        open: Open<E>,
+        limits: &session::Config,
+    ) -> Vec<Effect<E>> {
+        if let Some(at) = self.position(session) {
+            return self.rebind(at, binding, open);
         }
-        self.sessions.push(Session {
-            id: session,
-            user,
-            operator,
-            shell: false,
-            has_shell: false,
-            shell_ended: false,
-            layered: false,
-            outbox: Outbox::default(),
-            owed: 0,
-            in_flight: 0,
-            skipping: None,
-            next_number: 0,
-        });
-        vec![]
+        let claimed = self.sessions.iter().filter(|session| session.host.is_some()).count();
+        if claimed >= limits.per_device {
+            return vec![Effect::End { session, host: open.host, binding, why: SessionEnd::TooManySessions }];
+        }
+        let mut state = Session::new(session);
+        (state.user, state.host, state.binding, state.kept) = (open.user, Some(open.host), binding, open.kept);
+        let mut effects = Vec::new();
+        if let Some(resume) = open.resume {
+            (state.shell, state.has_shell) = (resume.shell, resume.shell);
+            (state.output, state.input) = (resume.output, resume.input);
+            let resumed = Resumed { output: state.output, input: state.input, accepted: None };
+            effects.push(Effect::ToHost { session, says: DeviceSays::Resumed(resumed) });
+        }
+        self.sessions.push(state);
+        effects
     }
 
-    /// The operator of `session` said something, stamped for the device already. `number` counts messages that crossed
-    /// nodes; a gap means that the link between the nodes lost something.
+    /// A host finds its session on this connection: it gets what it has not received.
+    fn rebind(&mut self, at: usize, binding: Binding, open: Open<E>) -> Vec<Effect<E>> {
+        let state = &mut self.sessions[at];
+        let session = state.id;
+        let mut effects = Vec::new();
+        let Some(resume) = open.resume else { return vec![] };
+        if state.binding > binding {
+            // A host that lost its session to another without hearing of it.
+            return vec![Effect::End { session, host: open.host, binding, why: SessionEnd::Moved }];
+        }
+        let accepted = if let Some((former, received)) = resume.received
+            && former == state.binding
+        {
+            let oldest = state.next_to_host.wrapping_sub(u32::try_from(state.retained.len()).unwrap_or(u32::MAX));
+            for _ in 0..received.wrapping_sub(oldest).min(u32::try_from(state.retained.len()).unwrap_or(0)) {
+                state.release_one();
+            }
+            Some(state.next_from_host)
+        } else {
+            None
+        };
+        if let Some(host) = state.host.replace(open.host)
+            && resume.received.is_none()
+        {
+            effects.push(Effect::End { session, host, binding: state.binding, why: SessionEnd::Moved });
+            // Only told: the session itself goes on with its new host.
+        }
+        if state.binding == Binding::default() && state.user.as_str().is_empty() {
+            // Claimed: what it printed before anybody knew it here follows on what the host has.
+            state.output = resume.output + state.retained_output();
+            state.input = resume.input;
+        }
+        state.shell |= resume.shell;
+        state.has_shell |= resume.shell;
+        (state.user, state.kept, state.binding) = (open.user, open.kept, binding);
+        (state.next_to_host, state.next_from_host) = (0, 0);
+        let resumed = Resumed { output: state.output - state.retained_output(), input: state.input, accepted };
+        effects.push(Effect::ToHost { session, says: DeviceSays::Resumed(resumed) });
+        for message in &state.retained {
+            let number = state.next_to_host;
+            state.next_to_host += 1;
+            effects.push(Effect::ToHost { session, says: DeviceSays::Deliver { number, message: message.clone() } });
+        }
+        effects
+    }
+
+    /// The host of `session` passes on what its operator said, stamped for the device already. A gap in the numbers means
+    /// that the link between the nodes lost something.
     pub fn deliver(
         &mut self,
         session: SessionId,
-        number: Option<u32>,
+        binding: Binding,
+        number: u32,
         message: Bytes,
         limits: &session::Config,
     ) -> Vec<Effect<E>> {
-        let Some(at) = self.position(session) else { return vec![] };
+        let Some(at) = self.position_bound(session, binding) else { return vec![] };
         let state = &mut self.sessions[at];
-        if let Some(number) = number {
-            if number != state.next_number {
-                return self.end(at, SessionEnd::LinkLost);
-            }
-            state.next_number = number.wrapping_add(1);
+        if number != state.next_from_host {
+            return self.unbind(at);
         }
-        let Ok(read) = Message::read(&message) else { return vec![] };
+        state.next_from_host = number.wrapping_add(1);
+        let cost = charge(message.len());
+        let return_credit = || Effect::ToHost { session, says: DeviceSays::Credit { bytes: cost } };
+        let Ok(read) = Message::read(&message) else { return vec![return_credit()] };
         debug_assert!(message.len() <= DEVICE_MESSAGE_LIMIT, "stamped messages fit");
         match (read.proto, read.typ) {
             (proto::SHELL, "new") => (state.shell, state.shell_ended) = (true, false),
             (proto::SHELL, "stop") => (state.shell, state.has_shell) = (false, false),
             // A pong for a shell that is gone wedges the agent's only reading loop.
-            (proto::SHELL, "pong") if state.shell_ended || !state.shell => {
-                return vec![Effect::ReturnCredit { session, bytes: charge(message.len()) }];
-            }
+            (proto::SHELL, "pong") if state.shell_ended || !state.shell => return vec![return_credit()],
+            (proto::SHELL, "shell") => state.input += read.body.bytes().len() as u64,
             (proto::SHELL, _) => {}
+            (proto::PORT_FORWARD, _) => {
+                state.layered = true;
+                let forwarding = state.forwarding.get_or_insert_with(|| {
+                    Box::new(Forwarding::new(session, state.user.as_str(), limits.stream_window, limits.streams))
+                });
+                let room = limits.to_operator_window.saturating_sub(state.gate.in_flight());
+                let steps = forwarding.hear_operator(&read, &message, room);
+                let mut effects = vec![return_credit()];
+                self.follow(at, steps, &mut effects);
+                return effects;
+            }
             (proto::CONTROL, "close") => state.layered = false,
             _ => state.layered = true,
         }
-        if state.outbox.charge() + charge(message.len()) > 2 * limits.to_device_window {
+        if state.outbox.charge() + cost > 2 * limits.to_device_window {
             // Only a fault of ours on the other end gets here: operators are not read beyond their credit.
             return self.end(at, SessionEnd::LinkLost);
         }
@@ -185,10 +279,41 @@ impl<E> DeviceLink<E> {
     pub fn hear(&mut self, raw: &Bytes, limits: &session::Config) -> Result<Vec<Effect<E>>, Malformed> {
         let read = Message::read(raw)?;
         let Ok(session) = read.sid.parse::<SessionId>() else { return Ok(vec![]) };
+        let mut effects = Vec::new();
         let Some(at) = self.position(session) else {
-            self.hush(session, &read);
-            return Ok(vec![]);
+            if let Some(at) = self.sessions.iter().position(|state| state.forwards_on(session)) {
+                let state = &mut self.sessions[at];
+                let room = limits.to_operator_window.saturating_sub(state.gate.in_flight());
+                let steps =
+                    state.forwarding.as_mut().map(|it| it.hear_device(session, &read, room)).unwrap_or_default();
+                self.follow(at, steps, &mut effects);
+            } else if let Some(lingering) = self.lingering.iter().position(|other| *other == session) {
+                self.lingering.swap_remove(lingering);
+                self.say_close(session, read.sid);
+            } else if self.may_be_claimed(session, &read) {
+                let mut state = Session::new(session);
+                state.shell = true;
+                self.sessions.push(state);
+                effects.push(Effect::Unclaimed { session });
+                let at = self.sessions.len() - 1;
+                self.pass_to_host(at, &read, raw, limits, &mut effects);
+            } else {
+                self.hush(session, &read);
+            }
+            return Ok(effects);
         };
+        self.pass_to_host(at, &read, raw, limits, &mut effects);
+        Ok(effects)
+    }
+
+    fn pass_to_host(
+        &mut self,
+        at: usize,
+        read: &Message<'_>,
+        raw: &Bytes,
+        limits: &session::Config,
+        effects: &mut Vec<Effect<E>>,
+    ) {
         let state = &mut self.sessions[at];
         let mut output = false;
         match (read.proto, read.typ) {
@@ -200,53 +325,92 @@ impl<E> DeviceLink<E> {
             (proto::SHELL, "new") => (state.shell, state.has_shell, state.shell_ended) = (true, true, false),
             _ => {}
         }
-        if output && !state.takes_output(&read) {
-            return Ok(vec![]);
-        }
-        let message = message::for_operator(&read, raw);
-        let room = match read.proto {
-            proto::SHELL if !output => limits.to_operator_window + SIGNAL_RESERVE,
-            _ => limits.to_operator_window,
-        };
-        if state.in_flight + charge(message.len()) > room {
-            if output {
-                state.skipping = Some(Skipping::Full { bytes: read.body.bytes().len() as u64 });
-                return Ok(vec![]);
+        let message = message::for_operator(read, raw);
+        let cost = charge(message.len());
+        if output {
+            let body = read.body.bytes();
+            if !state.gate.admits(body, cost, limits.to_operator_window) {
+                state.stalls += 1;
+                return;
             }
-            return Ok(self.end(at, SessionEnd::OperatorTooSlow));
+            state.output += body.len() as u64;
+        } else {
+            let reserve = if read.proto == proto::SHELL { SIGNAL_RESERVE } else { 0 };
+            if !state.gate.takes(cost, limits.to_operator_window + reserve) {
+                state.stalls += 1;
+                effects.extend(self.end(at, SessionEnd::OperatorTooSlow));
+                return;
+            }
         }
-        state.in_flight += charge(message.len());
-        Ok(vec![Effect::ToOperator { session, message }])
+        effects.extend(state.send(message));
     }
 
-    /// The operator's socket has taken `bytes` of what was sent to them.
-    pub fn credit(&mut self, session: SessionId, bytes: usize, limits: &session::Config) -> Vec<Effect<E>> {
-        let Some(at) = self.position(session) else { return vec![] };
+    /// The host has taken `bytes` over.
+    pub fn credit(
+        &mut self,
+        session: SessionId,
+        binding: Binding,
+        bytes: usize,
+        limits: &session::Config,
+    ) -> Vec<Effect<E>> {
+        let Some(at) = self.position_bound(session, binding) else { return vec![] };
         let state = &mut self.sessions[at];
-        state.in_flight = state.in_flight.saturating_sub(bytes);
-        let Some(Skipping::Full { bytes: skipped }) = state.skipping else { return vec![] };
-        // Not at the first free byte: that would show one line of output between two notices.
-        if state.in_flight > limits.to_operator_window / 2 {
-            return vec![];
+        let mut effects = Vec::new();
+        state.credited += bytes;
+        while state.retained.front().is_some_and(|message| charge(message.len()) <= state.credited) {
+            state.credited -= state.release_one();
         }
-        state.skipping = Some(Skipping::ToLineStart { passed: 0 });
-        let notice =
-            format!("\r\n\x1b[0m[mooring: {skipped} bytes of output skipped, this terminal reads too slowly]\r\n");
-        let message = Compose {
-            proto: proto::SHELL,
-            typ: "shell",
-            sid: &session.to_string(),
-            props: &[("status", Prop::Wide(status::NORMAL.into()))],
-            body: notice.as_bytes(),
+        if state.retained.is_empty() {
+            (state.credited, state.retained) = (0, VecDeque::new());
         }
-        .to_bytes();
-        state.in_flight += charge(message.len());
-        vec![Effect::ToOperator { session, message }]
+        // Whole messages only are given back to the gate, so the sum is the same.
+        if let Some(skipped) = state.gate.credit(0, limits.to_operator_window, GoOn::AtLineStart) {
+            let notice = skip_notice(skipped);
+            let message = Compose {
+                proto: proto::SHELL,
+                typ: "shell",
+                sid: &session.to_string(),
+                props: &[("status", Prop::Wide(status::NORMAL.into()))],
+                body: notice.as_bytes(),
+            }
+            .to_bytes();
+            state.output += notice.len() as u64;
+            state.gate.force(charge(message.len()));
+            effects.extend(state.send(message));
+        }
+        let room = limits.to_operator_window.saturating_sub(state.gate.in_flight());
+        if let Some(forwarding) = &mut state.forwarding {
+            let steps = forwarding.release(room);
+            self.follow(at, steps, &mut effects);
+        }
+        effects
     }
 
-    /// The operator of `session` is gone. Says whether there was such a session.
-    pub fn hang_up(&mut self, session: SessionId) -> bool {
-        self.position(session).map(|at| self.forget(at, "user disconnected")).is_some()
+    /// The host of `session` has ended it. Says whether there was such a session.
+    pub fn hang_up(&mut self, session: SessionId, binding: Binding) -> bool {
+        self.position_bound(session, binding).map(|at| self.forget(at, "user disconnected")).is_some()
+    }
+
+    /// The node of the session's host died. A session that is kept waits for another host: `true`, call
+    /// [`DeviceLink::give_up`] when its time is over. Any other ends.
+    pub fn host_lost(&mut self, session: SessionId) -> bool {
+        let Some(at) = self.position(session) else { return false };
+        let state = &mut self.sessions[at];
+        state.host = None;
+        if !state.kept {
+            self.forget(at, "user disconnected");
+            return false;
+        }
+        true
+    }
+
+    /// Nobody has claimed the session in its time.
+    pub fn give_up(&mut self, session: SessionId) {
+        if let Some(at) = self.position(session)
+            && self.sessions[at].host.is_none()
+        {
+            self.forget(at, "no such session");
+        }
     }
 
     /// The next message for the device's socket, and the credit that its leaving frees.
@@ -256,20 +420,34 @@ impl<E> DeviceLink<E> {
         }
         let at = self.next_turn()?;
         let state = &mut self.sessions[at];
-        let message = state.outbox.pop()?;
-        state.owed += charge(message.len());
-        let credit = (state.owed >= limits.to_device_window / 4).then(|| (state.id, std::mem::take(&mut state.owed)));
-        Some(Outgoing { message, credit })
+        if let Some(message) = state.outbox.pop() {
+            state.to_device.count(message.len());
+            state.owed += charge(message.len());
+            // At once when nothing follows: whoever resumes the session elsewhere must not repeat what has left.
+            let is_due = state.outbox.is_empty() || state.owed >= limits.to_device_window / 4;
+            let credit = is_due.then(|| (state.id, std::mem::take(&mut state.owed)));
+            return Some(Outgoing { message, credit });
+        }
+        let message = state.frames.pop()?;
+        state.to_device.count(message.len());
+        Some(Outgoing { message, credit: None })
     }
 
-    /// The device's connection is over: every session with the way to its operator.
-    pub fn end_all(&mut self) -> Vec<(SessionId, E)> {
-        std::mem::take(&mut self.sessions).into_iter().map(|session| (session.id, session.operator)).collect()
+    /// The device's connection is over: every session that has a host.
+    pub fn end_all(&mut self) -> Vec<Ended<E>> {
+        std::mem::take(&mut self.sessions)
+            .into_iter()
+            .filter_map(|session| {
+                let Session { id, binding, owed, host, .. } = session;
+                host.map(|host| Ended { session: id, host, binding, owed })
+            })
+            .collect()
     }
 
-    /// How to reach the operator of `session`.
-    pub fn operator(&self, session: SessionId) -> Option<&E> {
-        self.position(session).map(|at| &self.sessions[at].operator)
+    /// How to reach the host of `session`, and its binding.
+    pub fn host(&self, session: SessionId) -> Option<(&E, Binding)> {
+        let state = &self.sessions[self.position(session)?];
+        state.host.as_ref().map(|host| (host, state.binding))
     }
 
     /// How many sessions are open.
@@ -277,8 +455,29 @@ impl<E> DeviceLink<E> {
         self.sessions.len()
     }
 
+    /// What flows in each session.
+    pub fn figures(&self) -> Vec<SessionFigures> {
+        self.sessions
+            .iter()
+            .map(|state| SessionFigures {
+                session: state.id,
+                user: state.user.clone(),
+                from_device: state.from_device,
+                to_device: state.to_device,
+                stalls: state.stalls,
+                queued: state.outbox.len() + state.frames.len(),
+                in_flight: state.gate.in_flight(),
+                streams: state.forwarding.as_ref().map_or(0, |forwarding| forwarding.stream_count()),
+            })
+            .collect()
+    }
+
     fn position(&self, session: SessionId) -> Option<usize> {
         self.sessions.iter().position(|state| state.id == session)
+    }
+
+    fn position_bound(&self, session: SessionId, binding: Binding) -> Option<usize> {
+        self.position(session).filter(|at| self.sessions[*at].binding == binding)
     }
 
     /// Whose message goes next: the first in turn whose next message is small, else the first in turn; after eight small
@@ -288,9 +487,8 @@ impl<E> DeviceLink<E> {
         const STREAK: u8 = 8;
         let count = self.sessions.len();
         let in_turn = |step: usize| (self.turn + step) % count;
-        let first = (0..count).map(in_turn).find(|at| self.sessions[*at].outbox.head_len().is_some())?;
-        let small =
-            (0..count).map(in_turn).find(|at| self.sessions[*at].outbox.head_len().is_some_and(|len| len <= SMALL));
+        let first = (0..count).map(in_turn).find(|at| self.sessions[*at].head_len().is_some())?;
+        let small = (0..count).map(in_turn).find(|at| self.sessions[*at].head_len().is_some_and(|len| len <= SMALL));
         let at = match small {
             Some(small) if small != first && self.streak < STREAK => {
                 self.streak += 1;
@@ -304,14 +502,38 @@ impl<E> DeviceLink<E> {
         Some(at)
     }
 
+    /// Carries out what the forwarded connections of a session want.
+    fn follow(&mut self, at: usize, steps: Vec<Step>, effects: &mut Vec<Effect<E>>) {
+        let state = &mut self.sessions[at];
+        for step in steps {
+            match step {
+                Step::ToDevice(message) => state.frames.push(message),
+                Step::ToOperator(message) => {
+                    state.gate.force(charge(message.len()));
+                    effects.extend(state.send(message));
+                }
+                Step::Stalled => state.stalls += 1,
+                Step::Linger(stream) => linger(&mut self.lingering, stream),
+            }
+        }
+    }
+
+    /// The way to the host lost something: the session waits to be bound anew.
+    fn unbind(&mut self, at: usize) -> Vec<Effect<E>> {
+        let state = &mut self.sessions[at];
+        let (session, binding) = (state.id, state.binding);
+        let Some(host) = state.host.take() else { return vec![] };
+        vec![Effect::End { session, host, binding, why: SessionEnd::LinkLost }, Effect::Unclaimed { session }]
+    }
+
     fn end(&mut self, at: usize, why: SessionEnd) -> Vec<Effect<E>> {
-        let Session { id, operator, .. } = self.forget(at, why.text());
-        vec![Effect::End { session: id, operator, why }]
+        let Session { id, host, binding, .. } = self.forget(at, why.text());
+        host.map(|host| Effect::End { session: id, host, binding, why }).into_iter().collect()
     }
 
     /// Removes a session and tells the device what it has to know: a shell nobody stops keeps its place in the agent for ever.
     fn forget(&mut self, at: usize, why: &str) -> Session<E> {
-        let session = self.sessions.remove(at);
+        let mut session = self.sessions.remove(at);
         self.turn = 0;
         let sid = session.id.to_string();
         // What waits in the outbox is dropped, and may have been the operator's own stop or close.
@@ -322,7 +544,24 @@ impl<E> DeviceLink<E> {
         if session.layered || (unsent && !session.shell) {
             self.say_close(session.id, &sid);
         }
+        if let Some(forwarding) = session.forwarding.take() {
+            for (stream, is_busy) in forwarding.into_streams() {
+                if !is_busy {
+                    self.say_close(stream, &stream.to_string());
+                } else {
+                    linger(&mut self.lingering, stream);
+                }
+            }
+        }
         session
+    }
+
+    /// Whether to wait for the host of a session that nobody has here yet: its shell has outlived the device's connection.
+    fn may_be_claimed(&self, session: SessionId, read: &Message<'_>) -> bool {
+        matches!((read.proto, read.typ), (proto::SHELL, "shell" | "ping"))
+            && read.int_prop("status") != Some(status::ERROR.into())
+            && !self.stopping.contains(&session)
+            && self.sessions.iter().filter(|state| state.host.is_none()).count() < UNCLAIMED_LIMIT
     }
 
     /// The device speaks in a session that nobody has: left over from before it reconnected, or from a dead hub.
@@ -366,30 +605,78 @@ impl<E> DeviceLink<E> {
     }
 }
 
+/// Remembers a stream that a busy agent has to be told about later; the oldest is given up beyond the limit.
+fn linger(lingering: &mut Vec<SessionId>, stream: SessionId) {
+    if lingering.len() >= GOODBYES_LIMIT {
+        lingering.remove(0);
+    }
+    lingering.push(stream);
+}
+
 impl<E> Session<E> {
-    /// Whether this piece of terminal output is shown, given what was skipped before it.
-    fn takes_output(&mut self, output: &Message<'_>) -> bool {
-        let body = output.body.bytes();
-        match &mut self.skipping {
-            None => true,
-            Some(Skipping::Full { bytes }) => {
-                *bytes += body.len() as u64;
-                false
-            }
-            Some(Skipping::ToLineStart { passed }) => {
-                // A piece that does not fill the agent's buffer is the last of what there was: the flood is over, and what
-                // comes now may be a prompt.
-                if body.len() < AGENT_PIECE {
-                    self.skipping = None;
-                    return true;
-                }
-                *passed += body.len();
-                if body.ends_with(b"\n") || *passed > RESYNC_LIMIT {
-                    self.skipping = None;
-                }
-                false
-            }
+    fn new(id: SessionId) -> Self {
+        Self {
+            id,
+            user: UserId::new(""),
+            host: None,
+            binding: Binding::default(),
+            kept: false,
+            shell: false,
+            has_shell: false,
+            shell_ended: false,
+            layered: false,
+            outbox: Outbox::default(),
+            frames: Outbox::default(),
+            owed: 0,
+            retained: VecDeque::new(),
+            credited: 0,
+            gate: OutputGate::default(),
+            next_to_host: 0,
+            next_from_host: 0,
+            output: 0,
+            input: 0,
+            forwarding: None,
+            from_device: Traffic::default(),
+            to_device: Traffic::default(),
+            stalls: 0,
         }
+    }
+
+    fn head_len(&self) -> Option<usize> {
+        self.outbox.head_len().or_else(|| self.frames.head_len())
+    }
+
+    fn forwards_on(&self, stream: SessionId) -> bool {
+        self.forwarding.as_ref().is_some_and(|forwarding| forwarding.owns(stream))
+    }
+
+    /// Sends a message whose credit is taken to the host, and keeps it until the host has it.
+    fn send(&mut self, message: Bytes) -> Option<Effect<E>> {
+        self.from_device.count(message.len());
+        let number = self.next_to_host;
+        self.next_to_host = number.wrapping_add(1);
+        self.retained.push_back(message.clone());
+        self.host
+            .is_some()
+            .then_some(Effect::ToHost { session: self.id, says: DeviceSays::Deliver { number, message } })
+    }
+
+    /// The host has the oldest message; the credit it held.
+    fn release_one(&mut self) -> usize {
+        let Some(message) = self.retained.pop_front() else { return 0 };
+        let cost = charge(message.len());
+        // What the gate says now is asked for by the caller.
+        self.gate.give_back(cost);
+        cost
+    }
+
+    fn retained_output(&self) -> u64 {
+        self.retained
+            .iter()
+            .filter_map(|message| Message::read(message).ok())
+            .filter(|read| (read.proto, read.typ) == (proto::SHELL, "shell"))
+            .map(|read| read.body.bytes().len() as u64)
+            .sum()
     }
 }
 

@@ -15,6 +15,7 @@
 //!
 //! outside the tree, never restarted:
 //! ├─ one actor per connected device    (its socket; holds a DeviceLink)
+//! ├─ one actor per session             (SessionHost; outlives the sockets at its ends)
 //! └─ one actor per operator's socket   (holds an OperatorLink)
 //! ```
 //!
@@ -22,7 +23,8 @@
 //! |---|---|
 //! | [`credentials`], [`gate`], [`admission`], [`accounts`] | who may come in |
 //! | [`message`] | what is on the wire, read without decoding it |
-//! | [`device_link`], [`operator_link`] | what a connection does next |
+//! | [`session`], [`device_link`], [`operator_link`] | what a session and the connections at its ends do next |
+//! | [`recording`] | what a session showed, kept and played back |
 //! | [`registry`], [`reach`] | who is connected, here and elsewhere |
 //! | [`events`], [`status_writer`] | what is written down about connections and sessions, and who is told |
 //! | [`trigger`] | commands to devices' update clients |
@@ -39,8 +41,12 @@ pub mod admission;
 pub mod message;
 
 pub mod device_link;
+pub mod figures;
 pub mod operator_link;
+pub mod output_gate;
 pub mod session;
+
+pub mod recording;
 
 pub mod reach;
 pub mod registry;

@@ -9,7 +9,7 @@ mod rewrite;
 
 use bytes::Bytes;
 use cursor::Cursor;
-pub use rewrite::{DEVICE_MESSAGE_LIMIT, Refused, SHELL_PIECE, for_device, for_operator};
+pub use rewrite::{DEVICE_MESSAGE_LIMIT, Refused, SHELL_PIECE, for_device, for_operator, readdress};
 
 /// Which protocol a message belongs to (`hdr.proto`).
 pub mod proto {
@@ -21,6 +21,8 @@ pub mod proto {
     pub const PORT_FORWARD: u16 = 3;
     /// Commands to the update client.
     pub const UPDATE_CLIENT: u16 = 4;
+    /// What the hub and a client of its own tell each other about a terminal that is kept, shared or taken over.
+    pub const MOORING: u16 = 64000;
     /// The session layer under all of them but the terminal.
     pub const CONTROL: u16 = 65535;
 }
@@ -195,6 +197,8 @@ pub struct Compose<'a> {
 pub enum Prop<'a> {
     /// A small number, in the narrowest form: what devices expect of `status`.
     Small(u8),
+    /// A number in the 16-bit form: what browsers take for a number of their own.
+    Short(u16),
     /// A number in the 64-bit form: operators' clients recognise `status`, and devices `offset`, only so.
     Wide(i64),
     /// Text.
@@ -210,6 +214,7 @@ impl Compose<'_> {
             cursor::write_str(&mut props, name);
             match *value {
                 Prop::Small(number) => cursor::write_small(&mut props, number),
+                Prop::Short(number) => cursor::write_proto(&mut props, number),
                 Prop::Wide(number) => cursor::write_int64(&mut props, number),
                 Prop::Text(text) => cursor::write_str(&mut props, text),
             }

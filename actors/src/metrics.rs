@@ -22,6 +22,10 @@ pub const CONNECTIONS_UNLOGGED: &str = "mooring_connections_unlogged_total";
 pub const SESSIONS_UNLOGGED: &str = "mooring_sessions_unlogged_total";
 /// Commands that devices were told, by `command` and `outcome`.
 pub const TRIGGERS: &str = "mooring_triggers_total";
+/// Chunks of recordings that could not be written and are kept.
+pub const RECORDING_RETRIES: &str = "mooring_recording_retries_total";
+/// Recordings that stopped before their session did.
+pub const RECORDINGS_TRUNCATED: &str = "mooring_recordings_truncated_total";
 
 /// Registers the descriptions with the recorder.
 pub fn describe() {
@@ -35,4 +39,6 @@ pub fn describe() {
     describe_counter!(TRIGGERS, Unit::Count, "commands that devices were told, by command and outcome");
     describe_counter!(STATUS_RETRIES, Unit::Count, "status batches that could not be written and were kept");
     describe_counter!(CONNECTIONS_UNLOGGED, Unit::Count, "past connections dropped unwritten, because too many waited");
+    describe_counter!(RECORDING_RETRIES, Unit::Count, "chunks of recordings that could not be written and were kept");
+    describe_counter!(RECORDINGS_TRUNCATED, Unit::Count, "recordings that stopped before their session did");
 }

@@ -23,8 +23,12 @@ pub struct OperatorLink {
     /// Stamped and waiting for credit: at most what one message of the operator's was split into.
     waiting: VecDeque<Bytes>,
     use_of: Use,
-    /// Number of the next message from another node.
+    /// Number of the next message from the session.
     next_number: u32,
+    /// Number of the next message to the session.
+    next_to_session: u32,
+    /// Whether its client understands the hub's own messages.
+    is_ours: bool,
 }
 
 /// What a session is used for, as far as its end matters.
@@ -45,12 +49,19 @@ pub enum Heard {
     Accepted,
     /// It cannot go to the device; the operator is told by this message.
     Refused(Bytes),
+    /// Its client has all output up to that offset.
+    Seen(u64),
+    /// The operator leaves the session and wants it to go on.
+    Leave,
 }
 
 impl OperatorLink {
-    /// A new session of `user` with `window` bytes of credit towards the device.
-    pub fn new(session: SessionId, user: UserId, window: usize) -> Self {
+    /// A socket of `user` in a session, with `window` bytes of credit towards the device. `is_ours` if its client
+    /// understands the hub's own messages.
+    pub fn new(session: SessionId, user: UserId, window: usize, is_ours: bool) -> Self {
         Self {
+            is_ours,
+            next_to_session: 0,
             sid: session.to_string(),
             user,
             window,
@@ -68,6 +79,12 @@ impl OperatorLink {
     pub fn hear(&mut self, raw: &[u8]) -> Result<Heard, Malformed> {
         let read = Message::read(raw)?;
         match (read.proto, read.typ) {
+            (proto::MOORING, "output") if self.is_ours => {
+                let output = read.int_prop("bytes").and_then(|bytes| u64::try_from(bytes).ok());
+                return Ok(Heard::Seen(output.ok_or(Malformed("output without bytes"))?));
+            }
+            (proto::MOORING, "leave") if self.is_ours => return Ok(Heard::Leave),
+            (proto::MOORING, _) if self.is_ours => return Ok(Heard::Accepted),
             (proto::SHELL, "new") => self.use_of = Use::Terminal,
             (proto::SHELL, "stop") => self.use_of = Use::Other,
             _ if self.use_of == Use::Unknown => self.use_of = Use::Other,
@@ -82,19 +99,21 @@ impl OperatorLink {
         }
     }
 
-    /// The next message for the device, if there is credit for it.
-    pub fn next_for_device(&mut self) -> Option<Bytes> {
+    /// The next message for the device and its number, if there is credit for it.
+    pub fn next_for_device(&mut self) -> Option<(u32, Bytes)> {
         let cost = charge(self.waiting.front()?.len());
         // A message larger than the whole window goes alone rather than never.
         if self.in_flight > 0 && self.in_flight + cost > self.window {
             return None;
         }
         self.in_flight += cost;
-        let message = self.waiting.pop_front();
+        let message = self.waiting.pop_front()?;
         if self.waiting.is_empty() {
             self.waiting = VecDeque::new();
         }
-        message
+        let number = self.next_to_session;
+        self.next_to_session = number.wrapping_add(1);
+        Some((number, message))
     }
 
     /// Whether the operator's socket has to be left unread for now.
@@ -107,14 +126,12 @@ impl OperatorLink {
         self.in_flight = self.in_flight.saturating_sub(bytes);
     }
 
-    /// The device said something that goes to the operator. `false` if the link between two nodes lost a message before it.
-    pub fn from_device(&mut self, number: Option<u32>, message: &[u8]) -> bool {
-        if let Some(number) = number {
-            if number != self.next_number {
-                return false;
-            }
-            self.next_number = number.wrapping_add(1);
+    /// The session said something that goes to the operator. `false` if the link between two nodes lost a message before it.
+    pub fn from_session(&mut self, number: u32, message: &[u8]) -> bool {
+        if number != self.next_number {
+            return false;
         }
+        self.next_number = number.wrapping_add(1);
         if let Ok(Message { proto: proto::SHELL, typ: typ @ ("new" | "stop"), .. }) = Message::read(message) {
             // A `new` that failed leaves another shell of this session running, if there is one.
             self.use_of = if typ == "new" { Use::Terminal } else { Use::Other };
@@ -160,7 +177,7 @@ mod tests {
     use crate::bus::DisconnectReason;
 
     fn link() -> OperatorLink {
-        OperatorLink::new(SessionId::random(), UserId::new("u"), 16 * 1024)
+        OperatorLink::new(SessionId::random(), UserId::new("u"), 16 * 1024, false)
     }
 
     fn shell(typ: &str, body: &[u8]) -> Bytes {
@@ -172,13 +189,13 @@ mod tests {
         let mut link = link();
         link.hear(&shell("shell", &vec![b'x'; 100_000])).unwrap();
         let mut received = 0;
-        while let Some(message) = link.next_for_device() {
+        while let Some((_, message)) = link.next_for_device() {
             received += Message::read(&message).unwrap().body.bytes().len();
         }
         assert!(link.is_backlogged(), "the window is smaller than the paste");
         while link.is_backlogged() {
             link.credit(16 * 1024);
-            while let Some(message) = link.next_for_device() {
+            while let Some((_, message)) = link.next_for_device() {
                 received += Message::read(&message).unwrap().body.bytes().len();
             }
         }
@@ -215,8 +232,7 @@ mod tests {
     #[test]
     fn a_gap_in_numbered_messages_is_noticed() {
         let mut link = link();
-        assert!(link.from_device(Some(0), &shell("shell", b"a")));
-        assert!(link.from_device(None, &shell("shell", b"b")), "messages on the same node are not numbered");
-        assert!(!link.from_device(Some(2), &shell("shell", b"c")));
+        assert!(link.from_session(0, &shell("shell", b"a")));
+        assert!(!link.from_session(2, &shell("shell", b"c")));
     }
 }

@@ -10,15 +10,16 @@ use parking_lot::Mutex;
 use storage::{Connections, DeviceId, NodeId, Presence, StorageError, Timestamp};
 use tokio::sync::oneshot;
 
-use crate::bus::{Bus, NodeMessage};
+use crate::bus::{Answer, Bus, NodeMessage, Question};
+use crate::figures::{DescribeDevice, DeviceFigures};
 use crate::registry::Registry;
 use crate::session::{DeviceEnd, ToDevice};
 
-/// How long another node may take to say whether it has a device (the reference gives up then as well).
-const PROBE_LIMIT: Duration = Duration::from_millis(700);
+/// How long another node may take to answer (the reference gives up then as well).
+const ANSWER_LIMIT: Duration = Duration::from_millis(700);
 
-/// Probes that may be on their way at once.
-const PROBES_LIMIT: usize = 10_000;
+/// Questions that may be on their way at once.
+const QUESTIONS_LIMIT: usize = 10_000;
 
 /// What an operator is told about a device's connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,19 +61,19 @@ pub struct Reach {
     connections: Connections,
     presence: Presence,
     bus: Bus,
-    probes: Arc<Probes>,
+    questions: Arc<Questions>,
 }
 
 #[derive(Default)]
-struct Probes {
+struct Questions {
     last: AtomicU64,
-    waiting: Mutex<HashMap<u64, oneshot::Sender<bool>>>,
+    waiting: Mutex<HashMap<u64, oneshot::Sender<Answer>>>,
 }
 
 impl Reach {
     /// Looks for devices in these places.
     pub fn new(registry: Registry, connections: Connections, presence: Presence, bus: Bus) -> Self {
-        Self { registry, connections, presence, bus, probes: Arc::default() }
+        Self { registry, connections, presence, bus, questions: Arc::default() }
     }
 
     /// The connection status of a device; `None` if it never connected. (Mender API: device connect, `GET /devices/{id}`.)
@@ -112,55 +113,80 @@ impl Reach {
         let Some(route) = route.filter(|route| route.node != self.bus.node()) else {
             return Err(Unreachable::Offline);
         };
-        match self.probe(route.node, device).await {
-            Some(true) => Ok(Reachable::There(route.node)),
-            Some(false) => Err(Unreachable::Offline),
+        match self.ask(route.node, Question::HasDevice(device)).await {
+            Some(Answer::Is(true)) => Ok(Reachable::There(route.node)),
+            Some(_) => Err(Unreachable::Offline),
             None => Err(Unreachable::NoAnswer),
         }
     }
 
-    /// Another node answered a probe.
-    pub(crate) fn probed(&self, nonce: u64, here: bool) {
-        if let Some(waiting) = self.probes.waiting.lock().remove(&nonce) {
-            // Whoever asked may have given up; that is fine.
-            let _ = waiting.send(here);
+    /// The node that the shared store says the device is connected to.
+    ///
+    /// # Errors
+    /// When it cannot be asked.
+    pub async fn node_of(&self, device: DeviceId) -> Result<Option<NodeId>, StorageError> {
+        if self.registry.find(device).is_some() {
+            return Ok(Some(self.bus.node()));
+        }
+        Ok(self.presence.find(device).await?.map(|route| route.node))
+    }
+
+    /// What flows through the device's connection; `None` if it is not connected.
+    ///
+    /// # Errors
+    /// As [`Reach::find`].
+    pub async fn describe(&self, device: DeviceId) -> Result<Option<DeviceFigures>, Unreachable> {
+        match self.find(device).await {
+            Ok(Reachable::Here(to)) => {
+                let (sender, answer) = oneshot::channel();
+                // One that ends at this moment is not connected any more.
+                let _ = to.try_send(ToDevice::Describe(DescribeDevice(sender)));
+                Ok(tokio::time::timeout(ANSWER_LIMIT, answer).await.ok().and_then(Result::ok))
+            }
+            Ok(Reachable::There(node)) => match self.ask(node, Question::Describe(device)).await {
+                Some(Answer::Figures(figures)) => Ok(Some(*figures)),
+                Some(_) => Ok(None),
+                None => Err(Unreachable::NoAnswer),
+            },
+            Err(Unreachable::Offline) => Ok(None),
+            Err(error) => Err(error),
         }
     }
 
-    async fn probe(&self, node: NodeId, device: DeviceId) -> Option<bool> {
-        let nonce = self.probes.last.fetch_add(1, Ordering::Relaxed);
+    /// Asks another node; `None` if it does not answer in time.
+    pub async fn ask(&self, node: NodeId, question: Question) -> Option<Answer> {
+        let nonce = self.questions.last.fetch_add(1, Ordering::Relaxed);
         let (sender, answer) = oneshot::channel();
         {
-            let mut waiting = self.probes.waiting.lock();
-            if waiting.len() >= PROBES_LIMIT {
+            let mut waiting = self.questions.waiting.lock();
+            if waiting.len() >= QUESTIONS_LIMIT {
                 return None;
             }
             waiting.insert(nonce, sender);
         }
-        let sent = self.bus.send(node, NodeMessage::Probe { nonce, device, from: self.bus.node() });
-        let answer = match sent {
-            Ok(()) => tokio::time::timeout(PROBE_LIMIT, answer).await.ok().and_then(Result::ok),
+        let answer = match self.bus.send(node, NodeMessage::Ask { nonce, from: self.bus.node(), question }) {
+            Ok(()) => tokio::time::timeout(ANSWER_LIMIT, answer).await.ok().and_then(Result::ok),
             Err(_) => None,
         };
-        self.probes.waiting.lock().remove(&nonce);
+        self.questions.waiting.lock().remove(&nonce);
         answer
+    }
+
+    /// Another node answered.
+    pub(crate) fn answered(&self, nonce: u64, answer: Answer) {
+        if let Some(waiting) = self.questions.waiting.lock().remove(&nonce) {
+            // Whoever asked may have given up; that is fine.
+            let _ = waiting.send(answer);
+        }
     }
 }
 
 impl Reachable {
-    /// The device's end of a new session.
+    /// The device's end of a session.
     pub fn into_end(self, device: DeviceId) -> DeviceEnd {
         match self {
             Self::Here(to) => DeviceEnd::Here(to),
-            Self::There(node) => DeviceEnd::There { node, device, sent: Arc::default() },
-        }
-    }
-
-    /// The node, if it is another.
-    pub fn node(&self) -> Option<NodeId> {
-        match self {
-            Self::Here(_) => None,
-            Self::There(node) => Some(*node),
+            Self::There(node) => DeviceEnd::There { node, device },
         }
     }
 }

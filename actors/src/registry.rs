@@ -1,4 +1,4 @@
-//! Which devices and operators are connected to this node.
+//! Which devices and operators are connected to this node, and which sessions have their host here.
 //!
 //! A table rather than an actor: every request and every message between ends looks something up here, from every worker
 //! thread, and each change is one step under one lock. It is a copy of what the sockets' actors know, and each of them
@@ -10,9 +10,10 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use actix::Recipient;
 use parking_lot::{Mutex, RwLock};
-use storage::{DeviceId, Epoch, NodeId, SessionId, Timestamp, TokenId, UserId};
+use storage::{AttachmentId, DeviceId, Epoch, NodeId, SessionId, Timestamp, TokenId, UserId};
 
-use crate::session::{ToDevice, ToOperator};
+use crate::session::attachment::{ToAttached, ToSession};
+use crate::session::{Binding, FromDevice, ToDevice};
 
 /// Power of two. Connects and disconnects in a storm take one of these locks for well under a microsecond.
 const SHARDS: usize = 64;
@@ -27,14 +28,22 @@ struct Tables {
     /// The shared store does not know of some device here: all have to be announced again.
     has_unannounced: AtomicBool,
     operators: Mutex<Operators>,
-    /// Sessions of operators on other nodes with devices on this one.
+    hosts: Mutex<Hosts>,
+    /// Sessions of hosts on other nodes with devices on this one.
     guests: Mutex<HashMap<SessionId, Guest>>,
 }
 
 #[derive(Default)]
 struct Operators {
-    sessions: HashMap<SessionId, ConnectedOperator>,
+    attachments: HashMap<AttachmentId, ConnectedOperator>,
     per_user: HashMap<UserId, usize>,
+}
+
+#[derive(Default)]
+struct Hosts {
+    sessions: HashMap<SessionId, HostedSession>,
+    /// Sessions that wait for their device to come back.
+    awaiting: HashMap<DeviceId, Vec<SessionId>>,
 }
 
 /// A device's connection to this node.
@@ -48,26 +57,45 @@ pub struct ConnectedDevice {
     pub since: Timestamp,
 }
 
-/// An operator's session.
+/// An operator's socket.
 #[derive(Clone)]
 pub struct ConnectedOperator {
     /// Whose.
     pub user: UserId,
-    /// The token they came with: its revocation ends the session.
+    /// The token they came with: its revocation cuts the socket.
     pub token: TokenId,
-    /// Their actor.
-    pub to: Recipient<ToOperator>,
-    /// Where the device is, if on another node.
-    pub device_node: Option<NodeId>,
+    /// Its actor.
+    pub to: Recipient<ToAttached>,
+    /// Where the session's host is, if on another node.
+    pub host_node: Option<NodeId>,
 }
 
-/// A session whose operator is on another node.
+/// A session whose host is on this node.
+#[derive(Clone)]
+pub struct HostedSession {
+    /// Its device.
+    pub device: DeviceId,
+    /// Whose.
+    pub user: UserId,
+    /// What its device's end speaks to.
+    pub from_device: Recipient<FromDevice>,
+    /// Its host, unless it is one that operators cannot take part in.
+    pub host: Option<Recipient<ToSession>>,
+    /// Where the device is, if on another node.
+    pub device_node: Option<NodeId>,
+    /// Who types in it.
+    pub writer: Option<(UserId, AttachmentId)>,
+}
+
+/// A session whose host is on another node.
 #[derive(Debug, Clone, Copy)]
 pub struct Guest {
     /// The device, on this node.
     pub device: DeviceId,
-    /// The operator's node.
+    /// The host's node.
     pub from: NodeId,
+    /// In which binding.
+    pub binding: Binding,
 }
 
 /// What became of an older connection when a device entered.
@@ -91,6 +119,7 @@ impl Default for Tables {
             device_count: AtomicUsize::new(0),
             has_unannounced: AtomicBool::new(false),
             operators: Mutex::default(),
+            hosts: Mutex::default(),
             guests: Mutex::default(),
         }
     }
@@ -146,13 +175,13 @@ impl Registry {
         self.0.devices.iter().flat_map(|shard| snapshot(&shard.read())).collect()
     }
 
-    /// An operator has opened a session; at most `limit` per user.
+    /// An operator's socket is open; at most `limit` per user.
     ///
     /// # Errors
     /// When the user has reached the limit.
     pub fn enter_operator(
         &self,
-        session: SessionId,
+        attachment: AttachmentId,
         operator: ConnectedOperator,
         limit: usize,
     ) -> Result<(), TooManySessions> {
@@ -162,19 +191,19 @@ impl Registry {
             return Err(TooManySessions);
         }
         *count += 1;
-        operators.sessions.insert(session, operator);
+        operators.attachments.insert(attachment, operator);
         Ok(())
     }
 
-    /// Sessions that the user has open on this node.
-    pub fn sessions_of(&self, user: &UserId) -> usize {
+    /// Sockets that the user has open on this node.
+    pub fn sockets_of(&self, user: &UserId) -> usize {
         self.0.operators.lock().per_user.get(user).copied().unwrap_or(0)
     }
 
-    /// An operator's session has ended.
-    pub fn leave_operator(&self, session: SessionId) {
+    /// An operator's socket has ended.
+    pub fn leave_operator(&self, attachment: AttachmentId) {
         let mut operators = self.0.operators.lock();
-        let Some(gone) = operators.sessions.remove(&session) else { return };
+        let Some(gone) = operators.attachments.remove(&attachment) else { return };
         if let Some(count) = operators.per_user.get_mut(&gone.user) {
             *count -= 1;
             if *count == 0 {
@@ -183,24 +212,80 @@ impl Registry {
         }
     }
 
-    /// The operator of a session on this node.
-    pub fn find_operator(&self, session: SessionId) -> Option<Recipient<ToOperator>> {
-        self.0.operators.lock().sessions.get(&session).map(|operator| operator.to.clone())
+    /// An operator's socket on this node.
+    pub fn find_operator(&self, attachment: AttachmentId) -> Option<Recipient<ToAttached>> {
+        self.0.operators.lock().attachments.get(&attachment).map(|operator| operator.to.clone())
     }
 
-    /// Every operator's session on this node.
-    pub fn operators(&self) -> Vec<(SessionId, ConnectedOperator)> {
-        self.0.operators.lock().sessions.iter().map(|(id, operator)| (*id, operator.clone())).collect()
+    /// Every operator's socket on this node.
+    pub fn operators(&self) -> Vec<(AttachmentId, ConnectedOperator)> {
+        self.0.operators.lock().attachments.iter().map(|(id, operator)| (*id, operator.clone())).collect()
     }
 
-    /// An operator on another node has opened a session with a device on this one.
+    /// A session has its host here.
+    pub fn enter_session(&self, session: SessionId, hosted: HostedSession) {
+        self.0.hosts.lock().sessions.insert(session, hosted);
+    }
+
+    /// Changes what is known of a session here.
+    pub fn update_session(&self, session: SessionId, update: impl FnOnce(&mut HostedSession)) {
+        if let Some(hosted) = self.0.hosts.lock().sessions.get_mut(&session) {
+            update(hosted);
+        }
+    }
+
+    /// A session whose host is here.
+    pub fn find_session(&self, session: SessionId) -> Option<HostedSession> {
+        self.0.hosts.lock().sessions.get(&session).cloned()
+    }
+
+    /// Every session whose host is here.
+    pub fn sessions(&self) -> Vec<(SessionId, HostedSession)> {
+        self.0.hosts.lock().sessions.iter().map(|(id, hosted)| (*id, hosted.clone())).collect()
+    }
+
+    /// How many sessions a user has here.
+    pub fn sessions_of(&self, user: &UserId) -> usize {
+        self.0.hosts.lock().sessions.values().filter(|hosted| hosted.user == *user).count()
+    }
+
+    /// A session has its host here no longer.
+    pub fn leave_session(&self, session: SessionId) {
+        let mut hosts = self.0.hosts.lock();
+        if let Some(gone) = hosts.sessions.remove(&session) {
+            forget_awaiting(&mut hosts.awaiting, gone.device, session);
+        }
+    }
+
+    /// A session here waits for its device to come back.
+    pub fn await_device(&self, device: DeviceId, session: SessionId) {
+        let mut hosts = self.0.hosts.lock();
+        let awaiting = hosts.awaiting.entry(device).or_default();
+        if !awaiting.contains(&session) {
+            awaiting.push(session);
+        }
+    }
+
+    /// It waits no longer.
+    pub fn stop_awaiting(&self, device: DeviceId, session: SessionId) {
+        forget_awaiting(&mut self.0.hosts.lock().awaiting, device, session);
+    }
+
+    /// The hosts of sessions that wait for this device.
+    pub fn awaiting(&self, device: DeviceId) -> Vec<Recipient<ToSession>> {
+        let hosts = self.0.hosts.lock();
+        let Some(sessions) = hosts.awaiting.get(&device) else { return vec![] };
+        sessions.iter().filter_map(|session| hosts.sessions.get(session)?.host.clone()).collect()
+    }
+
+    /// A session of a host on another node is bound to a device on this one.
     pub fn enter_guest(&self, session: SessionId, guest: Guest) {
         self.0.guests.lock().insert(session, guest);
     }
 
-    /// Whether there is such a session.
-    pub fn has_guest(&self, session: SessionId) -> bool {
-        self.0.guests.lock().contains_key(&session)
+    /// Such a session.
+    pub fn find_guest(&self, session: SessionId) -> Option<Guest> {
+        self.0.guests.lock().get(&session).copied()
     }
 
     /// Such a session has ended.
@@ -208,7 +293,7 @@ impl Registry {
         self.0.guests.lock().remove(&session);
     }
 
-    /// Every session of an operator on another node.
+    /// Every session of a host on another node.
     pub fn guests(&self) -> Vec<(SessionId, Guest)> {
         self.0.guests.lock().iter().map(|(session, guest)| (*session, *guest)).collect()
     }
@@ -216,6 +301,15 @@ impl Registry {
     fn shard(&self, device: DeviceId) -> &RwLock<HashMap<DeviceId, ConnectedDevice>> {
         // Ids are random, so their last byte spreads evenly.
         &self.0.devices[usize::from(device.uuid().as_bytes()[15]) % SHARDS]
+    }
+}
+
+fn forget_awaiting(awaiting: &mut HashMap<DeviceId, Vec<SessionId>>, device: DeviceId, session: SessionId) {
+    if let Some(sessions) = awaiting.get_mut(&device) {
+        sessions.retain(|other| *other != session);
+        if sessions.is_empty() {
+            awaiting.remove(&device);
+        }
     }
 }
 
@@ -240,9 +334,9 @@ mod tests {
         fn handle(&mut self, _: ToDevice, _: &mut Self::Context) {}
     }
 
-    impl Handler<ToOperator> for Nobody {
+    impl Handler<ToAttached> for Nobody {
         type Result = ();
-        fn handle(&mut self, _: ToOperator, _: &mut Self::Context) {}
+        fn handle(&mut self, _: ToAttached, _: &mut Self::Context) {}
     }
 
     fn connection(epoch: i64) -> ConnectedDevice {
@@ -269,9 +363,9 @@ mod tests {
             user: user.clone(),
             token: TokenId::random(),
             to: Nobody.start().recipient(),
-            device_node: None,
+            host_node: None,
         };
-        let sessions = [SessionId::random(), SessionId::random(), SessionId::random()];
+        let sessions = [AttachmentId::random(), AttachmentId::random(), AttachmentId::random()];
         assert_eq!(registry.enter_operator(sessions[0], operator(), 2), Ok(()));
         assert_eq!(registry.enter_operator(sessions[1], operator(), 2), Ok(()));
         assert_eq!(registry.enter_operator(sessions[2], operator(), 2), Err(TooManySessions));

@@ -1,22 +1,26 @@
 //! Listens to the other nodes and passes on what they say: sessions, credit, displacement, revocations.
 //!
 //! It remembers nothing of its own: who is here stands in the registry. What arrives while it restarts is lost, so every
-//! session between nodes ends then, with a reason instead of with a gap.
+//! session between nodes binds to its device anew then, which repeats what is missing.
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use actix::{Actor, ActorFutureExt, AsyncContext, Context, Handler, StreamHandler, WrapFuture};
 use futures_util::stream;
-use storage::{NodeId, Presence};
+use storage::{DeviceId, NodeId, Presence, SessionId};
+use tokio::sync::oneshot;
 use tracing::{info, warn};
 
-use crate::bus::{Bus, DisconnectReason, Event, Incoming, NodeMessage};
+use crate::bus::{Answer, Bus, DisconnectReason, Event, Incoming, NodeMessage, Question};
+use crate::figures::DescribeDevice;
 use crate::gate::Gate;
 use crate::reach::Reach;
-use crate::registry::{ConnectedOperator, Guest, Registry};
-use crate::session::{OperatorEnd, SessionEnd, ToDevice, ToOperator};
+use crate::registry::{ConnectedOperator, Guest, HostedSession, Registry};
+use crate::session::attachment::{AttachedEnd, AttachedSays, ToAttached, ToSession};
+use crate::session::{Binding, DeviceSays, FromDevice, HostEnd, HostSays, Open, SessionEnd, ToDevice};
 use crate::supervisor::{Alive, Crash};
 
 /// How often the nodes at the other end of open sessions are looked for.
@@ -30,6 +34,8 @@ pub struct Switchboard {
     parts: Parts,
     presence: Presence,
     reach: Reach,
+    /// Whether this node is stopping: sessions are handed over to whoever asks.
+    is_draining: Arc<AtomicBool>,
     _alive: Alive,
 }
 
@@ -61,6 +67,12 @@ impl Parts {
             Event::UserRefused { user } => {
                 self.gate.void_user(user);
                 self.end_operators(|operator| operator.user == *user);
+                // Also those that nobody is attached to.
+                for (_, hosted) in self.registry.sessions() {
+                    if let Some(host) = hosted.host.filter(|_| hosted.user == *user) {
+                        let _ = host.try_send(ToSession::End { why: SessionEnd::AccessWithdrawn });
+                    }
+                }
             }
         }
     }
@@ -68,7 +80,7 @@ impl Parts {
     fn end_operators(&self, is_meant: impl Fn(&ConnectedOperator) -> bool) {
         for (_, operator) in self.registry.operators() {
             if is_meant(&operator) {
-                let _ = operator.to.try_send(ToOperator::End { why: SessionEnd::AccessWithdrawn });
+                let _ = operator.to.try_send(ToAttached::End { why: SessionEnd::AccessWithdrawn });
             }
         }
     }
@@ -85,8 +97,8 @@ impl Parts {
 
 impl Switchboard {
     /// Connects `parts` to the bus.
-    pub fn new(parts: Parts, presence: Presence, reach: Reach, alive: Alive) -> Self {
-        Self { parts, presence, reach, _alive: alive }
+    pub fn new(parts: Parts, presence: Presence, reach: Reach, is_draining: Arc<AtomicBool>, alive: Alive) -> Self {
+        Self { parts, presence, reach, is_draining, _alive: alive }
     }
 
     fn listen(&mut self, ctx: &mut Context<Self>) {
@@ -104,46 +116,56 @@ impl Switchboard {
         }));
     }
 
-    fn take(&self, message: NodeMessage) {
+    fn take(&self, message: NodeMessage, ctx: &mut Context<Self>) {
         match message {
-            NodeMessage::Probe { nonce, device, from } => {
-                let here = self.parts.registry.find(device).is_some();
-                let _ = self.parts.bus.send(from, NodeMessage::Probed { nonce, here });
-            }
-            NodeMessage::Probed { nonce, here } => self.reach.probed(nonce, here),
-            NodeMessage::OpenSession { session, device, user, from } => {
-                let operator = OperatorEnd::There { node: from, sent: Arc::default() };
-                let opened = self.parts.registry.find(device).is_some_and(|connection| {
-                    self.parts.registry.enter_guest(session, Guest { device, from });
-                    connection.to.try_send(ToDevice::Open { session, user, operator }).is_ok()
-                });
-                if !opened {
+            NodeMessage::Ask { nonce, from, question } => self.answer(nonce, from, question, ctx),
+            NodeMessage::Answer { nonce, answer } => self.reach.answered(nonce, answer),
+            NodeMessage::OpenSession { session, device, from, binding, user, kept, resume } => {
+                self.parts.registry.enter_guest(session, Guest { device, from, binding });
+                let open = Open { user, kept, resume, host: HostEnd::There(from) };
+                if !self.tell_session_on(device, session, binding, HostSays::Open(open)) {
                     self.parts.registry.leave_guest(session);
-                    let why = SessionEnd::DeviceGone(DisconnectReason::ConnectionLost);
-                    let _ = self.parts.bus.send(from, NodeMessage::EndSession { session, why });
+                    self.refuse(session, from, binding);
                 }
             }
-            NodeMessage::ToDevice { session, from, .. } if !self.parts.registry.has_guest(session) => {
-                let why = SessionEnd::DeviceGone(DisconnectReason::ConnectionLost);
-                let _ = self.parts.bus.send(from, NodeMessage::EndSession { session, why });
+            NodeMessage::ToDevice { session, device, from, binding, number, message } => {
+                let guest = self.parts.registry.find_guest(session);
+                if guest.is_none_or(|guest| guest.binding < binding) {
+                    self.refuse(session, from, binding);
+                } else {
+                    self.tell_session_on(device, session, binding, HostSays::Deliver { number, message });
+                }
             }
-            NodeMessage::ToDevice { session, device, number, message, .. } => {
-                self.tell_device(device, ToDevice::Deliver { session, number: Some(number), message });
+            NodeMessage::CreditToDevice { session, device, binding, bytes } => {
+                self.tell_session_on(device, session, binding, HostSays::Credit { bytes });
             }
-            NodeMessage::CreditToDevice { session, device, bytes } => {
-                self.tell_device(device, ToDevice::Credit { session, bytes });
+            NodeMessage::HangUp { session, device, binding } => {
+                if self.parts.registry.find_guest(session).is_some_and(|guest| guest.binding == binding) {
+                    self.parts.registry.leave_guest(session);
+                }
+                self.tell_session_on(device, session, binding, HostSays::HangUp);
             }
-            NodeMessage::HangUp { session, device } => {
-                self.parts.registry.leave_guest(session);
-                self.tell_device(device, ToDevice::HangUp { session });
+            NodeMessage::FromDevice { session, binding, says } => {
+                if let Some(hosted) = self.parts.registry.find_session(session) {
+                    let _ = hosted.from_device.try_send(FromDevice { binding, says });
+                }
             }
-            NodeMessage::ToOperator { session, number, message } => {
-                self.tell_operator(session, ToOperator::Deliver { number: Some(number), message });
+            NodeMessage::FromAttached { session, attachment, from, says } => {
+                let host = self.parts.registry.find_session(session).and_then(|hosted| hosted.host);
+                let end = Some(AttachedEnd::There(from));
+                let is_leaving = matches!(says, AttachedSays::Leave(_));
+                let told =
+                    host.is_some_and(|host| host.try_send(ToSession::Attached { attachment, end, says }).is_ok());
+                if !told && !is_leaving {
+                    let says = ToAttached::End { why: SessionEnd::LinkLost };
+                    let _ = self.parts.bus.send(from, NodeMessage::ToAttached { attachment, says });
+                }
             }
-            NodeMessage::CreditToOperator { session, bytes } => {
-                self.tell_operator(session, ToOperator::Credit { bytes });
+            NodeMessage::ToAttached { attachment, says } => {
+                if let Some(operator) = self.parts.registry.find_operator(attachment) {
+                    let _ = operator.try_send(says);
+                }
             }
-            NodeMessage::EndSession { session, why } => self.tell_operator(session, ToOperator::End { why }),
             NodeMessage::Displace { device, epoch } => {
                 if let Some(connection) = self.parts.registry.find(device)
                     && connection.epoch < epoch
@@ -154,39 +176,106 @@ impl Switchboard {
         }
     }
 
-    fn tell_device(&self, device: storage::DeviceId, message: ToDevice) {
-        // A device that has just left told the operators of its sessions itself.
-        if let Some(connection) = self.parts.registry.find(device) {
-            let _ = connection.to.try_send(message);
+    fn answer(&self, nonce: u64, from: NodeId, question: Question, ctx: &mut Context<Self>) {
+        let reply = |bus: &Bus, answer| {
+            // Whoever asked gives up by itself.
+            let _ = bus.send(from, NodeMessage::Answer { nonce, answer });
+        };
+        let registry = &self.parts.registry;
+        match question {
+            Question::HasDevice(device) => reply(&self.parts.bus, Answer::Is(registry.find(device).is_some())),
+            Question::HasSession(session) => {
+                let Some(hosted) = registry.find_session(session) else {
+                    return reply(&self.parts.bus, Answer::Is(false));
+                };
+                let Some(host) = hosted.host.filter(|_| self.is_draining.load(Ordering::Acquire)) else {
+                    return reply(&self.parts.bus, Answer::Session(hosted.writer));
+                };
+                let (sender, handed_over) = oneshot::channel();
+                if host.try_send(ToSession::HandOver(sender)).is_err() {
+                    return reply(&self.parts.bus, Answer::Is(false));
+                }
+                let bus = self.parts.bus.clone();
+                let handed_over = handed_over.into_actor(self).map(move |past, _, _| {
+                    let answer = past.map_or(Answer::Is(false), |past| Answer::HandedOver(Box::new(past)));
+                    let _ = bus.send(from, NodeMessage::Answer { nonce, answer });
+                });
+                ctx.spawn(handed_over);
+            }
+            Question::Describe(device) => {
+                let Some(connection) = registry.find(device) else {
+                    return reply(&self.parts.bus, Answer::Is(false));
+                };
+                let (sender, figures) = oneshot::channel();
+                let _ = connection.to.try_send(ToDevice::Describe(DescribeDevice(sender)));
+                let bus = self.parts.bus.clone();
+                ctx.spawn(figures.into_actor(self).map(move |figures, _, _| {
+                    let answer = figures.map_or(Answer::Is(false), |figures| Answer::Figures(Box::new(figures)));
+                    let _ = bus.send(from, NodeMessage::Answer { nonce, answer });
+                }));
+            }
         }
     }
 
-    fn tell_operator(&self, session: storage::SessionId, message: ToOperator) {
-        if let Some(operator) = self.parts.registry.find_operator(session) {
-            let _ = operator.try_send(message);
-        }
+    /// Tells another node that the session's device is not here, or not in that binding.
+    fn refuse(&self, session: SessionId, node: NodeId, binding: Binding) {
+        let says = DeviceSays::End { why: SessionEnd::DeviceGone(DisconnectReason::ConnectionLost) };
+        let _ = self.parts.bus.send(node, NodeMessage::FromDevice { session, binding, says });
     }
 
-    /// Ends every session whose other end is on one of `nodes`, or on any other node if `None`.
-    fn end_sessions_with(&self, nodes: Option<&[NodeId]>, why: SessionEnd) {
-        let is_meant = |node: NodeId| nodes.is_none_or(|nodes| nodes.contains(&node));
+    /// Says something to a session's end on a device here. A device that has just left told the hosts itself.
+    fn tell_session_on(&self, device: DeviceId, session: SessionId, binding: Binding, says: HostSays) -> bool {
+        let Some(connection) = self.parts.registry.find(device) else { return false };
+        connection.to.try_send(ToDevice::Session { session, binding, says }).is_ok()
+    }
+
+    /// What was said to or by another node may be missing: sessions find their devices again, sockets are ended so that
+    /// their clients come back.
+    fn lose_link(&self) {
+        for (_, hosted) in self.parts.registry.sessions() {
+            if let Some(host) = &hosted.host {
+                let _ = host.try_send(ToSession::LinkLost);
+            } else if hosted.device_node.is_some() {
+                end_simple(&hosted, SessionEnd::LinkLost);
+            }
+        }
         for (_, operator) in self.parts.registry.operators() {
-            if operator.device_node.is_some_and(is_meant) {
-                let _ = operator.to.try_send(ToOperator::End { why });
+            if operator.host_node.is_some() {
+                let _ = operator.to.try_send(ToAttached::End { why: SessionEnd::LinkLost });
+            }
+        }
+    }
+
+    /// Sessions with an end on a node that died.
+    fn lose_nodes(&self, nodes: &[NodeId]) {
+        for (_, hosted) in self.parts.registry.sessions() {
+            for node in nodes {
+                if let Some(host) = &hosted.host {
+                    let _ = host.try_send(ToSession::NodeLost(*node));
+                } else if hosted.device_node == Some(*node) {
+                    end_simple(&hosted, SessionEnd::DeviceGone(DisconnectReason::NodeLost));
+                }
+            }
+        }
+        for (_, operator) in self.parts.registry.operators() {
+            if operator.host_node.is_some_and(|node| nodes.contains(&node)) {
+                let _ = operator.to.try_send(ToAttached::End { why: SessionEnd::LinkLost });
             }
         }
         for (session, guest) in self.parts.registry.guests() {
-            if is_meant(guest.from) {
+            if nodes.contains(&guest.from) {
                 self.parts.registry.leave_guest(session);
-                self.tell_device(guest.device, ToDevice::HangUp { session });
-                let _ = self.parts.bus.send(guest.from, NodeMessage::EndSession { session, why });
+                if let Some(connection) = self.parts.registry.find(guest.device) {
+                    let _ = connection.to.try_send(ToDevice::HostLost { session });
+                }
             }
         }
     }
 
     fn sweep_dead_nodes(&mut self, ctx: &mut Context<Self>) {
         let mut nodes: HashSet<NodeId> = HashSet::new();
-        nodes.extend(self.parts.registry.operators().iter().filter_map(|(_, operator)| operator.device_node));
+        nodes.extend(self.parts.registry.operators().iter().filter_map(|(_, operator)| operator.host_node));
+        nodes.extend(self.parts.registry.sessions().iter().filter_map(|(_, hosted)| hosted.device_node));
         for (session, guest) in self.parts.registry.guests() {
             if self.parts.registry.find(guest.device).is_none() {
                 self.parts.registry.leave_guest(session);
@@ -210,11 +299,17 @@ impl Switchboard {
         };
         ctx.spawn(dead.into_actor(self).map(|dead, switchboard, _| {
             if !dead.is_empty() {
-                info!(nodes = dead.len(), "ending sessions with nodes that died");
-                switchboard.end_sessions_with(Some(&dead), SessionEnd::DeviceGone(DisconnectReason::NodeLost));
+                info!(nodes = dead.len(), "sessions with nodes that died look for another");
+                switchboard.lose_nodes(&dead);
             }
         }));
     }
+}
+
+/// Ends a session that has one binding in its life.
+fn end_simple(hosted: &HostedSession, why: SessionEnd) {
+    let says = DeviceSays::End { why };
+    let _ = hosted.from_device.try_send(FromDevice { binding: Binding::ONLY, says });
 }
 
 impl Actor for Switchboard {
@@ -222,23 +317,23 @@ impl Actor for Switchboard {
 
     fn started(&mut self, ctx: &mut Self::Context) {
         // Whatever was said between two lives of this service is lost.
-        self.end_sessions_with(None, SessionEnd::LinkLost);
+        self.lose_link();
         self.listen(ctx);
         ctx.run_interval(SWEEP_DEAD_NODES, Self::sweep_dead_nodes);
     }
 }
 
 impl StreamHandler<Incoming> for Switchboard {
-    fn handle(&mut self, incoming: Incoming, _: &mut Self::Context) {
+    fn handle(&mut self, incoming: Incoming, ctx: &mut Self::Context) {
         match incoming {
-            Incoming::Message(message) => self.take(message),
+            Incoming::Message(message) => self.take(message, ctx),
             Incoming::Event(event) => self.parts.carry_out(&event),
-            Incoming::LinkLost => self.end_sessions_with(None, SessionEnd::LinkLost),
+            Incoming::LinkLost => self.lose_link(),
         }
     }
 
     fn finished(&mut self, ctx: &mut Self::Context) {
-        self.end_sessions_with(None, SessionEnd::LinkLost);
+        self.lose_link();
         ctx.run_later(LISTEN_AGAIN, Self::listen);
     }
 }

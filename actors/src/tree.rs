@@ -17,13 +17,11 @@ use crate::housekeeping::{Housekeeping, RemoveRecordings};
 use crate::leases::{self, Leases, Resign};
 use crate::reach::Reach;
 use crate::registry::Registry;
+use crate::session::{self, host};
 use crate::status_writer::{SessionQueue, StatusQueue, StatusWriter};
 use crate::supervisor::{Crash, Service};
 use crate::switchboard::{Parts, Switchboard};
 use crate::trigger::Triggers;
-
-/// How long sessions of a node that died may still be adopted by another.
-const SESSION_GRACE: Duration = Duration::from_secs(30);
 
 /// The services of a running hub and what their callers share with them.
 #[derive(Clone)]
@@ -91,16 +89,18 @@ impl Tree {
                 Leases::new(node, lease, presence.clone(), registry.clone(), statuses.clone(), alive)
             })
         };
+        let is_draining: Arc<AtomicBool> = Arc::default();
         let switchboard = {
             let (parts, presence, reach) = (parts.clone(), storage.presence.clone(), reach.clone());
+            let is_draining = Arc::clone(&is_draining);
             Service::start("switchboard", arbiter, move |alive| {
-                Switchboard::new(parts.clone(), presence.clone(), reach.clone(), alive)
+                Switchboard::new(parts.clone(), presence.clone(), reach.clone(), Arc::clone(&is_draining), alive)
             })
         };
         let dead_nodes = {
             let (node, storage, tail) = (bus.node(), storage.clone(), events.clone());
             let queues = (statuses.clone(), sessions.clone());
-            let patience = Patience::new(lease, SESSION_GRACE);
+            let patience = Patience::new(lease, &config.sessions);
             Service::start("dead_nodes", arbiter, move |alive| {
                 DeadNodes::new(node, patience, storage.clone(), queues.clone(), tail.clone(), alive)
             })
@@ -121,7 +121,7 @@ impl Tree {
             events,
             announce,
             triggers,
-            is_draining: Arc::default(),
+            is_draining,
             storage: storage.clone(),
             status_writer,
             event_reader,
@@ -138,6 +138,17 @@ impl Tree {
     /// When the shared store cannot be reached.
     pub async fn enlist(&self, lease: Duration) -> Result<(), storage::StorageError> {
         leases::renew(self.bus.node(), lease, &self.storage.presence, &self.registry, &self.statuses).await
+    }
+
+    /// What hosts of sessions work with.
+    pub fn hosts(&self, config: session::Config) -> host::Parts {
+        host::Parts {
+            registry: self.registry.clone(),
+            reach: self.reach.clone(),
+            bus: self.bus.clone(),
+            records: self.sessions.clone(),
+            config,
+        }
     }
 
     /// From now on this node takes no more sockets, and those who listen to events have to go elsewhere.

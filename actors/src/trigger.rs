@@ -14,14 +14,14 @@ use std::time::Duration;
 use actix::{Actor, ActorContext, Addr, ArbiterHandle, AsyncContext, Context, Handler, Message};
 use parking_lot::Mutex;
 use serde::Deserialize;
-use storage::{DeviceId, SessionId, StorageError, TokenId, UserId};
+use storage::{DeviceId, SessionId, StorageError, UserId};
 use tracing::{debug, warn};
 
 use crate::bus::Bus;
 use crate::message::{self, Compose, Prop, proto, status};
 use crate::reach::{Reach, Unreachable};
-use crate::registry::{ConnectedOperator, Registry};
-use crate::session::{DeviceEnd, OperatorEnd, ToDevice, ToOperator};
+use crate::registry::{HostedSession, Registry};
+use crate::session::{Binding, DeviceEnd, DeviceSays, FromDevice, HostEnd, HostSays, Open};
 use under_way::{Turn, UnderWay};
 
 /// A reply that comes later than the time it is waited for still ends its session in good order, if it comes within this.
@@ -53,8 +53,8 @@ impl Command {
 /// On whose behalf a device is told something.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Asker {
-    /// A user, with this token.
-    User(UserId, TokenId),
+    /// A user.
+    User(UserId),
     /// Another service of the installation.
     Service,
 }
@@ -113,7 +113,6 @@ impl Triggers {
             Turn::Joined => return Ok(()),
             Turn::Refused => return Err(TriggerError::Busy),
         }
-        let device_node = reachable.node();
         let errand = Errand {
             triggers: self.clone(),
             session: SessionId::random(),
@@ -122,7 +121,7 @@ impl Triggers {
             end: reachable.into_end(device),
             has_reported: false,
         };
-        errand.begin(asker, device_node).map_err(|()| TriggerError::NotConnected)
+        errand.begin(asker).map_err(|()| TriggerError::NotConnected)
     }
 
     /// The device was told and is not waited for any longer; tells it once more if somebody asked meanwhile.
@@ -138,7 +137,7 @@ impl Triggers {
     }
 }
 
-/// One command on its way: the operator's end of its session.
+/// One command on its way: the host of its session.
 struct Errand {
     triggers: Triggers,
     session: SessionId,
@@ -196,26 +195,35 @@ fn shortened(text: &[u8]) -> String {
 
 impl Errand {
     /// Starts the actor, opens the session and says the command. An error means that the device is gone.
-    fn begin(self, asker: Asker, device_node: Option<storage::NodeId>) -> Result<(), ()> {
+    fn begin(self, asker: Asker) -> Result<(), ()> {
         let triggers = self.triggers.clone();
         let Inner { registry, bus, arbiter, .. } = &*triggers.0;
-        let (session, end, command) = (self.session, self.end.clone(), self.command);
+        let (session, device, end, command) = (self.session, self.device, self.end.clone(), self.command);
         let address: Addr<Self> = Self::start_in_arbiter(arbiter, |_| self);
-        let (user, token) = match asker {
-            Asker::User(user, token) => (user, token),
-            // Belongs to nobody; a token that nobody has is never revoked.
-            Asker::Service => (UserId::new(""), TokenId::random()),
+        let user = match asker {
+            Asker::User(user) => user,
+            Asker::Service => UserId::new(""),
         };
-        let operator = ConnectedOperator { user: user.clone(), token, to: address.clone().recipient(), device_node };
-        // Bounded by what may be under way, not by how many sessions the user has.
-        let _never_refused = registry.enter_operator(session, operator, usize::MAX);
+        let from_device = address.clone().recipient();
+        registry.enter_session(
+            session,
+            HostedSession {
+                device,
+                user: user.clone(),
+                from_device: from_device.clone(),
+                host: None,
+                device_node: end.node(),
+                writer: None,
+            },
+        );
         let (sid, user_id) = (session.to_string(), [("user_id", Prop::Text(user.as_str()))]);
         let props = if user.as_str().is_empty() { &[][..] } else { &user_id[..] };
         let order = Compose { proto: proto::UPDATE_CLIENT, typ: command.as_str(), sid: &sid, props, body: &[] };
-        let open =
-            ToDevice::Open { session, user: user.clone(), operator: OperatorEnd::Here(address.clone().recipient()) };
-        let deliver = ToDevice::Deliver { session, number: None, message: order.to_bytes() };
-        end.send(bus, open).and_then(|()| end.send(bus, deliver)).map_err(|_| address.do_send(Abandon))
+        let open = Open { user: user.clone(), kept: false, resume: None, host: HostEnd::Here(from_device) };
+        let deliver = HostSays::Deliver { number: 0, message: order.to_bytes() };
+        end.send(bus, session, Binding::ONLY, HostSays::Open(open))
+            .and_then(|()| end.send(bus, session, Binding::ONLY, deliver))
+            .map_err(|_| address.do_send(Abandon))
     }
 
     fn report(&mut self, outcome: &Outcome) {
@@ -245,9 +253,9 @@ impl Drop for Errand {
     fn drop(&mut self) {
         self.report(&Outcome::DeviceGone);
         self.triggers.0.under_way.lock().gone(self.device);
-        self.triggers.0.registry.leave_operator(self.session);
+        self.triggers.0.registry.leave_session(self.session);
         // The device's end says `close`; it is gone if the device is.
-        let _ = self.end.send(&self.triggers.0.bus, ToDevice::HangUp { session: self.session });
+        let _ = self.end.send(&self.triggers.0.bus, self.session, Binding::ONLY, HostSays::HangUp);
     }
 }
 
@@ -264,19 +272,19 @@ impl Handler<Abandon> for Errand {
     }
 }
 
-impl Handler<ToOperator> for Errand {
+impl Handler<FromDevice> for Errand {
     type Result = ();
 
-    fn handle(&mut self, message: ToOperator, ctx: &mut Self::Context) {
-        match message {
-            ToOperator::Deliver { message, .. } => {
+    fn handle(&mut self, said: FromDevice, ctx: &mut Self::Context) {
+        match said.says {
+            DeviceSays::Deliver { message, .. } => {
                 if let Some(outcome) = outcome(self.command, &message) {
                     self.report(&outcome);
                     ctx.stop();
                 }
             }
-            ToOperator::Credit { .. } => {}
-            ToOperator::End { .. } => ctx.stop(),
+            DeviceSays::Credit { .. } | DeviceSays::Resumed(_) => {}
+            DeviceSays::End { .. } => ctx.stop(),
         }
     }
 }

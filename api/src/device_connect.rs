@@ -5,6 +5,7 @@ use actix_web::http::StatusCode;
 use actix_web::http::header::{self, HeaderMap};
 use actix_web::{HttpRequest, HttpResponse, web};
 use actors::reach::Unreachable;
+use actors::session::directory::NotFound;
 use serde::Serialize;
 use storage::{DeviceId, Timestamp};
 
@@ -92,6 +93,23 @@ fn has_token(headers: &HeaderMap, name: &header::HeaderName, wanted: &str) -> bo
         .filter_map(|value| value.to_str().ok())
         .flat_map(|value| value.split(','))
         .any(|token| token.trim().eq_ignore_ascii_case(wanted))
+}
+
+/// `GET /sessions/{id}/attach` by somebody who opens no websocket. (Ours.)
+///
+/// # Errors
+/// Always.
+pub async fn attachment_without_socket(_: AuthenticatedUser, request: HttpRequest) -> Result<HttpResponse, ApiError> {
+    Err(no_socket_opened(request.headers()))
+}
+
+impl From<NotFound> for ApiError {
+    fn from(why: NotFound) -> Self {
+        match why {
+            NotFound::Unknown => Self::unknown("session not found"),
+            NotFound::Unavailable(error) => error.into(),
+        }
+    }
 }
 
 impl From<Unreachable> for ApiError {

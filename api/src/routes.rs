@@ -49,7 +49,11 @@ pub fn routes(service: &mut ServiceConfig) {
             E::at("/api/management/v1/deviceconnect/devices/{id}/connect").get(device_connect::user_without_socket),
         )
         .service(E::at("/api/management/v1/deviceconnect/devices/{id}/check-update").post(triggers::check_update))
-        .service(E::at("/api/management/v1/deviceconnect/devices/{id}/send-inventory").post(triggers::send_inventory));
+        .service(E::at("/api/management/v1/deviceconnect/devices/{id}/send-inventory").post(triggers::send_inventory))
+        .service(E::at("/api/management/v1/mooring/devices/{id}/terminal").get(device_connect::user_without_socket))
+        .service(
+            E::at("/api/management/v1/mooring/sessions/{id}/attach").get(device_connect::attachment_without_socket),
+        );
 
     // What happens, and what has happened.
     service

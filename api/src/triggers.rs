@@ -21,7 +21,7 @@ pub async fn check_update(
     id: web::Path<String>,
     state: web::Data<ApiState>,
 ) -> Result<HttpResponse, ApiError> {
-    send(&state, &id, Command::CheckUpdate, Asker::User(user.user, user.token)).await
+    send(&state, &id, Command::CheckUpdate, Asker::User(user.user)).await
 }
 
 /// `POST /devices/{id}/send-inventory`.
@@ -33,7 +33,7 @@ pub async fn send_inventory(
     id: web::Path<String>,
     state: web::Data<ApiState>,
 ) -> Result<HttpResponse, ApiError> {
-    send(&state, &id, Command::SendInventory, Asker::User(user.user, user.token)).await
+    send(&state, &id, Command::SendInventory, Asker::User(user.user)).await
 }
 
 /// Sends a command; 202 says that it is on its way.

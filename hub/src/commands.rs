@@ -84,13 +84,14 @@ const SERVE_EXAMPLES: &str = "Examples:
   mooring serve
   mooring serve --listen 0.0.0.0:443 --tls-cert hub.crt --tls-key hub.key
   MOORING_DATABASE_URL=postgres://hub@db/mooring MOORING_REDIS_URL=redis://cache \\
-    MOORING_NATS_URL=nats://bus mooring serve
+    MOORING_NATS_URL=nats://bus MOORING_OBJECTS_URL=s3://recordings mooring serve
 
 Settings, the first that is given counts: flags, environment, file, defaults. Every setting SECTION.KEY of the file is
 also MOORING_SECTION__KEY in the environment; short names: MOORING_DATABASE_URL, MOORING_REDIS_URL, MOORING_NATS_URL,
-MOORING_OBJECTS_URL, MOORING_LISTEN, MOORING_DATA_DIR, MOORING_TLS_CERT, MOORING_TLS_KEY, MOORING_UI_DIR, MOORING_LOG,
-MOORING_LOG_FORMAT, MOORING_METRICS_LISTEN, MOORING_METRICS_TOKEN, MOORING_INTERNAL_LISTEN, MOORING_INTERNAL_TOKEN.
-`mooring config show` prints what is in force.";
+MOORING_OBJECTS_URL, MOORING_OBJECTS_ENDPOINT, MOORING_OBJECTS_REGION, MOORING_OBJECTS_ACCESS_KEY,
+MOORING_OBJECTS_SECRET_KEY, MOORING_LISTEN, MOORING_DATA_DIR, MOORING_TLS_CERT, MOORING_TLS_KEY, MOORING_UI_DIR,
+MOORING_LOG, MOORING_LOG_FORMAT, MOORING_METRICS_LISTEN, MOORING_METRICS_TOKEN, MOORING_INTERNAL_LISTEN,
+MOORING_INTERNAL_TOKEN. `mooring config show` prints what is in force.";
 
 /// Where a command of the hub finds its settings.
 #[derive(Debug, Clone, Args)]

@@ -20,15 +20,13 @@ use std::path::{Path, PathBuf};
 pub struct Config {
     /// Where the embedded hub keeps its database and files. Relative paths of the sections are relative to it.
     pub data_dir: PathBuf,
-    /// Where artifacts and recordings are kept, `file:PATH`.
-    pub objects_url: String,
     /// What is logged, and how.
     pub log: LogConfig,
     /// HTTP and websockets.
     pub api: api::Config,
     /// Admission, tokens, sessions and the bus.
     pub actors: actors::Config,
-    /// Database and presence.
+    /// Database, presence and objects.
     pub storage: storage::Config,
 }
 
@@ -56,7 +54,6 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             data_dir: "mooring-data".into(),
-            objects_url: "file:objects".to_owned(),
             log: LogConfig::default(),
             api: api::Config::default(),
             actors: actors::Config::default(),
@@ -88,7 +85,6 @@ impl Config {
         if let Some(url) = &self.actors.nats_url {
             expect_scheme("actors.nats_url", url.expose(), &["nats://", "tls://"])?;
         }
-        expect_scheme("objects_url", &self.objects_url, &["file:"])?;
         match (&self.api.tls_cert, &self.api.tls_key) {
             (Some(cert), None) => bail!(
                 "api.tls_cert is {} but api.tls_key is not set: expected both, or neither for plain HTTP",
@@ -115,6 +111,9 @@ impl Config {
                  in Redis"
             );
         }
+        if let Some(fault) = self.storage.fault() {
+            bail!("storage.{fault}");
+        }
         if let Some(fault) = self.api.fault() {
             bail!("api.{fault}");
         }
@@ -124,12 +123,14 @@ impl Config {
         Ok(())
     }
 
-    /// Makes the data directory and puts an embedded database into it, unless its path is absolute.
+    /// Makes the data directory and puts an embedded database and a folder of objects into it, unless their paths are
+    /// absolute.
     ///
     /// # Errors
     /// When the directory cannot be made.
     pub fn settle_in(&mut self) -> anyhow::Result<()> {
-        self.storage.database_url = in_directory(&self.storage.database_url, &self.data_dir);
+        self.storage.database_url = in_directory("sqlite:", &self.storage.database_url, &self.data_dir);
+        self.storage.objects_url = in_directory("file:", &self.storage.objects_url, &self.data_dir);
         create_private_directory(&self.data_dir).map_err(|error| {
             anyhow::anyhow!("data_dir is {}: expected a folder the hub may write, {error}", self.data_dir.display())
         })
@@ -144,13 +145,14 @@ fn expect_scheme(key: &str, url: &str, schemes: &[&str]) -> anyhow::Result<()> {
     bail!("{key} is {shown:?}: expected it to begin with {}", schemes.join(" or "))
 }
 
-/// `sqlite:hub.db` means a file in the data directory; every other URL stays as it is.
-fn in_directory(database_url: &str, directory: &Path) -> String {
-    match database_url.strip_prefix("sqlite:") {
+/// `sqlite:hub.db`, `file:objects`: after such a scheme a relative path is inside of the data directory; every other URL
+/// stays as it is.
+fn in_directory(scheme: &str, url: &str, directory: &Path) -> String {
+    match url.strip_prefix(scheme) {
         Some(path) if !path.starts_with(':') && !path.starts_with('/') => {
-            format!("sqlite:{}", directory.join(path).display())
+            format!("{scheme}{}", directory.join(path).display())
         }
-        _ => database_url.to_owned(),
+        _ => url.to_owned(),
     }
 }
 

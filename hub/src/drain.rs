@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use actors::bus::DisconnectReason;
-use actors::session::{SessionEnd, ToDevice, ToOperator};
+use actors::session::attachment::{ToAttached, ToSession};
+use actors::session::{SessionEnd, ToDevice};
 use actors::tree::Tree;
 use rand::seq::SliceRandom;
 use tokio::time::{Instant, sleep_until};
@@ -37,9 +38,17 @@ pub async fn send_everybody_away(tree: &Tree, window: Duration) {
     }
 }
 
+/// Sessions that are kept send their operators away and wait until another node asks for them.
 fn end_sessions(tree: &Tree) {
+    for (_, hosted) in tree.registry.sessions() {
+        if let Some(host) = hosted.host {
+            // One that takes nothing any more is on its way out.
+            let _ = host.try_send(ToSession::End { why: SessionEnd::NodeShutdown });
+        }
+    }
     for (_, operator) in tree.registry.operators() {
-        // One that takes nothing any more is on its way out.
-        let _ = operator.to.try_send(ToOperator::End { why: SessionEnd::NodeShutdown });
+        if operator.host_node.is_some() {
+            let _ = operator.to.try_send(ToAttached::End { why: SessionEnd::NodeShutdown });
+        }
     }
 }

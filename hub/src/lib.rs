@@ -24,6 +24,7 @@ use actors::bus::{Bus, NatsBus};
 use actors::credentials::Keyring;
 use actors::gate::Gate;
 use actors::housekeeping::RemoveRecordings;
+use actors::recording::Recordings;
 use actors::session::ToDevice;
 use actors::tree::Tree;
 use anyhow::Context;
@@ -249,7 +250,16 @@ async fn boot(config: Config) -> anyhow::Result<Booted> {
     let gate = Gate::new(storage.devices.clone(), storage.users.clone(), keyring.clone(), &config.actors);
     let arbiter = actix_rt::System::current().arbiter().clone();
     let lease = config.actors.lease;
-    let remove_recordings: RemoveRecordings = Arc::new(|_| Box::pin(std::future::ready(Ok(()))));
+    let recordings = Recordings::new(&storage.objects);
+    let remove_recordings: RemoveRecordings = Arc::new(move |sessions| {
+        let recordings = recordings.clone();
+        Box::pin(async move {
+            for session in sessions {
+                recordings.remove(session).await?;
+            }
+            Ok(())
+        })
+    });
     let tree = Tree::start(&storage, &gate, &bus, &config.actors, Arc::clone(&remove_recordings), &arbiter);
     tree.enlist(lease).await.context("cannot enlist this node in the shared store")?;
     let announce = tree.announce.clone();
@@ -272,6 +282,7 @@ async fn boot(config: Config) -> anyhow::Result<Booted> {
         gate: gate.clone(),
         tree: tree.clone(),
         presence: storage.presence.clone(),
+        records: storage.sessions.clone(),
         sessions: config.actors.sessions.clone(),
         config: api_config.sockets.clone(),
         api: Arc::clone(&api_config),

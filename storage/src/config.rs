@@ -27,6 +27,18 @@ pub struct Config {
     /// How long Redis may take to accept a connection, and to answer a call, before the call fails as unavailable.
     #[serde(with = "crate::units::duration")]
     pub redis_timeout: Duration,
+    /// Where recordings and artifacts are kept: `file:DIR`, `s3://bucket[/prefix]`, or `memory:` (lost with the process).
+    pub objects_url: String,
+    /// Where an S3 server other than Amazon's is: `https://s3.example.com`.
+    pub objects_endpoint: Option<String>,
+    /// S3 region; servers of one's own mostly take any.
+    pub objects_region: String,
+    /// S3 access key. Without one the machine's own role is asked for credentials, as Amazon's machines have it.
+    pub objects_access_key: Option<String>,
+    /// Secret that belongs to the access key.
+    pub objects_secret_key: Option<Secret>,
+    /// Whether `objects_endpoint` may be `http:` on another machine; on this one it always may.
+    pub objects_allow_http: bool,
 }
 
 impl Default for Config {
@@ -38,6 +50,12 @@ impl Default for Config {
             acquire_timeout: Duration::from_millis(2_500),
             query_timeout: Duration::from_secs(10),
             redis_timeout: Duration::from_secs(1),
+            objects_url: "file:objects".to_owned(),
+            objects_endpoint: None,
+            objects_region: "us-east-1".to_owned(),
+            objects_access_key: None,
+            objects_secret_key: None,
+            objects_allow_http: false,
         }
     }
 }
@@ -46,7 +64,13 @@ impl Config {
     /// A configuration that keeps everything in the memory of this process: the test double for a database.
     #[must_use]
     pub fn in_memory() -> Self {
-        Self { database_url: "sqlite::memory:".to_owned(), ..Self::default() }
+        Self { database_url: "sqlite::memory:".to_owned(), objects_url: "memory:".to_owned(), ..Self::default() }
+    }
+
+    /// What is wrong with these settings, in a sentence that begins with the key; `None` if nothing is.
+    #[must_use]
+    pub fn fault(&self) -> Option<String> {
+        crate::objects::fault(self)
     }
 }
 
@@ -60,6 +84,12 @@ impl std::fmt::Debug for Config {
             .field("acquire_timeout", &self.acquire_timeout)
             .field("query_timeout", &self.query_timeout)
             .field("redis_timeout", &self.redis_timeout)
+            .field("objects_url", &self.objects_url)
+            .field("objects_endpoint", &self.objects_endpoint)
+            .field("objects_region", &self.objects_region)
+            .field("objects_access_key", &self.objects_access_key)
+            .field("objects_secret_key", &self.objects_secret_key)
+            .field("objects_allow_http", &self.objects_allow_http)
             .finish()
     }
 }
@@ -115,6 +145,37 @@ impl Serialize for SecretUrl {
     }
 }
 
+/// A text that nobody may see. Prints and serialises as `***`.
+#[derive(Clone, PartialEq, Eq, Deserialize)]
+#[serde(transparent)]
+pub struct Secret(String);
+
+impl Secret {
+    /// The text itself, for whoever has to show it to a server.
+    #[must_use]
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl From<&str> for Secret {
+    fn from(text: &str) -> Self {
+        Self(text.to_owned())
+    }
+}
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("***")
+    }
+}
+
+impl Serialize for Secret {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str("***")
+    }
+}
+
 /// The URL with `***` for its password, wherever an URL of ours may carry one: in the authority, or as a query member.
 #[must_use]
 pub fn without_password(text: &str) -> String {
@@ -155,6 +216,7 @@ mod tests {
         let config = Config {
             database_url: "postgres://hub:hunter2@db/mooring".to_owned(),
             redis_url: Some("redis://:hunter2@cache:6379/1".into()),
+            objects_secret_key: Some("hunter2".into()),
             ..Config::default()
         };
         let json = serde_json::to_string(&config).expect("settings are serialisable");

@@ -10,7 +10,9 @@ use std::time::Duration;
 
 use sqlx::QueryBuilder;
 
-use crate::database::{Database, ROWS_PER_STATEMENT, in_transaction, on_reader, on_writer, repeating_after_deadlock};
+use crate::database::{
+    Database, ROWS_PER_REMOVAL, ROWS_PER_STATEMENT, in_transaction, on_reader, on_writer, repeating_after_deadlock,
+};
 use crate::{DeviceId, Epoch, NodeId, StorageError, Timestamp};
 
 /// The last known connection of a device.
@@ -252,7 +254,7 @@ impl Connections {
             let remove = || async {
                 on_writer!(self.db, |pool| {
                     sqlx::query(slice)
-                        .bind(ROWS_PER_STATEMENT as i64)
+                        .bind(i64::from(ROWS_PER_REMOVAL))
                         .execute(pool)
                         .await
                         .map(|done| done.rows_affected())
@@ -322,7 +324,7 @@ impl Connections {
     /// # Errors
     /// `Unavailable`, `Other`. Some may be removed then; repeating the call is safe.
     pub async fn expire_history(&self, before: Timestamp, most_per_device: u32) -> Result<u64, StorageError> {
-        Ok(self.remove_older(before).await? + self.remove_beyond(most_per_device).await?)
+        Ok(self.remove_older(before).await? + self.remove_beyond(most_per_device.max(1)).await?)
     }
 
     async fn remove_older(&self, before: Timestamp) -> Result<u64, StorageError> {
@@ -340,7 +342,7 @@ impl Connections {
                     on_writer!(self.db, |pool| {
                         sqlx::query(slice)
                             .bind(before)
-                            .bind(ROWS_PER_STATEMENT as i64)
+                            .bind(i64::from(ROWS_PER_REMOVAL))
                             .execute(pool)
                             .await
                             .map(|done| done.rows_affected())
@@ -348,7 +350,7 @@ impl Connections {
                 })
                 .await?;
                 removed += count;
-                if count < ROWS_PER_STATEMENT as u64 {
+                if count < u64::from(ROWS_PER_REMOVAL) {
                     break;
                 }
             }
@@ -366,7 +368,7 @@ impl Connections {
                 )
                 .bind(last)
                 .bind(i64::from(most_per_device))
-                .bind(ROWS_PER_STATEMENT as i64)
+                .bind(i64::from(ROWS_PER_REMOVAL))
                 .fetch_all(pool)
                 .await
             })?;
@@ -529,5 +531,21 @@ mod tests {
             .map(|row| (row.last.epoch.0, row.last.connected, row.last.at.0, row.began.map(|at| at.0)))
             .collect();
         assert_eq!(rows, [(1, false, 21, None), (2, false, 23, Some(20)), (3, true, 30, Some(30))]);
+    }
+
+    #[tokio::test]
+    async fn the_log_of_a_connection_that_an_older_version_began_has_its_beginning() {
+        let storage = crate::Storage::open(&crate::Config::in_memory()).await.expect("memory opens");
+        let (connections, device) = (storage.connections, DeviceId::random());
+        connections.provision(device, Timestamp(1)).await.expect("provisioned");
+        connections.record(&[change(device, 7, true, 70)]).await.expect("recorded");
+        // A version that knew no log would have left this.
+        let emptied: Result<_, StorageError> = on_writer!(connections.db, |pool| {
+            sqlx::query("DELETE FROM connection_log").execute(pool).await.map(drop)
+        });
+        emptied.expect("emptied");
+        connections.record(&[change(device, 7, false, 80)]).await.expect("recorded");
+        let past = connections.history(device, 1).await.expect("a list").remove(0);
+        assert_eq!((past.since, past.until), (Some(Timestamp(70)), Some(Timestamp(80))));
     }
 }

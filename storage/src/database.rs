@@ -29,6 +29,9 @@ const DEADLOCK_ATTEMPTS: u32 = 4;
 /// Rows in one bulk statement: well below the bind limits of both databases (32,766 in `SQLite`, 65,535 in Postgres).
 pub(crate) const ROWS_PER_STATEMENT: usize = 1_000;
 
+/// Rows that retention removes at a time: so few that nobody who writes has to wait long.
+pub(crate) const ROWS_PER_REMOVAL: u32 = 1_000;
+
 /// The open database. Cloning is cheap.
 #[derive(Debug, Clone)]
 pub(crate) struct Database {

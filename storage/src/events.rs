@@ -8,7 +8,9 @@ use std::collections::{HashMap, HashSet};
 use serde_json::Value;
 use sqlx::QueryBuilder;
 
-use crate::database::{Database, ROWS_PER_STATEMENT, Transaction, in_transaction, on_reader, repeating_after_deadlock};
+use crate::database::{
+    Database, ROWS_PER_REMOVAL, ROWS_PER_STATEMENT, Transaction, in_transaction, on_reader, repeating_after_deadlock,
+};
 use crate::dialect::without_nul;
 use crate::{DeviceId, StorageError, Timestamp};
 
@@ -133,7 +135,7 @@ impl Events {
         loop {
             let slice = repeating_after_deadlock(|| self.expire_slice(before)).await?;
             removed += slice;
-            if slice < ROWS_PER_STATEMENT as u64 {
+            if slice < u64::from(ROWS_PER_REMOVAL) {
                 return Ok(removed);
             }
         }
@@ -150,7 +152,7 @@ impl Events {
                      RETURNING id",
                 )
                 .bind(before)
-                .bind(ROWS_PER_STATEMENT as i64)
+                .bind(i64::from(ROWS_PER_REMOVAL))
                 .fetch_all(connection)
                 .await
             })?;

@@ -73,6 +73,8 @@ id! {
     TokenId,
     /// A session between an operator and a device (terminal, transfer, forward).
     SessionId,
+    /// One socket's part in a session: an operator's who types or watches.
+    AttachmentId,
     /// One running hub process; a restarted process has another one.
     NodeId,
 }

@@ -2,7 +2,7 @@
 //!
 //! | module | what it holds |
 //! |---|---|
-//! | [`config`] | which database and which Redis, in the settings file |
+//! | [`config`] | which database, which Redis and which object store, in the settings file |
 //! | [`id`], [`clock`], [`units`] | small types for everybody: ids, points in time, durations and sizes in text |
 //! | [`error`] | the one error of this crate, by what a caller would do about it |
 //! | [`devices`] | devices, their keys, their tokens, the device limit; `change` is the only way to alter them |
@@ -12,6 +12,7 @@
 //! | [`sessions`] | sessions between operators and devices, open ones and past ones |
 //! | [`events`] | what happened, in one order for all who watch |
 //! | [`keys`] | the signing keys all nodes share |
+//! | [`objects`] | recordings and artifacts, as objects in a directory or in S3 |
 //! | [`presence`] | which node holds a device right now, node leases, counters: memory or Redis |
 //!
 //! Durable state is in `SQLite` or Postgres (`database.rs`): every statement is written once and
@@ -29,13 +30,14 @@ pub mod events;
 pub mod id;
 pub mod inventory;
 pub mod keys;
+pub mod objects;
 pub mod presence;
 pub mod sessions;
 pub mod units;
 pub mod users;
 
 pub use clock::Timestamp;
-pub use config::{Config, SecretUrl};
+pub use config::{Config, Secret, SecretUrl};
 pub use connections::{Connection, ConnectionChange, Connections, PastConnection};
 pub use devices::{
     AuthSet, Decision, Device, DeviceChange, DeviceFilter, DeviceKey, DeviceStatus, DeviceToken, Devices, Fleet,
@@ -43,9 +45,10 @@ pub use devices::{
 };
 pub use error::StorageError;
 pub use events::{Event, Events, NewEvent};
-pub use id::{AuthSetId, DeviceId, Epoch, NodeId, SessionId, TokenId, UserId};
+pub use id::{AttachmentId, AuthSetId, DeviceId, Epoch, NodeId, SessionId, TokenId, UserId};
 pub use inventory::{Attribute, Inventory, InventoryDevice, Report, Reported};
 pub use keys::SigningKeys;
+pub use objects::Objects;
 pub use presence::{Claim, Presence, Route};
 pub use sessions::{
     OpenedSession, Participant, ParticipantRole, SessionChange, SessionFigures, SessionFilter, SessionKind,
@@ -53,7 +56,10 @@ pub use sessions::{
 };
 pub use users::{User, UserToken, Users};
 
+use std::error::Error;
+
 use database::Database;
+use tracing::warn;
 
 /// Everything a hub remembers, in handles that can be given out one by one. Cloning is cheap.
 #[derive(Debug, Clone)]
@@ -72,22 +78,31 @@ pub struct Storage {
     pub events: Events,
     /// Private keys that all nodes sign with.
     pub keys: SigningKeys,
+    /// Recordings and artifacts.
+    pub objects: Objects,
     /// Which node holds which device now.
     pub presence: Presence,
     database: Database,
 }
 
 impl Storage {
-    /// Opens the database and the presence store, and brings the schema up to date.
+    /// Opens the database, the presence store and the object store, and brings the schema up to date.
     ///
     /// Safe to call on several nodes at once: migrations run under a lock.
     ///
     /// # Errors
-    /// `Unavailable` if a server cannot be reached, `Other` if an URL makes no sense or a migration fails.
+    /// `Unavailable` if a server cannot be reached, `Other` if an URL makes no sense or a migration fails. An object store
+    /// that cannot be reached is no error, one that turns us away is: devices stay within reach without recordings, but
+    /// wrong credentials never get better.
     pub async fn open(config: &Config) -> Result<Self, StorageError> {
         let database = Database::open(config).await?;
         database.migrate().await?;
         let presence = Presence::open(config).await?;
+        let objects = Objects::open(config)?;
+        match objects.ping().await {
+            Err(error) if error.is_unavailable() => warn!(error = &error as &dyn Error, "the object store is away"),
+            outcome => outcome?,
+        }
         Ok(Self {
             devices: Devices::new(database.clone()),
             users: Users::new(database.clone()),
@@ -96,6 +111,7 @@ impl Storage {
             sessions: Sessions::new(database.clone()),
             events: Events::new(database.clone()),
             keys: SigningKeys::new(database.clone()),
+            objects,
             presence,
             database,
         })
@@ -112,12 +128,13 @@ impl Storage {
         outcome
     }
 
-    /// Asks every server behind this storage whether it answers: `"database"`, and `"redis"` if one is in use.
+    /// Asks every backend of this storage whether it answers: `"database"`, `"redis"` if one is in use, and `"objects"`.
     pub async fn ping(&self) -> Vec<(&'static str, Result<(), StorageError>)> {
         let mut answers = vec![("database", self.database.ping().await)];
         if let Presence::Redis(redis) = &self.presence {
             answers.push(("redis", redis.ping().await));
         }
+        answers.push(("objects", self.objects.ping().await));
         answers
     }
 

@@ -74,7 +74,7 @@ async fn every_end_of_a_connection_has_its_reason(set: Set) {
     let mut device = device;
     device.take_token().await;
     let mut socket = device.connect().await;
-    socket.send([0xc1]).await;
+    socket.send(vec![0xc1]).await;
     socket.end(LIMIT).await;
     assert_eq!(last_ended(&user, &device.id, 6).await["reason"], "protocol-error");
 }

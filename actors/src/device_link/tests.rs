@@ -1,14 +1,39 @@
 use super::*;
+use crate::session::Resume;
 
-const LIMITS: session::Config =
-    session::Config { to_device_window: 64 * 1024, to_operator_window: 64 * 1024, per_device: 4, per_user: 4 };
+fn limits() -> session::Config {
+    session::Config { to_device_window: 64 * 1024, to_operator_window: 64 * 1024, per_device: 4, ..Default::default() }
+}
+
+const BINDING: Binding = Binding::ONLY;
+
+fn fresh(user: &str) -> Open<&'static str> {
+    Open { user: UserId::new(user), kept: false, resume: None, host: "host" }
+}
 
 fn link_with(sessions: &[SessionId]) -> DeviceLink<&'static str> {
     let mut link = DeviceLink::default();
     for session in sessions {
-        assert!(link.open(*session, UserId::new("user"), "operator", &LIMITS).is_empty());
+        assert!(link.open(*session, BINDING, fresh("user"), &limits()).is_empty());
     }
     link
+}
+
+/// The host's next message.
+fn deliver(link: &mut DeviceLink<&'static str>, session: SessionId, message: Bytes) -> Vec<Effect<&'static str>> {
+    let number = link.sessions[link.position(session).unwrap()].next_from_host;
+    link.deliver(session, BINDING, number, message, &limits())
+}
+
+/// What the effects deliver to the host.
+fn delivered(effects: &[Effect<&'static str>]) -> Vec<Bytes> {
+    effects
+        .iter()
+        .filter_map(|effect| match effect {
+            Effect::ToHost { says: DeviceSays::Deliver { message, .. }, .. } => Some(message.clone()),
+            _ => None,
+        })
+        .collect()
 }
 
 fn shell(session: SessionId, typ: &str, props: &[(&str, Prop<'_>)], body: &[u8]) -> Bytes {
@@ -20,7 +45,7 @@ fn output(session: SessionId, body: &[u8]) -> Bytes {
 }
 
 fn sent<E>(link: &mut DeviceLink<E>) -> Vec<(String, u16, String)> {
-    std::iter::from_fn(|| link.next_outgoing(&LIMITS))
+    std::iter::from_fn(|| link.next_outgoing(&limits()))
         .map(|out| {
             let read = Message::read(&out.message).unwrap();
             (read.sid.to_owned(), read.proto, read.typ.to_owned())
@@ -30,27 +55,27 @@ fn sent<E>(link: &mut DeviceLink<E>) -> Vec<(String, u16, String)> {
 
 #[test]
 fn an_idle_link_is_small() {
-    assert!(size_of::<DeviceLink<usize>>() <= 112, "{} bytes", size_of::<DeviceLink<usize>>());
+    assert!(size_of::<DeviceLink<usize>>() <= 136, "{} bytes", size_of::<DeviceLink<usize>>());
 }
 
 #[test]
 fn output_goes_to_its_own_session_only() {
     let (one, two) = (SessionId::random(), SessionId::random());
     let mut link = link_with(&[one, two]);
-    let effects = link.hear(&output(two, b"hello"), &LIMITS).unwrap();
-    assert!(matches!(&effects[..], [Effect::ToOperator { session, .. }] if *session == two));
+    let effects = link.hear(&output(two, b"hello"), &limits()).unwrap();
+    assert!(matches!(&effects[..], [Effect::ToHost { session, .. }] if *session == two));
 }
 
 #[test]
 fn a_lost_operator_stops_the_shell_and_closes_the_layered_session() {
     let session = SessionId::random();
     let mut link = link_with(&[session]);
-    link.deliver(session, None, shell(session, "new", &[], b""), &LIMITS);
+    deliver(&mut link, session, shell(session, "new", &[], b""));
     let forward = Compose { proto: proto::PORT_FORWARD, typ: "new", sid: &session.to_string(), ..Compose::default() };
-    link.deliver(session, None, forward.to_bytes(), &LIMITS);
+    deliver(&mut link, session, forward.to_bytes());
     sent(&mut link);
 
-    assert!(link.hang_up(session));
+    assert!(link.hang_up(session, BINDING));
     let sid = session.to_string();
     assert_eq!(
         sent(&mut link),
@@ -62,42 +87,60 @@ fn a_lost_operator_stops_the_shell_and_closes_the_layered_session() {
 fn an_operator_who_said_stop_is_not_repeated_unless_it_never_left() {
     let session = SessionId::random();
     let mut link = link_with(&[session]);
-    link.deliver(session, None, shell(session, "new", &[], b""), &LIMITS);
-    link.deliver(session, None, shell(session, "stop", &[], b""), &LIMITS);
+    deliver(&mut link, session, shell(session, "new", &[], b""));
+    deliver(&mut link, session, shell(session, "stop", &[], b""));
     sent(&mut link);
-    link.hang_up(session);
+    link.hang_up(session, BINDING);
     assert_eq!(sent(&mut link), []);
 
     let mut link = link_with(&[session]);
-    link.deliver(session, None, shell(session, "new", &[], b""), &LIMITS);
+    deliver(&mut link, session, shell(session, "new", &[], b""));
     sent(&mut link);
-    link.deliver(session, None, shell(session, "stop", &[], b""), &LIMITS);
-    link.hang_up(session);
+    deliver(&mut link, session, shell(session, "stop", &[], b""));
+    link.hang_up(session, BINDING);
     let told = sent(&mut link);
     assert!(told.contains(&(session.to_string(), proto::SHELL, "stop".to_owned())), "{told:?}");
 }
 
 #[test]
-fn an_orphaned_shell_is_told_to_stop_once() {
+fn a_shell_that_outlived_its_connection_waits_for_its_host_and_is_stopped_once_if_none_comes() {
     let orphan = SessionId::random();
     let mut link = link_with(&[]);
-    for _ in 0..5 {
-        assert_eq!(link.hear(&output(orphan, b"still here"), &LIMITS).unwrap(), []);
-    }
+    assert_eq!(link.hear(&output(orphan, b"1"), &limits()).unwrap(), [Effect::Unclaimed { session: orphan }]);
+    assert_eq!(link.hear(&output(orphan, b"2"), &limits()).unwrap(), []);
+    assert_eq!(sent(&mut link), [], "its host may be on its way");
+    link.give_up(orphan);
     assert_eq!(sent(&mut link), [(orphan.to_string(), proto::SHELL, "stop".to_owned())]);
+    link.hear(&output(orphan, b"3"), &limits()).unwrap();
+    assert_eq!(sent(&mut link), []);
 
     // Once the device has confirmed it, a new shell under the same id would be a new orphan.
-    link.hear(&shell(orphan, "stop", &[("status", Prop::Small(1))], b""), &LIMITS).unwrap();
-    link.hear(&output(orphan, b"again"), &LIMITS).unwrap();
-    assert_eq!(sent(&mut link).len(), 1);
+    link.hear(&shell(orphan, "stop", &[("status", Prop::Small(1))], b""), &limits()).unwrap();
+    link.hear(&output(orphan, b"again"), &limits()).unwrap();
+    assert_eq!(link.session_count(), 1);
+}
+
+#[test]
+fn a_shell_is_claimed_with_what_it_printed_meanwhile() {
+    let session = SessionId::random();
+    let mut link = link_with(&[]);
+    link.hear(&output(session, b"early"), &limits()).unwrap();
+    let resume = Resume { shell: true, output: 100, input: 7, received: Some((BINDING, 9)) };
+    let effects = link.open(session, BINDING.next(), Open { resume: Some(resume), ..fresh("user") }, &limits());
+    let resumed = Resumed { output: 100, input: 7, accepted: None };
+    assert_eq!(effects[0], Effect::ToHost { session, says: DeviceSays::Resumed(resumed) });
+    assert_eq!(delivered(&effects).len(), 1);
+    link.give_up(session);
+    assert_eq!(link.session_count(), 1, "it has a host now");
 }
 
 #[test]
 fn orphans_are_remembered_within_a_bound() {
     let mut link = link_with(&[]);
     for _ in 0..10 * GOODBYES_LIMIT {
-        link.hear(&output(SessionId::random(), b"x"), &LIMITS).unwrap();
+        link.hear(&output(SessionId::random(), b"x"), &limits()).unwrap();
     }
+    assert_eq!(link.session_count(), UNCLAIMED_LIMIT);
     assert_eq!((link.stopping.len(), link.goodbyes.len()), (STOPPING_LIMIT, GOODBYES_LIMIT));
 }
 
@@ -105,38 +148,38 @@ fn orphans_are_remembered_within_a_bound() {
 fn output_beyond_the_credit_is_skipped_with_a_notice_and_resumes_at_a_line() {
     let (slow, quick) = (SessionId::random(), SessionId::random());
     let mut link = link_with(&[slow, quick]);
-    let mut delivered = 0;
+    let mut taken = 0;
     for _ in 0..1000 {
-        for effect in link.hear(&output(slow, &[b'x'; 255]), &LIMITS).unwrap() {
-            let Effect::ToOperator { message, .. } = effect else { panic!("the session was ended") };
-            delivered += charge(message.len());
+        for effect in link.hear(&output(slow, &[b'x'; 255]), &limits()).unwrap() {
+            let [message] = &delivered(&[effect])[..] else { panic!("the session was ended") };
+            taken += charge(message.len());
         }
     }
-    assert!(delivered <= LIMITS.to_operator_window);
-    assert_eq!(link.hear(&output(quick, b"unharmed"), &LIMITS).unwrap().len(), 1);
+    assert!(taken <= limits().to_operator_window);
+    assert_eq!(link.hear(&output(quick, b"unharmed"), &limits()).unwrap().len(), 1);
 
-    let effects = link.credit(slow, delivered, &LIMITS);
-    let [Effect::ToOperator { message, .. }] = &effects[..] else { panic!("no notice: {effects:?}") };
+    let effects = link.credit(slow, BINDING, taken, &limits());
+    let [message] = &delivered(&effects)[..] else { panic!("no notice: {effects:?}") };
     let notice = String::from_utf8(Message::read(message).unwrap().body.bytes().to_vec()).unwrap();
     assert!(notice.contains("bytes of output skipped"), "{notice}");
 
     let mut end_of_a_line = [b'x'; 255];
     end_of_a_line[254] = b'\n';
-    assert_eq!(link.hear(&output(slow, &[b'x'; 255]), &LIMITS).unwrap(), []);
-    assert_eq!(link.hear(&output(slow, &end_of_a_line), &LIMITS).unwrap(), []);
-    assert_eq!(link.hear(&output(slow, &[b'y'; 255]), &LIMITS).unwrap().len(), 1);
+    assert_eq!(link.hear(&output(slow, &[b'x'; 255]), &limits()).unwrap(), []);
+    assert_eq!(link.hear(&output(slow, &end_of_a_line), &limits()).unwrap(), []);
+    assert_eq!(link.hear(&output(slow, &[b'y'; 255]), &limits()).unwrap().len(), 1);
 }
 
 #[test]
 fn a_prompt_after_skipped_output_is_shown() {
     let session = SessionId::random();
     let mut link = link_with(&[session]);
-    let delivered: usize = (0..1000)
-        .flat_map(|_| link.hear(&output(session, &[b'x'; 255]), &LIMITS).unwrap())
-        .map(|effect| if let Effect::ToOperator { message, .. } = effect { charge(message.len()) } else { 0 })
+    let taken: usize = (0..1000)
+        .flat_map(|_| delivered(&link.hear(&output(session, &[b'x'; 255]), &limits()).unwrap()))
+        .map(|message| charge(message.len()))
         .sum();
-    link.credit(session, delivered, &LIMITS);
-    assert_eq!(link.hear(&output(session, b"# "), &LIMITS).unwrap().len(), 1);
+    link.credit(session, BINDING, taken, &limits());
+    assert_eq!(link.hear(&output(session, b"# "), &limits()).unwrap().len(), 1);
 }
 
 #[test]
@@ -144,12 +187,12 @@ fn a_second_new_that_fails_leaves_the_first_shell_known() {
     let session = SessionId::random();
     let mut link = link_with(&[session]);
     for answer in [1, 2] {
-        link.deliver(session, None, shell(session, "new", &[], b""), &LIMITS);
-        link.hear(&shell(session, "new", &[("status", Prop::Small(answer))], b""), &LIMITS).unwrap();
+        deliver(&mut link, session, shell(session, "new", &[], b""));
+        link.hear(&shell(session, "new", &[("status", Prop::Small(answer))], b""), &limits()).unwrap();
     }
     sent(&mut link);
-    link.deliver(session, None, shell(session, "pong", &[], b""), &LIMITS);
-    link.hang_up(session);
+    deliver(&mut link, session, shell(session, "pong", &[], b""));
+    link.hang_up(session, BINDING);
     let told: Vec<_> = sent(&mut link).into_iter().map(|(.., typ)| typ).collect();
     assert!(told.contains(&"stop".to_owned()), "{told:?}");
 }
@@ -158,13 +201,13 @@ fn a_second_new_that_fails_leaves_the_first_shell_known() {
 fn a_new_shell_lives_after_the_late_answer_to_a_stop() {
     let session = SessionId::random();
     let mut link = link_with(&[session]);
-    link.deliver(session, None, shell(session, "new", &[], b""), &LIMITS);
-    link.deliver(session, None, shell(session, "stop", &[], b""), &LIMITS);
-    link.deliver(session, None, shell(session, "new", &[], b""), &LIMITS);
-    link.hear(&shell(session, "stop", &[("status", Prop::Small(1))], b""), &LIMITS).unwrap();
-    link.hear(&shell(session, "new", &[("status", Prop::Small(1))], b""), &LIMITS).unwrap();
+    deliver(&mut link, session, shell(session, "new", &[], b""));
+    deliver(&mut link, session, shell(session, "stop", &[], b""));
+    deliver(&mut link, session, shell(session, "new", &[], b""));
+    link.hear(&shell(session, "stop", &[("status", Prop::Small(1))], b""), &limits()).unwrap();
+    link.hear(&shell(session, "new", &[("status", Prop::Small(1))], b""), &limits()).unwrap();
     sent(&mut link);
-    link.deliver(session, None, shell(session, "pong", &[], b""), &LIMITS);
+    deliver(&mut link, session, shell(session, "pong", &[], b""));
     assert_eq!(sent(&mut link).len(), 1);
 }
 
@@ -174,7 +217,7 @@ fn a_pong_that_goes_nowhere_gives_its_credit_back() {
     let mut link = link_with(&[session]);
     let pong = shell(session, "pong", &[], b"");
     let bytes = charge(pong.len());
-    assert_eq!(link.deliver(session, None, pong, &LIMITS), [Effect::ReturnCredit { session, bytes }]);
+    assert_eq!(deliver(&mut link, session, pong), [Effect::ToHost { session, says: DeviceSays::Credit { bytes } }]);
 }
 
 #[test]
@@ -186,7 +229,7 @@ fn what_may_not_be_skipped_ends_its_session_alone() {
         Compose { proto: proto::FILE_TRANSFER, typ: "file_chunk", sid: &sid, body: &[0; 4096], ..Compose::default() }
             .to_bytes();
     let ended = (0..100).find_map(|_| {
-        link.hear(&chunk, &LIMITS).unwrap().into_iter().find(|effect| matches!(effect, Effect::End { .. }))
+        link.hear(&chunk, &limits()).unwrap().into_iter().find(|effect| matches!(effect, Effect::End { .. }))
     });
     assert!(matches!(ended, Some(Effect::End { why: SessionEnd::OperatorTooSlow, .. })));
     assert_eq!(link.session_count(), 1);
@@ -197,10 +240,10 @@ fn keystrokes_pass_a_paste_and_the_paste_is_not_starved() {
     let (paste, keys) = (SessionId::random(), SessionId::random());
     let mut link = link_with(&[paste, keys]);
     for _ in 0..8 {
-        link.deliver(paste, None, shell(paste, "shell", &[], &[b'p'; 4096]), &LIMITS);
+        deliver(&mut link, paste, shell(paste, "shell", &[], &[b'p'; 4096]));
     }
     for _ in 0..40 {
-        link.deliver(keys, None, shell(keys, "shell", &[], b"k"), &LIMITS);
+        deliver(&mut link, keys, shell(keys, "shell", &[], b"k"));
     }
     let order: Vec<bool> = sent(&mut link).into_iter().map(|(sid, ..)| sid == keys.to_string()).collect();
     assert!(order[..8].iter().all(|is_key| *is_key), "the first eight are keystrokes: {order:?}");
@@ -213,42 +256,110 @@ fn credit_goes_back_as_messages_leave() {
     let session = SessionId::random();
     let mut link = link_with(&[session]);
     for _ in 0..14 {
-        link.deliver(session, None, shell(session, "shell", &[], &[b'p'; 4096]), &LIMITS);
+        deliver(&mut link, session, shell(session, "shell", &[], &[b'p'; 4096]));
     }
     let credit: usize =
-        std::iter::from_fn(|| link.next_outgoing(&LIMITS)).filter_map(|out| out.credit).map(|(_, bytes)| bytes).sum();
-    assert!(credit >= 3 * LIMITS.to_device_window / 4 - 8192, "{credit}");
+        std::iter::from_fn(|| link.next_outgoing(&limits())).filter_map(|out| out.credit).map(|(_, bytes)| bytes).sum();
+    assert!(credit >= 3 * limits().to_device_window / 4 - 8192, "{credit}");
 }
 
 #[test]
 fn a_pong_never_follows_the_end_of_its_shell() {
     let session = SessionId::random();
     let mut link = link_with(&[session]);
-    link.deliver(session, None, shell(session, "new", &[], b""), &LIMITS);
-    link.deliver(session, None, shell(session, "pong", &[], b""), &LIMITS);
+    deliver(&mut link, session, shell(session, "new", &[], b""));
+    deliver(&mut link, session, shell(session, "pong", &[], b""));
     assert_eq!(sent(&mut link).len(), 2);
-    link.hear(&shell(session, "stop", &[("status", Prop::Small(2))], b"exit"), &LIMITS).unwrap();
-    link.deliver(session, None, shell(session, "pong", &[], b""), &LIMITS);
+    link.hear(&shell(session, "stop", &[("status", Prop::Small(2))], b"exit"), &limits()).unwrap();
+    deliver(&mut link, session, shell(session, "pong", &[], b""));
     assert_eq!(sent(&mut link), []);
 }
 
 #[test]
-fn a_gap_between_nodes_ends_the_session() {
+fn after_a_gap_between_nodes_the_session_waits_for_its_host_and_loses_nothing() {
     let session = SessionId::random();
     let mut link = link_with(&[session]);
-    assert!(link.deliver(session, Some(0), shell(session, "shell", &[], b"a"), &LIMITS).is_empty());
-    let effects = link.deliver(session, Some(2), shell(session, "shell", &[], b"c"), &LIMITS);
-    assert!(matches!(effects[..], [Effect::End { why: SessionEnd::LinkLost, .. }]));
+    deliver(&mut link, session, shell(session, "new", &[], b""));
+    let effects = link.deliver(session, BINDING, 2, shell(session, "shell", &[], b"c"), &limits());
+    assert!(matches!(effects[..], [Effect::End { why: SessionEnd::LinkLost, .. }, Effect::Unclaimed { .. }]));
+    for piece in [b"one", b"two"] {
+        assert_eq!(link.hear(&output(session, piece), &limits()).unwrap(), []);
+    }
+    let resume = Resume { shell: true, output: 0, input: 0, received: Some((BINDING, 0)) };
+    let open = Open { resume: Some(resume), ..fresh("user") };
+    let effects = link.open(session, BINDING.next(), open, &limits());
+    let resumed = Resumed { output: 0, input: 0, accepted: Some(1) };
+    assert_eq!(effects[0], Effect::ToHost { session, says: DeviceSays::Resumed(resumed) });
+    assert_eq!(delivered(&effects).len(), 2);
+    sent(&mut link);
+    assert!(link.hang_up(session, BINDING.next()));
+    assert_eq!(sent(&mut link).len(), 1, "the shell is still known");
+}
+
+#[test]
+fn a_host_that_comes_back_gets_what_it_has_not_received_and_no_more() {
+    let session = SessionId::random();
+    let mut link = link_with(&[session]);
+    for piece in [b"one", b"two", b"six"] {
+        link.hear(&output(session, piece), &limits()).unwrap();
+    }
+    let resume = Resume { shell: true, output: 6, input: 0, received: Some((BINDING, 2)) };
+    let effects = link.open(session, BINDING.next(), Open { resume: Some(resume), ..fresh("user") }, &limits());
+    let resumed = Resumed { output: 6, input: 0, accepted: Some(0) };
+    assert_eq!(effects[0], Effect::ToHost { session, says: DeviceSays::Resumed(resumed) });
+    let [message] = &delivered(&effects)[..] else { panic!("{effects:?}") };
+    assert_eq!(Message::read(message).unwrap().body.bytes(), b"six");
+}
+
+#[test]
+fn another_host_takes_a_kept_session_over_with_all_that_was_not_confirmed() {
+    let session = SessionId::random();
+    let mut link = DeviceLink::default();
+    link.open(session, BINDING, Open { kept: true, ..fresh("user") }, &limits());
+    deliver(&mut link, session, shell(session, "new", &[], b""));
+    deliver(&mut link, session, shell(session, "shell", &[], b"keys"));
+    for piece in [b"one", b"two"] {
+        link.hear(&output(session, piece), &limits()).unwrap();
+    }
+    let first = charge(output(session, b"one").len() + 8);
+    link.credit(session, BINDING, first, &limits());
+    assert!(link.host_lost(session), "it is kept");
+    link.hear(&output(session, b"six"), &limits()).unwrap();
+
+    let resume = Resume { shell: true, output: 0, input: 0, received: None };
+    let binding = Binding::of_generation(1);
+    let open = Open { kept: true, resume: Some(resume), ..fresh("user") };
+    let effects = link.open(session, binding, open, &limits());
+    let resumed = Resumed { output: 3, input: 4, accepted: None };
+    assert_eq!(effects[0], Effect::ToHost { session, says: DeviceSays::Resumed(resumed) });
+    let bodies: Vec<Vec<u8>> =
+        delivered(&effects).iter().map(|message| Message::read(message).unwrap().body.bytes().to_vec()).collect();
+    assert_eq!(bodies, [b"two", b"six"]);
+
+    let late =
+        Open { kept: true, resume: Some(Resume { shell: true, output: 0, input: 0, received: None }), ..fresh("user") };
+    let effects = link.open(session, BINDING.next(), late, &limits());
+    assert!(matches!(effects[..], [Effect::End { why: SessionEnd::Moved, .. }]), "{effects:?}");
+}
+
+#[test]
+fn a_session_that_is_not_kept_ends_with_the_node_of_its_host() {
+    let session = SessionId::random();
+    let mut link = link_with(&[session]);
+    deliver(&mut link, session, shell(session, "new", &[], b""));
+    sent(&mut link);
+    assert!(!link.host_lost(session));
+    assert_eq!(sent(&mut link), [(session.to_string(), proto::SHELL, "stop".to_owned())]);
 }
 
 #[test]
 fn sessions_per_device_have_a_limit() {
     let mut link = link_with(&[SessionId::random(), SessionId::random(), SessionId::random(), SessionId::random()]);
-    let effects = link.open(SessionId::random(), UserId::new("user"), "operator", &LIMITS);
+    let effects = link.open(SessionId::random(), BINDING, fresh("user"), &limits());
     assert!(matches!(effects[..], [Effect::End { why: SessionEnd::TooManySessions, .. }]));
 }
 
 #[test]
 fn malformed_bytes_from_a_device_are_an_error() {
-    assert!(link_with(&[]).hear(&Bytes::from_static(b"\x93\x01"), &LIMITS).is_err());
+    assert!(link_with(&[]).hear(&Bytes::from_static(b"\x93\x01"), &limits()).is_err());
 }

@@ -53,6 +53,11 @@ pub fn for_operator(message: &Message<'_>, raw: &Bytes) -> Bytes {
     build(message, message.sid, message.props_len, &props, message.body.bytes())
 }
 
+/// The message under another session id, otherwise as it is.
+pub fn readdress(message: &Message<'_>, sid: &str) -> Bytes {
+    build(message, sid, message.props_len, message.props, message.body.bytes())
+}
+
 /// Writes a whole message. `props` are encoded entries, `props_len` of them.
 pub(super) fn write(out: &mut Vec<u8>, proto: u16, typ: &str, sid: &str, props_len: u32, props: &[u8], body: &[u8]) {
     cursor::write_map(out, 1 + u32::from(!body.is_empty()));

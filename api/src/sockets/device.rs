@@ -1,19 +1,23 @@
 //! The actor of one connected device: it holds the websocket and carries out what its [`DeviceLink`] decides.
 //!
-//! Operators' actors and the switchboard talk to it. When it dies, for whatever reason, its entry in the registry goes
+//! The hosts of its sessions and the switchboard talk to it. When it dies, for whatever reason, its entry in the registry goes
 //! with it, the end is recorded, and every open session is told; the device connects again by itself.
 
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::time::Duration;
 
 use actix::{Actor, ActorContext, ActorFutureExt, AsyncContext, Handler, StreamHandler, WrapFuture};
 use actix_http::ws::{CloseCode, Message, ProtocolError};
 use actix_web_actors::ws::WebsocketContext;
 use actors::bus::DisconnectReason;
-use actors::device_link::{DeviceLink, Effect};
+use actors::device_link::{DeviceLink, Effect, Ended};
+use actors::figures::{DescribeDevice, DeviceFigures, Traffic};
 use actors::gate::Refusal;
 use actors::registry::{ConnectedDevice, Entered};
-use actors::session::{OperatorEnd, SOCKET_MAILBOX, SessionEnd, ToDevice, ToOperator};
+use actors::session::attachment::ToSession;
+use actors::session::{Binding, DeviceSays, HostEnd, HostSays, SOCKET_MAILBOX, SessionEnd, ToDevice};
 use futures_util::Stream;
 use storage::{ConnectionChange, DeviceId, Epoch, SessionId, clock};
 use tracing::{debug, warn};
@@ -24,6 +28,9 @@ use super::upgrade::SocketState;
 /// No more than this waits for the socket at once; the rest waits in the link, where turns are fair.
 const HIGH_WATER: usize = 16 * 1024;
 
+/// How long a shell that outlived its device's former connection may speak before its session's host has found this one.
+const CLAIM_LIMIT: Duration = Duration::from_secs(15);
+
 /// The messages of a socket, whatever its transport.
 pub(super) type Events = Pin<Box<dyn Stream<Item = SocketEvent>>>;
 
@@ -31,7 +38,8 @@ pub(super) type Events = Pin<Box<dyn Stream<Item = SocketEvent>>>;
 pub(super) struct DeviceSocket {
     device: DeviceId,
     epoch: Epoch,
-    link: DeviceLink<OperatorEnd>,
+    address: Option<IpAddr>,
+    link: DeviceLink<HostEnd>,
     flow: Rc<Flow>,
     /// For [`Actor::started`]: the messages, and the token the device came with.
     start: Option<(Events, String)>,
@@ -45,6 +53,8 @@ pub(super) struct DeviceSocket {
 pub(super) struct Opening {
     pub(super) device: DeviceId,
     pub(super) epoch: Epoch,
+    /// Where it connected from, as far as trusted proxies tell.
+    pub(super) address: Option<IpAddr>,
     pub(super) token: String,
 }
 
@@ -53,6 +63,7 @@ impl DeviceSocket {
         Self {
             device: opening.device,
             epoch: opening.epoch,
+            address: opening.address,
             link: DeviceLink::default(),
             flow,
             start: Some((events, opening.token)),
@@ -62,33 +73,39 @@ impl DeviceSocket {
         }
     }
 
-    fn carry_out(&mut self, effects: Vec<Effect<OperatorEnd>>) {
+    fn carry_out(&mut self, effects: Vec<Effect<HostEnd>>, ctx: &mut WebsocketContext<Self>) {
         for effect in effects {
             match effect {
-                Effect::ToOperator { session, message } => {
-                    self.tell(session, ToOperator::Deliver { number: None, message });
+                Effect::ToHost { session, says } => self.tell(session, says),
+                Effect::End { session, host, binding, why } => {
+                    self.forget_guest(session, binding);
+                    let _ = host.send(&self.shared.tree.bus, session, binding, DeviceSays::End { why });
                 }
-                Effect::ReturnCredit { session, bytes } => self.tell(session, ToOperator::Credit { bytes }),
-                Effect::End { session, operator, why } => {
-                    self.forget_guest(session, &operator);
-                    let _ = operator.send(&self.shared.tree.bus, session, ToOperator::End { why });
+                Effect::Unclaimed { session } => {
+                    ctx.run_later(CLAIM_LIMIT, move |socket, ctx| socket.give_up(session, ctx));
                 }
             }
         }
     }
 
-    /// An operator who cannot be told is gone.
-    fn tell(&mut self, session: SessionId, message: ToOperator) {
-        let Some(operator) = self.link.operator(session) else { return };
-        if operator.send(&self.shared.tree.bus, session, message).is_err() {
-            debug!(%session, "the operator's end is gone");
-            self.link.hang_up(session);
+    /// A host that cannot be told is gone.
+    fn tell(&mut self, session: SessionId, says: DeviceSays) {
+        let Some((host, binding)) = self.link.host(session) else { return };
+        if host.send(&self.shared.tree.bus, session, binding, says).is_err() {
+            debug!(%session, "the session's host is gone");
+            self.link.hang_up(session, binding);
         }
     }
 
-    fn forget_guest(&self, session: SessionId, operator: &OperatorEnd) {
-        if matches!(operator, OperatorEnd::There { .. }) {
-            self.shared.tree.registry.leave_guest(session);
+    fn give_up(&mut self, session: SessionId, ctx: &mut WebsocketContext<Self>) {
+        self.link.give_up(session);
+        self.write(ctx);
+    }
+
+    fn forget_guest(&self, session: SessionId, binding: Binding) {
+        let registry = &self.shared.tree.registry;
+        if registry.find_guest(session).is_some_and(|guest| guest.binding == binding) {
+            registry.leave_guest(session);
         }
     }
 
@@ -99,10 +116,24 @@ impl DeviceSocket {
             self.flow.hand_over(outgoing.message.len());
             ctx.binary(outgoing.message);
             if let Some((session, bytes)) = outgoing.credit {
-                self.tell(session, ToOperator::Credit { bytes });
+                self.tell(session, DeviceSays::Credit { bytes });
             }
         }
         self.flow.ask_for_room();
+    }
+
+    fn describe(&self) -> DeviceFigures {
+        let Traffic { messages: messages_in, bytes: bytes_in } = self.flow.received();
+        let Traffic { messages: messages_out, bytes: bytes_out } = self.flow.sent();
+        DeviceFigures {
+            bytes_in,
+            bytes_out,
+            messages_in,
+            messages_out,
+            round_trip_us: self.flow.round_trip().and_then(|time| u64::try_from(time.as_micros()).ok()),
+            unwritten: self.flow.unwritten(),
+            sessions: self.link.figures(),
+        }
     }
 
     fn close(&mut self, ctx: &mut WebsocketContext<Self>, reason: DisconnectReason) {
@@ -145,12 +176,15 @@ impl Actor for DeviceSocket {
             connected: true,
             at: now,
             reason: None,
-            address: None,
+            address: self.address,
             bytes_in: 0,
             bytes_out: 0,
             round_trip: None,
         });
         metrics::gauge!(actors::metrics::DEVICES_CONNECTED).increment(1.0);
+        for waiting in self.shared.tree.registry.awaiting(self.device) {
+            let _ = waiting.try_send(ToSession::DeviceIsHere);
+        }
         // Access withdrawn between the handshake and the registry would have found nobody to cut.
         let (gate, presence, has_peers) =
             (self.shared.gate.clone(), self.shared.presence.clone(), self.shared.tree.bus.has_peers());
@@ -174,9 +208,14 @@ impl Actor for DeviceSocket {
 impl Drop for DeviceSocket {
     fn drop(&mut self) {
         let why = SessionEnd::DeviceGone(self.reason);
-        for (session, operator) in self.link.end_all() {
-            self.forget_guest(session, &operator);
-            let _ = operator.send(&self.shared.tree.bus, session, ToOperator::End { why });
+        for Ended { session, host, binding, owed } in self.link.end_all() {
+            self.forget_guest(session, binding);
+            let bus = &self.shared.tree.bus;
+            if owed > 0 {
+                // What has left must not be repeated elsewhere.
+                let _ = host.send(bus, session, binding, DeviceSays::Credit { bytes: owed });
+            }
+            let _ = host.send(bus, session, binding, DeviceSays::End { why });
         }
         self.shared.count.leave();
         if !self.has_entered {
@@ -195,10 +234,10 @@ impl Drop for DeviceSocket {
             connected: false,
             at: clock::now(),
             reason: Some(self.reason.as_str()),
-            address: None,
-            bytes_in: 0,
-            bytes_out: 0,
-            round_trip: None,
+            address: self.address,
+            bytes_in: i64::try_from(self.flow.received().bytes).unwrap_or(i64::MAX),
+            bytes_out: i64::try_from(self.flow.sent().bytes).unwrap_or(i64::MAX),
+            round_trip: self.flow.round_trip(),
         });
     }
 }
@@ -208,7 +247,7 @@ impl StreamHandler<SocketEvent> for DeviceSocket {
         match event {
             SocketEvent::Message(message) => match self.link.hear(&message, &self.shared.sessions) {
                 Ok(effects) => {
-                    self.carry_out(effects);
+                    self.carry_out(effects, ctx);
                     self.write(ctx);
                 }
                 Err(error) => {
@@ -247,19 +286,33 @@ impl Handler<ToDevice> for DeviceSocket {
     type Result = ();
 
     fn handle(&mut self, message: ToDevice, ctx: &mut Self::Context) {
-        let sessions = &self.shared.sessions;
+        let limits = &self.shared.sessions;
         let effects = match message {
-            ToDevice::Open { session, user, operator } => self.link.open(session, user, operator, sessions),
-            ToDevice::Deliver { session, number, message } => self.link.deliver(session, number, message, sessions),
-            ToDevice::Credit { session, bytes } => self.link.credit(session, bytes, sessions),
-            ToDevice::HangUp { session } => {
-                self.link.hang_up(session);
+            ToDevice::Session { session, binding, says } => match says {
+                HostSays::Open(open) => self.link.open(session, binding, open, limits),
+                HostSays::Deliver { number, message } => self.link.deliver(session, binding, number, message, limits),
+                HostSays::Credit { bytes } => self.link.credit(session, binding, bytes, limits),
+                HostSays::HangUp => {
+                    self.link.hang_up(session, binding);
+                    vec![]
+                }
+            },
+            ToDevice::HostLost { session } => {
+                if self.link.host_lost(session) {
+                    let limit = limits.operator_grace;
+                    ctx.run_later(limit, move |socket, ctx| socket.give_up(session, ctx));
+                }
                 vec![]
+            }
+            ToDevice::Describe(DescribeDevice(answer)) => {
+                // Whoever asked may have given up.
+                let _ = answer.send(self.describe());
+                return;
             }
             ToDevice::Close { why } => return self.close(ctx, why),
             ToDevice::Crash => panic!("crashed as asked"),
         };
-        self.carry_out(effects);
+        self.carry_out(effects, ctx);
         self.write(ctx);
     }
 }

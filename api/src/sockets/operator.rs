@@ -1,7 +1,7 @@
-//! The actor of one operator's websocket: one session on one device.
+//! The actor of one operator's websocket: their part in one session.
 //!
-//! Its device's actor talks to it, through the switchboard if on another node. When it dies, for whatever reason, the
-//! device's end is told, which stops what the session left running on the device.
+//! The session's host talks to it, through the switchboard if on another node. When it dies, for whatever reason, the host
+//! is told, which decides whether the session goes on.
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -9,15 +9,15 @@ use std::time::Duration;
 use actix::{Actor, ActorContext, ActorFutureExt, AsyncContext, Handler, StreamHandler, WrapFuture};
 use actix_http::ws::{CloseCode, Message, ProtocolError};
 use actix_web_actors::ws::WebsocketContext;
-use actors::bus::DisconnectReason;
+use actors::bus::{Answer, Question};
 use actors::gate::Refusal;
 use actors::operator_link::{Heard, OperatorLink};
 use actors::registry::ConnectedOperator;
-use actors::session::{DeviceEnd, OperatorEnd, SOCKET_MAILBOX, SessionEnd, ToDevice, ToOperator, charge};
-use storage::{
-    DeviceId, NodeId, OpenedSession, SessionChange, SessionFigures, SessionId, SessionKind, TokenId, UserId, clock,
-};
-use tracing::{debug, info};
+use actors::session::attachment::{AttachedSays, Client, Join, Leave, Mode, SessionSide, ToAttached};
+use actors::session::host::{Beginning, SessionHost};
+use actors::session::{SOCKET_MAILBOX, SessionEnd, charge};
+use storage::{AttachmentId, SessionId, TokenId, UserId};
+use tracing::debug;
 
 use super::device::Events;
 use super::pump::{End, Flow, SocketEvent};
@@ -26,27 +26,38 @@ use super::upgrade::SocketState;
 /// Answers of the hub's own are left out while this much waits for an operator who does not read.
 const REPLY_LIMIT: usize = 64 * 1024;
 
-/// How often an operator's actor makes sure that there is still a device's.
-const LOOK_FOR_THE_DEVICE: Duration = Duration::from_secs(2);
+/// How often an operator's actor makes sure that there is still a session.
+const CHECK_SESSION: Duration = Duration::from_secs(2);
 
-/// One operator's session.
+/// Questions to the session's node that may go unanswered before it is taken for dead.
+const UNANSWERED_LIMIT: u8 = 2;
+
+/// One operator's part in a session.
 pub(super) struct OperatorSocket {
     session: SessionId,
+    attachment: AttachmentId,
     user: UserId,
     token: TokenId,
     link: OperatorLink,
-    device: DeviceEnd,
-    device_id: DeviceId,
-    device_node: Option<NodeId>,
-    /// Why it ended; its operator left unless something else was found first.
-    reason: &'static str,
+    /// `None` until it has begun.
+    side: Option<SessionSide>,
     flow: Rc<Flow>,
-    /// For [`Actor::started`]: the messages, and the credential the operator came with.
-    start: Option<(Events, String)>,
+    /// For [`Actor::started`].
+    start: Option<(Events, Way, Mode, Client, String)>,
     shared: Rc<SocketState>,
-    /// Credit for the device's output that has reached the operator and was not yet given back.
+    /// Credit for output that has reached the operator and was not yet given back.
     unreturned: usize,
+    unanswered: u8,
+    how: Leave,
     has_entered: bool,
+}
+
+/// Which session.
+pub(super) enum Way {
+    /// A new one.
+    Begin(Beginning),
+    /// One that is there.
+    Attach(SessionSide),
 }
 
 /// What an operator's socket is opened with.
@@ -55,38 +66,44 @@ pub(super) struct Opening {
     pub(super) user: UserId,
     pub(super) token: TokenId,
     pub(super) credential: String,
-    pub(super) device: DeviceEnd,
-    pub(super) device_id: DeviceId,
-    pub(super) device_node: Option<NodeId>,
+    pub(super) way: Way,
+    pub(super) mode: Mode,
+    pub(super) client: Client,
 }
 
 impl OperatorSocket {
     pub(super) fn new(opening: Opening, flow: Rc<Flow>, events: Events, shared: Rc<SocketState>) -> Self {
-        let Opening { session, user, token, credential, device, device_id, device_node } = opening;
+        let Opening { session, user, token, credential, way, mode, client } = opening;
+        let is_ours = client != Client::Stock;
         Self {
-            link: OperatorLink::new(session, user.clone(), shared.sessions.to_device_window),
+            link: OperatorLink::new(session, user.clone(), shared.sessions.to_device_window, is_ours),
             session,
+            attachment: AttachmentId::random(),
             user,
             token,
-            device,
-            device_id,
-            device_node,
-            reason: "operator-left",
+            side: None,
             flow,
-            start: Some((events, credential)),
+            start: Some((events, way, mode, client, credential)),
             shared,
             unreturned: 0,
+            unanswered: 0,
+            how: Leave::Lost,
             has_entered: false,
         }
     }
 
-    /// Sends the device what credit allows; the socket is read again when nothing waits.
+    /// Says something to the session; without one, the socket ends.
+    fn tell(&mut self, says: AttachedSays, ctx: &mut WebsocketContext<Self>) {
+        let Some(side) = &self.side else { return };
+        if side.send(&self.shared.tree.bus, self.session, self.attachment, says, None).is_err() {
+            self.end(ctx, SessionEnd::LinkLost);
+        }
+    }
+
+    /// Sends the session what credit allows; the socket is read again when nothing waits.
     fn pass_on(&mut self, ctx: &mut WebsocketContext<Self>) {
-        while let Some(message) = self.link.next_for_device() {
-            let deliver = ToDevice::Deliver { session: self.session, number: None, message };
-            if self.device.send(&self.shared.tree.bus, deliver).is_err() {
-                return self.end(ctx, SessionEnd::DeviceGone(DisconnectReason::ConnectionLost));
-            }
+        while let Some((number, message)) = self.link.next_for_device() {
+            self.tell(AttachedSays::Deliver { number, message }, ctx);
         }
         if self.link.is_backlogged() { self.flow.pause() } else { self.flow.resume() }
     }
@@ -97,19 +114,45 @@ impl OperatorSocket {
     }
 
     fn end(&mut self, ctx: &mut WebsocketContext<Self>, why: SessionEnd) {
-        self.reason = why.as_str();
         if let Some(stop) = self.link.farewell(why) {
             self.say(stop, ctx);
         }
         let code = match why {
-            SessionEnd::DeviceGone(_) => CloseCode::Normal,
-            SessionEnd::NodeShutdown => CloseCode::Restart,
+            SessionEnd::DeviceGone(_)
+            | SessionEnd::OperatorLeft
+            | SessionEnd::OperatorGone
+            | SessionEnd::ShellEnded => CloseCode::Normal,
+            SessionEnd::NodeShutdown | SessionEnd::Moved => CloseCode::Restart,
             SessionEnd::AccessWithdrawn | SessionEnd::OperatorTooSlow => CloseCode::Policy,
             SessionEnd::TooManySessions => CloseCode::Again,
-            SessionEnd::LinkLost => CloseCode::Error,
+            SessionEnd::LinkLost | SessionEnd::HubFault => CloseCode::Error,
         };
+        if why == SessionEnd::AccessWithdrawn {
+            self.how = Leave::Refused;
+        }
         ctx.close(Some((code, why.text()).into()));
         ctx.stop();
+    }
+
+    fn check_session(&mut self, ctx: &mut WebsocketContext<Self>) {
+        let Some(side) = &self.side else { return };
+        if side.is_gone() {
+            return self.end(ctx, SessionEnd::HubFault);
+        }
+        let Some(node) = side.node() else { return };
+        let (reach, session) = (self.shared.tree.reach.clone(), self.session);
+        let question = async move { reach.ask(node, Question::HasSession(session)).await };
+        ctx.spawn(question.into_actor(self).map(|answer, socket, ctx| match answer {
+            Some(Answer::Session(_)) => socket.unanswered = 0,
+            // Its client comes back, and the session goes on here.
+            Some(_) => socket.end(ctx, SessionEnd::Moved),
+            None => {
+                socket.unanswered += 1;
+                if socket.unanswered >= UNANSWERED_LIMIT {
+                    socket.end(ctx, SessionEnd::LinkLost);
+                }
+            }
+        }));
     }
 }
 
@@ -118,46 +161,29 @@ impl Actor for OperatorSocket {
 
     fn started(&mut self, ctx: &mut Self::Context) {
         ctx.set_mailbox_capacity(SOCKET_MAILBOX);
-        let Some((events, credential)) = self.start.take() else { return };
+        let Some((events, way, mode, client, credential)) = self.start.take() else { return };
         ctx.add_stream(events);
-        let operator = ConnectedOperator {
-            user: self.user.clone(),
-            token: self.token,
-            to: ctx.address().recipient(),
-            device_node: self.device_node,
-        };
+        let host_node = if let Way::Attach(side) = &way { side.node() } else { None };
+        let operator =
+            ConnectedOperator { user: self.user.clone(), token: self.token, to: ctx.address().recipient(), host_node };
         let limit = self.shared.sessions.per_user;
-        if self.shared.tree.registry.enter_operator(self.session, operator, limit).is_err() {
+        if self.shared.tree.registry.enter_operator(self.attachment, operator, limit).is_err() {
             return self.end(ctx, SessionEnd::TooManySessions);
         }
         self.has_entered = true;
-        metrics::gauge!(actors::metrics::SESSIONS_OPEN).increment(1.0);
-        info!(session.id = %self.session, user.id = %self.user, "session opened");
-        self.shared.tree.sessions.note(SessionChange::Opened(OpenedSession {
-            session: self.session,
-            device: self.device_id,
-            user: self.user.clone(),
-            node: self.shared.tree.bus.node(),
-            kind: SessionKind::Unknown,
-            at: clock::now(),
-            address: None,
-            kept: false,
-            recorded: false,
-        }));
-        let open = ToDevice::Open {
-            session: self.session,
-            user: self.user.clone(),
-            operator: OperatorEnd::Here(ctx.address().recipient()),
+        let side = match way {
+            Way::Begin(beginning) => SessionSide::Here(SessionHost::open(self.shared.hosts(), beginning)),
+            Way::Attach(side) => side,
         };
-        if self.device.send(&self.shared.tree.bus, open).is_err() {
-            return self.end(ctx, SessionEnd::DeviceGone(DisconnectReason::ConnectionLost));
+        let join = Join { attachment: self.attachment, user: self.user.clone(), mode, client };
+        let way_back = Some(ctx.address().recipient());
+        let says = AttachedSays::Join(join);
+        let joined = side.send(&self.shared.tree.bus, self.session, self.attachment, says, way_back);
+        self.side = Some(side);
+        if joined.is_err() {
+            return self.end(ctx, SessionEnd::LinkLost);
         }
-        // A device's actor that was ending took the session and died with it.
-        ctx.run_interval(LOOK_FOR_THE_DEVICE, |socket, ctx| {
-            if socket.device.is_gone() {
-                socket.end(ctx, SessionEnd::DeviceGone(DisconnectReason::ConnectionLost));
-            }
-        });
+        ctx.run_interval(CHECK_SESSION, Self::check_session);
         // Access withdrawn between the handshake and the registry would have found nobody to cut.
         let gate = self.shared.gate.clone();
         ctx.spawn(async move { gate.user(&credential).await }.into_actor(self).map(|verdict, socket, ctx| {
@@ -172,17 +198,11 @@ impl Drop for OperatorSocket {
     fn drop(&mut self) {
         self.shared.count.leave();
         if self.has_entered {
-            self.shared.tree.registry.leave_operator(self.session);
-            metrics::gauge!(actors::metrics::SESSIONS_OPEN).decrement(1.0);
-            info!(session.id = %self.session, user.id = %self.user, "session closed");
-            self.shared.tree.sessions.note(SessionChange::Ended {
-                session: self.session,
-                generation: 0,
-                at: clock::now(),
-                reason: self.reason.to_owned(),
-                figures: SessionFigures::default(),
-            });
-            let _ = self.device.send(&self.shared.tree.bus, ToDevice::HangUp { session: self.session });
+            self.shared.tree.registry.leave_operator(self.attachment);
+        }
+        if let Some(side) = &self.side {
+            let leave = AttachedSays::Leave(self.how);
+            let _ = side.send(&self.shared.tree.bus, self.session, self.attachment, leave, None);
         }
     }
 }
@@ -197,6 +217,12 @@ impl StreamHandler<SocketEvent> for OperatorSocket {
                         self.say(answer, ctx);
                     }
                 }
+                Ok(Heard::Seen(output)) => self.tell(AttachedSays::Seen { output }, ctx),
+                Ok(Heard::Leave) => {
+                    self.how = Leave::Detached;
+                    ctx.close(Some((CloseCode::Normal, "detached").into()));
+                    ctx.stop();
+                }
                 Err(error) => {
                     debug!(session.id = %self.session, %error, "closing a session that does not keep to the protocol");
                     ctx.close(Some((CloseCode::Invalid, "not a message").into()));
@@ -205,9 +231,8 @@ impl StreamHandler<SocketEvent> for OperatorSocket {
             },
             SocketEvent::Room => {
                 let bytes = std::mem::take(&mut self.unreturned);
-                let credit = ToDevice::Credit { session: self.session, bytes };
-                if bytes > 0 && self.device.send(&self.shared.tree.bus, credit).is_err() {
-                    self.end(ctx, SessionEnd::DeviceGone(DisconnectReason::ConnectionLost));
+                if bytes > 0 {
+                    self.tell(AttachedSays::Took { bytes }, ctx);
                 }
             }
             SocketEvent::Ended(end) => {
@@ -232,13 +257,13 @@ impl StreamHandler<Result<Message, ProtocolError>> for OperatorSocket {
     fn finished(&mut self, _: &mut Self::Context) {}
 }
 
-impl Handler<ToOperator> for OperatorSocket {
+impl Handler<ToAttached> for OperatorSocket {
     type Result = ();
 
-    fn handle(&mut self, message: ToOperator, ctx: &mut Self::Context) {
+    fn handle(&mut self, message: ToAttached, ctx: &mut Self::Context) {
         match message {
-            ToOperator::Deliver { number, message } => {
-                if !self.link.from_device(number, &message) {
+            ToAttached::Deliver { number, message } => {
+                if !self.link.from_session(number, &message) {
                     return self.end(ctx, SessionEnd::LinkLost);
                 }
                 self.unreturned += charge(message.len());
@@ -247,11 +272,15 @@ impl Handler<ToOperator> for OperatorSocket {
                     self.flow.ask_for_room();
                 }
             }
-            ToOperator::Credit { bytes } => {
+            ToAttached::Credit { bytes } => {
                 self.link.credit(bytes);
                 self.pass_on(ctx);
             }
-            ToOperator::End { why } => self.end(ctx, why),
+            ToAttached::End { why } => self.end(ctx, why),
+            ToAttached::Refused(refused) => {
+                ctx.close(Some((CloseCode::Policy, refused.to_string()).into()));
+                ctx.stop();
+            }
         }
     }
 }

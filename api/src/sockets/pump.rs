@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use actix_codec::{AsyncRead, AsyncWrite, Encoder};
 use actix_http::ws::{CloseCode, CloseReason, Codec, Frame, Item, Message, ProtocolError};
+use actors::figures::Traffic;
 use bytes::{Bytes, BytesMut};
 use futures_util::Stream;
 use tokio::io::ReadBuf;
@@ -94,9 +95,29 @@ pub(super) struct Flow {
     wants_room: Cell<bool>,
     has_room: Cell<bool>,
     reader: RefCell<Option<Waker>>,
+    received: Cell<Traffic>,
+    sent: Cell<Traffic>,
+    /// When the ping that was not answered yet was sent.
+    pinged: Cell<Option<Instant>>,
+    round_trip: Cell<Option<Duration>>,
 }
 
 impl Flow {
+    /// Messages received and their bytes.
+    pub(super) fn received(&self) -> Traffic {
+        self.received.get()
+    }
+
+    /// Messages handed over and their bytes.
+    pub(super) fn sent(&self) -> Traffic {
+        self.sent.get()
+    }
+
+    /// How long the peer took to answer the last ping.
+    pub(super) fn round_trip(&self) -> Option<Duration> {
+        self.round_trip.get()
+    }
+
     /// Bytes handed over and not yet taken by the peer's side of the connection.
     pub(super) fn unwritten(&self) -> usize {
         self.unwritten.get()
@@ -105,6 +126,9 @@ impl Flow {
     /// The actor hands over a message of `bytes`.
     pub(super) fn hand_over(&self, bytes: usize) {
         self.unwritten.set(self.unwritten.get() + bytes);
+        let mut sent = self.sent.get();
+        sent.count(bytes);
+        self.sent.set(sent);
     }
 
     /// Asks for [`SocketEvent::Room`] once.
@@ -248,7 +272,12 @@ impl<T: AsyncRead + Unpin> Stream for Inbound<T> {
             }
             if !wire.flow.is_paused.get() {
                 match wire.next_message() {
-                    Ok(Some(message)) => return Poll::Ready(Some(SocketEvent::Message(message))),
+                    Ok(Some(message)) => {
+                        let mut received = wire.flow.received.get();
+                        received.count(message.len());
+                        wire.flow.received.set(received);
+                        return Poll::Ready(Some(SocketEvent::Message(message)));
+                    }
                     Ok(None) => match wire.read(cx) {
                         Poll::Ready(()) => continue,
                         Poll::Pending => {}
@@ -300,7 +329,11 @@ impl<T: AsyncRead + Unpin> Wire<T> {
                     return Ok(self.joined.take().map(BytesMut::freeze));
                 }
                 Frame::Ping(payload) => self.pong = Some(Bytes::copy_from_slice(&payload)),
-                Frame::Pong(_) => self.ponged = Instant::now(),
+                Frame::Pong(_) => {
+                    self.ponged = Instant::now();
+                    let sent = self.flow.pinged.take();
+                    self.flow.round_trip.set(sent.map(|sent| sent.elapsed()).or(self.flow.round_trip.get()));
+                }
                 Frame::Close(_) => return Err(End::Closed),
             }
         }
@@ -380,6 +413,7 @@ impl<T: AsyncWrite + Unpin> Wire<T> {
         loop {
             if !self.is_mid_frame {
                 if std::mem::take(&mut self.ping) {
+                    self.flow.pinged.set(Some(Instant::now()));
                     self.queue_first(Message::Ping(Bytes::from_static(PING)));
                 }
                 if let Some(payload) = self.pong.take() {

@@ -18,20 +18,24 @@ use actix_http::{HttpMessage, Request, StatusCode, h1, ws};
 use actix_web::http::header;
 use actix_web_actors::ws::WebsocketContext;
 use actors::bus::NodeMessage;
-use actors::gate::Gate;
+use actors::gate::{Gate, UserIdentity};
 use actors::reach::Unreachable;
 use actors::session;
+use actors::session::attachment::{Client, JoinRefused, Mode};
+use actors::session::directory::{Directory, NotFound};
+use actors::session::host::{Beginning, Parts};
 use actors::tree::Tree;
 use bytes::{Bytes, BytesMut};
 use futures_util::{Stream, stream};
-use storage::{DeviceId, Epoch, Presence, SessionId, clock};
+use storage::{DeviceId, Epoch, Presence, SessionId, Sessions, clock};
 use tokio::io::AsyncWriteExt;
 use tracing::{Instrument, debug, debug_span};
 
 use super::Config;
 use super::device::{self, DeviceSocket};
-use super::operator::{self, OperatorSocket};
+use super::operator::{self, OperatorSocket, Way};
 use super::pump::{Halves, Pump};
+use crate::client_address::client_address;
 use crate::error::ApiError;
 use crate::middleware::canonical_path::canonical;
 use crate::rate_limits::Call;
@@ -52,6 +56,8 @@ pub struct SocketState {
     pub tree: Tree,
     /// Routes of devices.
     pub presence: Presence,
+    /// Sessions as they are written down.
+    pub records: Sessions,
     /// Credits and limits.
     pub sessions: session::Config,
     /// Deadlines and bounds.
@@ -62,6 +68,17 @@ pub struct SocketState {
     pub count: SocketCount,
     /// Whether the hub itself ends TLS, which decides on a response header.
     pub has_tls: bool,
+}
+
+impl SocketState {
+    /// What hosts of sessions work with.
+    pub(super) fn hosts(&self) -> Parts {
+        self.tree.hosts(self.sessions.clone())
+    }
+
+    fn directory(&self) -> Directory {
+        Directory::new(self.hosts(), self.records.clone())
+    }
 }
 
 /// Counts open sockets; the framework's own limit does not see them after the upgrade.
@@ -165,7 +182,12 @@ async fn admit(state: &SocketState, request: &Request) -> Result<Admitted, ApiEr
     let path = canonical(request.path());
     let admitted = match Endpoint::of(path.as_deref().unwrap_or(request.path())) {
         Endpoint::Device => admit_device(state, request).await,
-        Endpoint::Operator(device) => admit_operator(state, request, device).await,
+        Endpoint::Operator(device) => admit_operator(state, request, device, Client::Stock).await,
+        Endpoint::Terminal(device) => {
+            let keep = query(request, "keep").as_deref() == Some("true");
+            admit_operator(state, request, device, Client::Ours { from: None, replaces: None, keep }).await
+        }
+        Endpoint::Attach(session) => admit_attachment(state, request, session).await,
         Endpoint::None => Err(ApiError::not_found()),
     };
     if admitted.is_err() {
@@ -196,30 +218,96 @@ async fn admit_device(state: &SocketState, request: &Request) -> Result<Admitted
             Epoch(known.max(now.0))
         }
     };
-    Ok(Admitted::Device(device::Opening { device: identity.device, epoch, token: token.to_owned() }))
+    let address =
+        request.peer_addr().map(|peer| client_address(request.headers(), peer.ip(), &state.api.trusted_proxies));
+    Ok(Admitted::Device(device::Opening { device: identity.device, epoch, address, token: token.to_owned() }))
 }
 
-async fn admit_operator(state: &SocketState, request: &Request, id: &str) -> Result<Admitted, ApiError> {
-    let token = auth::user_token(request.headers()).map_err(ApiError::unauthorized)?;
-    let identity = state.gate.user(token).await?;
-    count_call(state, request, &identity.user).await?;
+async fn admit_operator(
+    state: &SocketState,
+    request: &Request,
+    id: &str,
+    client: Client,
+) -> Result<Admitted, ApiError> {
+    let (identity, credential) = authenticate_operator(state, request).await?;
     // Malformed ids are unknown devices, and unknown devices are not connected.
     let device: DeviceId = id.parse().map_err(|_| Unreachable::Offline)?;
     let reachable = state.tree.reach.find(device).await?;
-    verify_handshake(request)?;
-    verify_origin(state, request.headers())?;
-    if state.tree.registry.sessions_of(&identity.user) >= state.sessions.per_user {
-        return Err(ApiError::TooManyRequests("too many open sessions".into(), FEWER_SESSIONS));
-    }
+    verify_operator(state, request, &identity)?;
+    let session = SessionId::random();
+    let kept = matches!(client, Client::Ours { keep: true, .. });
+    let beginning = Beginning { session, device, user: identity.user.clone(), end: reachable.into_end(device), kept };
     Ok(Admitted::Operator(operator::Opening {
-        session: SessionId::random(),
+        session,
         user: identity.user,
         token: identity.token,
-        credential: token.to_string(),
-        device_node: reachable.node(),
-        device: reachable.into_end(device),
-        device_id: device,
+        credential,
+        way: Way::Begin(beginning),
+        mode: Mode::Write,
+        client,
     }))
+}
+
+async fn admit_attachment(state: &SocketState, request: &Request, id: &str) -> Result<Admitted, ApiError> {
+    let (identity, credential) = authenticate_operator(state, request).await?;
+    let session: SessionId = id.parse().map_err(|_| NotFound::Unknown)?;
+    let mode = match query(request, "mode").as_deref() {
+        None | Some("watch") => Mode::Watch,
+        Some("write") => Mode::Write,
+        Some("take-over") => Mode::TakeOver,
+        Some(_) => return Err(ApiError::bad_request("mode: expected write, watch or take-over")),
+    };
+    let from = match query(request, "from") {
+        None => None,
+        Some(from) => Some(from.parse().map_err(|_| ApiError::bad_request("from: expected a number of bytes"))?),
+    };
+    let replaces = match query(request, "replaces") {
+        None => None,
+        Some(id) => Some(id.parse().map_err(|_| ApiError::bad_request("replaces: expected an attachment's id"))?),
+    };
+    let keep = query(request, "keep").as_deref() != Some("false");
+    verify_operator(state, request, &identity)?;
+    let found = state.directory().find(session).await?;
+    if mode == Mode::Write
+        && let Some((user, attachment)) = found.writer
+        && Some(attachment) != replaces
+    {
+        return Err(ApiError::Conflict(JoinRefused::InUse { user }.to_string().into()));
+    }
+    Ok(Admitted::Operator(operator::Opening {
+        session,
+        user: identity.user,
+        token: identity.token,
+        credential,
+        way: Way::Attach(found.side),
+        mode,
+        client: Client::Ours { from, replaces, keep },
+    }))
+}
+
+async fn authenticate_operator(state: &SocketState, request: &Request) -> Result<(UserIdentity, String), ApiError> {
+    let token = auth::user_token(request.headers()).map_err(ApiError::unauthorized)?;
+    let identity = state.gate.user(token).await?;
+    count_call(state, request, &identity.user).await?;
+    Ok((identity, token.to_string()))
+}
+
+/// The checks that come after the device or session was found.
+fn verify_operator(state: &SocketState, request: &Request, identity: &UserIdentity) -> Result<(), ApiError> {
+    verify_handshake(request)?;
+    verify_origin(state, request.headers())?;
+    if state.tree.registry.sockets_of(&identity.user) >= state.sessions.per_user
+        || state.tree.registry.sessions_of(&identity.user) >= state.sessions.per_user
+    {
+        return Err(ApiError::TooManyRequests("too many open sessions".into(), FEWER_SESSIONS));
+    }
+    Ok(())
+}
+
+/// A parameter of the request's query.
+fn query(request: &Request, name: &str) -> Option<String> {
+    let query = request.uri().query()?;
+    url::form_urlencoded::parse(query.as_bytes()).find(|(key, _)| key == name).map(|(_, value)| value.into_owned())
 }
 
 async fn count_call(state: &SocketState, request: &Request, subject: &dyn Display) -> Result<(), ApiError> {
@@ -250,6 +338,10 @@ fn verify_origin(state: &SocketState, headers: &HeaderMap) -> Result<(), ApiErro
 enum Endpoint<'a> {
     Device,
     Operator(&'a str),
+    /// A terminal for a client that understands the hub's own messages.
+    Terminal(&'a str),
+    /// Part in a session that is there.
+    Attach(&'a str),
     None,
 }
 
@@ -258,10 +350,17 @@ impl<'a> Endpoint<'a> {
         if path == "/api/devices/v1/deviceconnect/connect" {
             return Self::Device;
         }
-        path.strip_prefix("/api/management/v1/deviceconnect/devices/")
-            .and_then(|rest| rest.strip_suffix("/connect"))
-            .filter(|device| !device.contains('/'))
-            .map_or(Self::None, Self::Operator)
+        let id = |prefix, suffix| {
+            let rest: Option<&'a str> = path.strip_prefix(prefix).and_then(|rest| rest.strip_suffix(suffix));
+            rest.filter(|id| !id.contains('/'))
+        };
+        if let Some(device) = id("/api/management/v1/deviceconnect/devices/", "/connect") {
+            return Self::Operator(device);
+        }
+        if let Some(device) = id("/api/management/v1/mooring/devices/", "/terminal") {
+            return Self::Terminal(device);
+        }
+        id("/api/management/v1/mooring/sessions/", "/attach").map_or(Self::None, Self::Attach)
     }
 }
 
@@ -313,6 +412,8 @@ mod tests {
             Endpoint::of("/api/management/v1/deviceconnect/devices/abc/connect"),
             Endpoint::Operator("abc")
         ));
+        assert!(matches!(Endpoint::of("/api/management/v1/mooring/devices/abc/terminal"), Endpoint::Terminal("abc")));
+        assert!(matches!(Endpoint::of("/api/management/v1/mooring/sessions/abc/attach"), Endpoint::Attach("abc")));
         for path in
             ["/", "/api/management/v1/deviceconnect/devices/a/b/connect", "/api/devices/v1/deviceconnect/connect/x"]
         {

@@ -97,12 +97,33 @@ fn one_half_of_tls_is_refused() {
 }
 
 #[test]
+fn objects_over_plain_http_are_refused_unless_stated() {
+    let s3 = [
+        ("MOORING_OBJECTS_URL", "s3://recordings"),
+        ("MOORING_OBJECTS_ENDPOINT", "http://minio.example:9000"),
+        ("MOORING_OBJECTS_ACCESS_KEY", "mooring"),
+        ("MOORING_OBJECTS_SECRET_KEY", "hunter2"),
+    ];
+    let sentence = refused(&from_environment(&s3));
+    assert!(sentence.contains("storage.objects_endpoint") && sentence.contains("objects_allow_http"), "{sentence}");
+    let stated = [&s3[..], &[("MOORING_STORAGE__OBJECTS_ALLOW_HTTP", "true")]].concat();
+    assert!(from_environment(&stated).load().is_ok());
+
+    let sentence = refused(&from_environment(&s3[..3]));
+    assert!(sentence.contains("storage.objects_secret_key") && !sentence.contains("hunter2"), "{sentence}");
+}
+
+#[test]
 fn secrets_are_masked_when_shown() {
     let sources = from_environment(&[
         ("MOORING_METRICS_TOKEN", "12345"),
         ("MOORING_DATABASE_URL", "postgres://hub:hunter2@db/mooring"),
+        ("MOORING_OBJECTS_URL", "s3://recordings"),
+        ("MOORING_OBJECTS_ACCESS_KEY", "mooring"),
+        ("MOORING_OBJECTS_SECRET_KEY", "hunter2"),
     ]);
     let shown = show(&sources).expect("shown");
+    assert!(shown.contains("objects_secret_key = \"***\""), "{shown}");
     assert!(!shown.contains("12345") && !shown.contains("hunter2"), "{shown}");
 }
 
@@ -113,12 +134,15 @@ fn lists_in_the_environment_are_separated_by_commas() {
 }
 
 #[test]
-fn an_embedded_database_lives_in_the_data_directory() {
+fn an_embedded_database_and_objects_live_in_the_data_directory() {
     let directory = Path::new("/var/lib/mooring");
-    assert_eq!(in_directory("sqlite:hub.db", directory), "sqlite:/var/lib/mooring/hub.db");
-    assert_eq!(in_directory("sqlite:/srv/hub.db", directory), "sqlite:/srv/hub.db");
-    assert_eq!(in_directory("sqlite::memory:", directory), "sqlite::memory:");
-    assert_eq!(in_directory("postgres://db/hub", directory), "postgres://db/hub");
+    assert_eq!(in_directory("sqlite:", "sqlite:hub.db", directory), "sqlite:/var/lib/mooring/hub.db");
+    assert_eq!(in_directory("sqlite:", "sqlite:/srv/hub.db", directory), "sqlite:/srv/hub.db");
+    assert_eq!(in_directory("sqlite:", "sqlite::memory:", directory), "sqlite::memory:");
+    assert_eq!(in_directory("sqlite:", "postgres://db/hub", directory), "postgres://db/hub");
+    assert_eq!(in_directory("file:", "file:objects", directory), "file:/var/lib/mooring/objects");
+    assert_eq!(in_directory("file:", "file:///srv/objects", directory), "file:///srv/objects");
+    assert_eq!(in_directory("file:", "s3://bucket/prefix", directory), "s3://bucket/prefix");
 }
 
 #[test]

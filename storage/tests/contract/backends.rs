@@ -3,11 +3,12 @@
 use std::time::{Duration, Instant};
 
 use storage::{
-    AuthSet, AuthSetId, Config, Decision, Device, DeviceChange, DeviceId, DeviceKey, IssuedToken, Presence, SetStatus,
-    Storage, Timestamp,
+    AuthSet, AuthSetId, Config, Decision, Device, DeviceChange, DeviceId, DeviceKey, IssuedToken, Objects, Presence,
+    SetStatus, Storage, Timestamp,
 };
 use tempfile::TempDir;
 
+use crate::s3_server::{self, S3Server};
 use crate::servers::{Postgres, Redis};
 
 /// A fresh database and the storage of a node on it.
@@ -77,7 +78,7 @@ impl TestDatabase {
 
 /// The machine that runs the tests may be busy; cases about time-outs set their own.
 pub fn patient() -> Config {
-    Config { acquire_timeout: Duration::from_secs(30), query_timeout: Duration::from_mins(1), ..Config::default() }
+    Config { acquire_timeout: Duration::from_secs(30), query_timeout: Duration::from_mins(1), ..Config::in_memory() }
 }
 
 /// A fresh presence.
@@ -101,6 +102,56 @@ impl TestPresence {
         };
         let storage = Storage::open(&config).await.expect("redis opens");
         Self { presence: storage.presence, _redis: Some(redis) }
+    }
+}
+
+/// A fresh object store.
+pub struct TestObjects {
+    pub objects: Objects,
+    config: Config,
+    /// Objects in memory belong to one node.
+    is_private: bool,
+    _directory: Option<TempDir>,
+    _server: Option<S3Server>,
+}
+
+impl TestObjects {
+    pub async fn memory() -> Self {
+        Self::open(Config::in_memory(), None, None)
+    }
+
+    pub async fn directory() -> Self {
+        let directory = TempDir::with_prefix("mooring-objects-").expect("a temporary directory");
+        let objects_url = format!("file:{}", directory.path().display());
+        Self::open(Config { objects_url, ..Config::in_memory() }, Some(directory), None)
+    }
+
+    pub async fn s3() -> Self {
+        let server = S3Server::start();
+        server.make_bucket("fleet");
+        let config = Config { objects_url: "s3://fleet/hub".to_owned(), ..s3_config(&server) };
+        Self::open(config, None, Some(server))
+    }
+
+    fn open(config: Config, directory: Option<TempDir>, server: Option<S3Server>) -> Self {
+        let objects = Objects::open(&config).expect("the object store opens");
+        let is_private = directory.is_none() && server.is_none();
+        Self { objects, config, is_private, _directory: directory, _server: server }
+    }
+
+    /// The same store as another node sees it; one in memory has no other node.
+    pub fn another_node(&self) -> Option<Objects> {
+        (!self.is_private).then(|| Objects::open(&self.config).expect("the object store opens again"))
+    }
+}
+
+/// Settings for a bucket of this server.
+pub fn s3_config(server: &S3Server) -> Config {
+    Config {
+        objects_endpoint: Some(server.endpoint()),
+        objects_access_key: Some(s3_server::ACCESS_KEY.to_owned()),
+        objects_secret_key: Some(s3_server::SECRET_KEY.into()),
+        ..Config::in_memory()
     }
 }
 

@@ -2,8 +2,11 @@
 
 pub mod connections;
 pub mod devices;
+pub mod events;
 pub mod inventory;
+pub mod objects;
 pub mod opening;
 pub mod outages;
 pub mod presence;
+pub mod sessions;
 pub mod users;

@@ -1,11 +1,12 @@
 //! What every backend of `storage` promises, run against all of them: `SQLite` in a file and in memory, Postgres;
-//! presence in memory and in Redis. The servers are real, private to this binary, and end with it.
+//! presence in memory and in Redis; objects in memory, in a directory and in S3. The servers are real, private to this binary, and end with it.
 
 mod backends;
 mod cases;
+mod s3_server;
 mod servers;
 
-use backends::{TestDatabase, TestPresence};
+use backends::{TestDatabase, TestObjects, TestPresence};
 
 /// Runs each case on each database, every time on a fresh one.
 macro_rules! on_every_database {
@@ -39,6 +40,24 @@ macro_rules! on_every_presence {
             async fn $case() {
                 let presence = crate::TestPresence::$backend().await;
                 crate::cases::presence::$case(&presence).await;
+            })+
+        }
+    };
+}
+
+/// Runs each case on each kind of object store, every time on a fresh one.
+macro_rules! on_every_object_store {
+    ($($case:ident),+ $(,)?) => {
+        on_every_object_store!(@ objects_in_memory, memory, [$($case),+]);
+        on_every_object_store!(@ objects_in_a_directory, directory, [$($case),+]);
+        on_every_object_store!(@ objects_in_s3, s3, [$($case),+]);
+    };
+    (@ $module:ident, $backend:ident, [$($case:ident),+]) => {
+        mod $module {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $case() {
+                let objects = crate::TestObjects::$backend().await;
+                crate::cases::objects::$case(&objects).await;
             })+
         }
     };
@@ -90,6 +109,26 @@ on_every_database! {
         nodes_recording_the_same_devices_do_not_fail,
         what_a_dead_node_left_behind_is_found,
         provisioning_and_forgetting,
+        every_connection_is_in_the_log,
+        of_several_ends_of_a_connection_the_first_counts,
+        the_log_of_a_removed_device_gets_its_end_and_nothing_new,
+        an_end_without_a_beginning_is_in_the_log,
+        old_connections_leave_the_log,
+    ],
+    sessions: [
+        a_session_is_opened_goes_on_and_ends,
+        an_end_is_final_whatever_arrives_later,
+        one_node_adopts_a_session,
+        sessions_a_dead_node_left_behind_end,
+        lists_newest_first_by_device_user_and_state,
+        thousands_of_sessions_in_one_call,
+        sessions_that_ended_long_ago_are_removed,
+    ],
+    events: [
+        events_come_back_in_order,
+        an_event_is_appended_once,
+        a_reader_misses_nothing_while_many_append,
+        old_events_go_and_a_reader_can_tell,
     ],
     opening: [
         nodes_that_start_together_share_one_schema,
@@ -112,7 +151,44 @@ on_every_presence! {
     counts_by_key_and_window,
 }
 
+on_every_object_store! {
+    an_object_comes_back_as_it_was,
+    more_than_was_expected_is_not_read,
+    lists_whole_names_in_order,
+    lists_and_removes_more_than_a_page,
+    what_is_removed_is_gone,
+    writers_of_one_object_do_not_mix,
+    another_node_sees_the_same,
+}
+
+mod objects {
+    #[tokio::test]
+    async fn prefixes_keep_hubs_apart() {
+        crate::cases::objects::prefixes_keep_hubs_apart().await;
+    }
+
+    #[tokio::test]
+    async fn an_s3_that_refuses_us_stops_the_start() {
+        crate::cases::objects::an_s3_that_refuses_us_stops_the_start().await;
+    }
+
+    #[tokio::test]
+    async fn a_directory_that_is_gone_does_not_answer() {
+        crate::cases::objects::a_directory_that_is_gone_does_not_answer().await;
+    }
+
+    #[tokio::test]
+    async fn what_a_killed_writer_left_is_no_object() {
+        crate::cases::objects::what_a_killed_writer_left_is_no_object().await;
+    }
+}
+
 mod outages {
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn s3_goes_away_and_comes_back() {
+        crate::cases::objects::s3_goes_away_and_comes_back().await;
+    }
+
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn redis_goes_away_and_comes_back() {
         crate::cases::outages::redis_goes_away_and_comes_back().await;

@@ -1,12 +1,38 @@
 //! Last known connections: the newest one counts, whoever writes last.
 
-use storage::{Connection, ConnectionChange, DeviceId, DeviceKey, Epoch, NodeId, SetStatus, Storage, Timestamp};
+use std::net::IpAddr;
+use std::time::Duration;
+
+use storage::{
+    Connection, ConnectionChange, DeviceId, DeviceKey, Epoch, NodeId, PastConnection, SetStatus, Storage, Timestamp,
+};
 
 use crate::backends::{TestDatabase, remove, stored_device, write};
 
 fn change(device: DeviceId, node: NodeId, epoch: i64, connected: bool, at: i64) -> ConnectionChange {
     let reason = (!connected).then_some("closed by the device");
-    ConnectionChange { device, node, epoch: Epoch(epoch), connected, at: Timestamp(at), reason }
+    ConnectionChange {
+        device,
+        node,
+        epoch: Epoch(epoch),
+        connected,
+        at: Timestamp(at),
+        reason,
+        address: None,
+        bytes_in: 0,
+        bytes_out: 0,
+        round_trip: None,
+    }
+}
+
+async fn history(storage: &Storage, device: DeviceId) -> Vec<PastConnection> {
+    storage.connections.history(device, 10_000).await.expect("a list")
+}
+
+/// Epoch, since, until.
+async fn times(storage: &Storage, device: DeviceId) -> Vec<(i64, Option<i64>, Option<i64>)> {
+    let history = history(storage, device).await;
+    history.iter().map(|past| (past.epoch.0, past.since.map(|at| at.0), past.until.map(|at| at.0))).collect()
 }
 
 async fn find(storage: &Storage, device: DeviceId) -> Connection {
@@ -161,7 +187,8 @@ pub async fn what_a_dead_node_left_behind_is_found(database: &TestDatabase) {
     let begun: Vec<_> = devices.iter().map(|device| change(*device, dead, 10, true, 100)).collect();
     storage.connections.record(&begun).await.expect("recorded");
     storage.connections.record(&[change(devices[1], alive, 11, true, 110)]).await.expect("recorded");
-    let left = vec![(devices[0], Epoch(10)), (devices[2], Epoch(10))];
+    // The one whose device has moved on is left in the log.
+    let left: Vec<_> = devices.iter().map(|device| (*device, Epoch(10))).collect();
     assert_eq!(storage.connections.connected_on(dead).await.expect("a list"), left);
     let mut nodes = vec![dead, alive];
     nodes.sort_unstable();
@@ -171,6 +198,8 @@ pub async fn what_a_dead_node_left_behind_is_found(database: &TestDatabase) {
     storage.connections.record(&ends).await.expect("recorded");
     assert!(storage.connections.connected_on(dead).await.expect("a list").is_empty());
     assert_eq!(storage.connections.nodes().await.expect("a list"), vec![alive]);
+    assert!(find(storage, devices[1]).await.connected);
+    assert_eq!(times(storage, devices[1]).await, [(11, Some(110), None), (10, Some(100), Some(120))]);
 }
 
 pub async fn provisioning_and_forgetting(database: &TestDatabase) {
@@ -181,11 +210,142 @@ pub async fn provisioning_and_forgetting(database: &TestDatabase) {
     let known = find(&database.storage, device).await;
     assert_eq!((known.connected, known.node, known.epoch), (false, None, Epoch(0)));
     assert_eq!((known.created, known.updated), (Timestamp(1), Timestamp(1)));
+    let node = NodeId::random();
+    connections.record(&[change(device, node, 1, true, 5), change(device, node, 1, false, 6)]).await.expect("recorded");
+    assert_eq!(times(&database.storage, device).await, [(1, Some(5), Some(6))]);
     assert!(connections.forget(device).await.expect("an answer"));
+    assert!(history(&database.storage, device).await.is_empty());
+    connections.record(&[change(device, node, 1, false, 7)]).await.expect("ignored");
+    assert!(history(&database.storage, device).await.is_empty());
     assert!(!connections.forget(device).await.expect("an answer"));
     assert_eq!(connections.find(device).await.expect("an answer"), None);
 
     // Accepting a device makes it known here.
     let accepted = stored_device(&database.storage, 1, SetStatus::Accepted).await.id;
     assert!(!find(&database.storage, accepted).await.connected);
+}
+
+pub async fn every_connection_is_in_the_log(database: &TestDatabase) {
+    let (storage, node, other) = (&database.storage, NodeId::random(), NodeId::random());
+    let device = stored_device(storage, 1, SetStatus::Accepted).await.id;
+    assert!(history(storage, device).await.is_empty());
+
+    // A whole connection, then two more of which the first is closed only after the second has begun.
+    let address: IpAddr = "2001:db8::17".parse().expect("an address");
+    let ended = ConnectionChange {
+        address: Some(address),
+        bytes_in: 4_000_000_000,
+        bytes_out: 7,
+        round_trip: Some(Duration::from_micros(31_500)),
+        ..change(device, node, 10, false, 110)
+    };
+    let batch = [
+        change(device, node, 10, true, 100),
+        ended,
+        change(device, node, 11, true, 120),
+        change(device, other, 12, true, 130),
+    ];
+    storage.connections.record(&batch).await.expect("recorded");
+    storage.connections.record(&[change(device, node, 11, false, 131)]).await.expect("recorded");
+
+    let all = history(storage, device).await;
+    assert_eq!(
+        all[2],
+        PastConnection {
+            epoch: Epoch(10),
+            node,
+            address: Some(address),
+            since: Some(Timestamp(100)),
+            until: Some(Timestamp(110)),
+            reason: Some("closed by the device".to_owned()),
+            bytes_in: 4_000_000_000,
+            bytes_out: 7,
+            round_trip: Some(Duration::from_micros(31_500)),
+        }
+    );
+    assert_eq!(
+        times(storage, device).await,
+        [(12, Some(130), None), (11, Some(120), Some(131)), (10, Some(100), Some(110))]
+    );
+    assert_eq!((all[0].node, &all[0].reason), (other, &None));
+    assert!(find(storage, device).await.connected);
+    assert_eq!(storage.connections.history(device, 2).await.expect("a list"), all[..2]);
+    assert!(history(storage, DeviceId::random()).await.is_empty());
+
+    // A batch whose commit was uncertain is sent again.
+    storage.connections.record(&batch[..3]).await.expect("recorded");
+    let last = find(storage, device).await;
+    assert_eq!((last.epoch, last.connected), (Epoch(12), true));
+    assert_eq!(history(storage, device).await[2], all[2]);
+}
+
+pub async fn of_several_ends_of_a_connection_the_first_counts(database: &TestDatabase) {
+    let (storage, node) = (&database.storage, NodeId::random());
+    let device = stored_device(storage, 1, SetStatus::Accepted).await.id;
+    let begun = ConnectionChange { bytes_in: 5, ..change(device, node, 10, true, 100) };
+    storage.connections.record(&[begun]).await.expect("recorded");
+    let lost = ConnectionChange { reason: Some("node-lost"), ..change(device, node, 10, false, 200) };
+    storage.connections.record(&[lost]).await.expect("recorded");
+    // The node was only out of sight, and knows more.
+    let ended = ConnectionChange { bytes_in: 9, ..change(device, node, 10, false, 300) };
+    storage.connections.record(&[ended]).await.expect("recorded");
+    let past = history(storage, device).await.remove(0);
+    assert_eq!((past.since, past.until), (Some(Timestamp(100)), Some(Timestamp(200))));
+    assert_eq!((past.reason.as_deref(), past.bytes_in), (Some("node-lost"), 9));
+
+    // Word that it goes on after all opens it again, here as in the last known connection.
+    storage.connections.record(&[change(device, node, 10, true, 400)]).await.expect("recorded");
+    let past = history(storage, device).await.remove(0);
+    assert_eq!((past.since, past.until, past.reason, past.bytes_in), (Some(Timestamp(100)), None, None, 9));
+    assert!(find(storage, device).await.connected);
+}
+
+pub async fn the_log_of_a_removed_device_gets_its_end_and_nothing_new(database: &TestDatabase) {
+    let (storage, node) = (&database.storage, NodeId::random());
+    let device = stored_device(storage, 1, SetStatus::Accepted).await.id;
+    storage.connections.record(&[change(device, node, 10, true, 100)]).await.expect("recorded");
+    remove(storage, device).await;
+    let late = [change(device, node, 10, false, 200), change(device, node, 11, true, 300)];
+    storage.connections.record(&late).await.expect("recorded");
+    assert_eq!(times(storage, device).await, [(10, Some(100), Some(200))]);
+}
+
+pub async fn an_end_without_a_beginning_is_in_the_log(database: &TestDatabase) {
+    let (storage, node) = (&database.storage, NodeId::random());
+    let device = stored_device(storage, 1, SetStatus::Accepted).await.id;
+    storage.connections.record(&[change(device, node, 10, false, 100)]).await.expect("recorded");
+    assert_eq!(times(storage, device).await, [(10, None, Some(100))]);
+}
+
+pub async fn old_connections_leave_the_log(database: &TestDatabase) {
+    let (storage, node) = (&database.storage, NodeId::random());
+    let mut devices = Vec::new();
+    for serial in 0..3 {
+        devices.push(stored_device(storage, serial, SetStatus::Accepted).await.id);
+    }
+    let [restless, steady, removed] = devices[..] else { panic!("three devices") };
+    // More than retention removes at a time.
+    let mut changes = Vec::new();
+    for epoch in 1..=2_500 {
+        changes.push(change(restless, node, epoch, true, epoch * 10));
+        changes.push(change(restless, node, epoch, false, epoch * 10 + 5));
+    }
+    changes.push(change(steady, node, 1, true, 10));
+    changes.push(change(removed, node, 1, true, 10));
+    storage.connections.record(&changes).await.expect("recorded");
+    remove(storage, removed).await;
+
+    assert_eq!(storage.connections.expire_history(Timestamp(10), 10_000).await.expect("an answer"), 0);
+    // Those that ended before; and one that is open only because nobody wrote its end.
+    let expired = storage.connections.expire_history(Timestamp(15_000), 10_000).await.expect("an answer");
+    assert_eq!(expired, 1_499 + 1);
+    assert_eq!(history(storage, removed).await, []);
+    assert_eq!(times(storage, steady).await, [(1, Some(10), None)]);
+    assert_eq!(times(storage, restless).await.last(), Some(&(1_500, Some(15_000), Some(15_005))));
+
+    let expired = storage.connections.expire_history(Timestamp(15_000), 10).await.expect("an answer");
+    assert_eq!(expired, 1_001 - 10);
+    let kept = times(storage, restless).await;
+    assert_eq!((kept.len(), kept[0].0, kept[9].0), (10, 2_500, 2_491));
+    assert_eq!(times(storage, steady).await, [(1, Some(10), None)]);
 }

@@ -25,7 +25,7 @@ async fn presence_of(redis: &Redis, redis_timeout: Duration) -> Presence {
     let config = Config { redis_url: Some(redis.url().into()), redis_timeout, ..Config::in_memory() };
     let storage = Storage::open(&config).await.expect("redis opens");
     let names: Vec<&str> = storage.ping().await.into_iter().map(|(name, _)| name).collect();
-    assert_eq!(names, ["database", "redis"]);
+    assert_eq!(names, ["database", "redis", "objects"]);
     storage.presence
 }
 
@@ -80,7 +80,10 @@ pub async fn postgres_goes_away_and_comes_back() {
         refused(Duration::from_secs(8), change).await;
     }
     let answers = storage.ping().await;
-    assert!(matches!(answers.as_slice(), [("database", Err(error))] if error.is_unavailable()), "{answers:?}");
+    assert!(
+        matches!(answers.as_slice(), [("database", Err(error)), ("objects", Ok(()))] if error.is_unavailable()),
+        "{answers:?}"
+    );
 
     postgres.resume();
     eventually("the database is used again", async || storage.devices.find(device.id).await.is_ok()).await;
@@ -97,7 +100,7 @@ pub async fn servers_that_are_not_there_stop_the_start() {
     assert!(!format!("{error:?}").contains("hunter2"), "{error:?}");
 
     let database_url = format!("postgres://hub:hunter2@{nobody}/mooring");
-    let config = Config { database_url, acquire_timeout: soon, ..Config::default() };
+    let config = Config { database_url, acquire_timeout: soon, ..Config::in_memory() };
     let error = Storage::open(&config).await.expect_err("no database there");
     assert!(error.is_unavailable(), "{error:?}");
     assert!(!format!("{error:?}").contains("hunter2"), "{error:?}");
