@@ -51,12 +51,80 @@ pub struct Config {
     /// For how long a node's devices count as connected after it was last heard of.
     #[serde(with = "units::duration")]
     pub lease: Duration,
+    /// How long a device may take to reply to a command (check for an update, send the inventory) before the command counts
+    /// as not answered. Nobody waits for it.
+    #[serde(with = "units::duration")]
+    pub trigger_reply_limit: Duration,
     /// NATS server that connects several nodes. Without it there is one node.
     pub nats_url: Option<SecretUrl>,
     /// First word of all subjects; hubs with different ones do not hear one another.
     pub nats_prefix: String,
     /// Credits and limits of sessions between operators and devices.
     pub sessions: session::Config,
+    /// How long is remembered what happened.
+    pub retention: Retention,
+    /// Who may listen to events.
+    pub events: EventStreams,
+}
+
+/// How long is remembered what happened.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Retention {
+    /// Events: a client that was away for longer is told that it missed some.
+    #[serde(with = "units::duration")]
+    pub events: Duration,
+    /// Past connections of devices.
+    #[serde(with = "units::duration")]
+    pub connections: Duration,
+    /// Past connections of one device; the oldest go first.
+    pub connections_per_device: u32,
+    /// Sessions that have ended, and with them their recordings.
+    #[serde(with = "units::duration")]
+    pub sessions: Duration,
+}
+
+/// Who may listen to events.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct EventStreams {
+    /// Streams that one user may have open on one node.
+    pub per_user: usize,
+    /// Streams on one node, of all users.
+    pub per_node: usize,
+}
+
+impl Config {
+    /// What is wrong with these settings, in a sentence that begins with the key; `None` if nothing is.
+    pub fn fault(&self) -> Option<String> {
+        if let Some(fault) = self.sessions.fault() {
+            return Some(format!("sessions.{fault}"));
+        }
+        let Retention { events, connections, connections_per_device, sessions } = self.retention;
+        for (key, time) in [("events", events), ("connections", connections), ("sessions", sessions)] {
+            if time < Duration::from_secs(1) {
+                return Some(format!("retention.{key} is {time:?}: expected at least \"1s\""));
+            }
+        }
+        (connections_per_device == 0).then(|| "retention.connections_per_device is 0: expected at least 1".to_owned())
+    }
+}
+
+impl Default for Retention {
+    fn default() -> Self {
+        Self {
+            events: Duration::from_hours(24),
+            connections: Duration::from_hours(30 * 24),
+            connections_per_device: 100,
+            sessions: Duration::from_hours(90 * 24),
+        }
+    }
+}
+
+impl Default for EventStreams {
+    fn default() -> Self {
+        Self { per_user: 16, per_node: 1000 }
+    }
 }
 
 impl Default for Config {
@@ -78,9 +146,12 @@ impl Default for Config {
             reject_preauthorized_on_accept: false,
             verified_tokens_limit: 200_000,
             lease: Duration::from_secs(30),
+            trigger_reply_limit: Duration::from_secs(10),
             nats_url: None,
             nats_prefix: "mooring".to_owned(),
             sessions: session::Config::default(),
+            retention: Retention::default(),
+            events: EventStreams::default(),
         }
     }
 }
@@ -95,6 +166,16 @@ mod tests {
         assert_eq!(config.device_token_lifetime, Duration::from_secs(10));
         assert_eq!(config.lease, Duration::from_mins(1));
         assert_eq!(config.user_token_lifetime.as_secs(), 604_800);
+    }
+
+    #[test]
+    fn a_retention_of_nothing_is_refused() {
+        assert_eq!(Config::default().fault(), None);
+        let faulty = |retention: Retention| Config { retention, ..Config::default() }.fault().unwrap();
+        let fault = faulty(Retention { events: Duration::ZERO, ..Retention::default() });
+        assert!(fault.starts_with("retention.events"), "{fault}");
+        let fault = faulty(Retention { connections_per_device: 0, ..Retention::default() });
+        assert!(fault.starts_with("retention.connections_per_device"), "{fault}");
     }
 
     #[test]

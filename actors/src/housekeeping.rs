@@ -1,33 +1,51 @@
-//! Removes what has run out: rows of tokens that expired.
+//! Removes what has run out: tokens that expired, and what happened longer ago than is remembered.
 //!
 //! Nothing depends on it being on time, since every reader checks the expiry itself; it keeps the tables small.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use actix::{Actor, ActorFutureExt, AsyncContext, Context, Handler, WrapFuture};
-use storage::{Devices, StorageError, Users, clock};
+use futures_util::future::BoxFuture;
+use storage::{SessionId, Storage, StorageError, Timestamp, clock};
 use tracing::{debug, warn};
 
+use crate::config::Retention;
 use crate::supervisor::{Alive, Crash};
 
 /// How often expired rows are removed.
 const SWEEP_EXPIRED_TOKENS: Duration = Duration::from_hours(1);
 
+/// How often old connections and sessions are removed.
+const SWEEP_HISTORY: Duration = Duration::from_hours(1);
+
+/// How often old events are removed, or more often if they are kept for less.
+const SWEEP_EVENTS: Duration = Duration::from_mins(5);
+
+/// Sessions removed at once, with their recordings.
+const SESSIONS_AT_ONCE: u32 = 100;
+
+/// Removes the recordings of these sessions, as far as there are any.
+pub type RemoveRecordings = Arc<dyn Fn(Vec<SessionId>) -> BoxFuture<'static, Result<(), StorageError>> + Send + Sync>;
+
 /// The service that removes what has run out.
 pub struct Housekeeping {
-    devices: Devices,
-    users: Users,
+    storage: Storage,
+    retention: Retention,
+    remove_recordings: RemoveRecordings,
+    /// Of sweeps that may take long, one runs at a time.
+    is_sweeping: bool,
     _alive: Alive,
 }
 
 impl Housekeeping {
-    /// Keeps these tables small.
-    pub fn new(devices: Devices, users: Users, alive: Alive) -> Self {
-        Self { devices, users, _alive: alive }
+    /// Keeps the tables of `storage` small.
+    pub fn new(storage: Storage, retention: Retention, remove_recordings: RemoveRecordings, alive: Alive) -> Self {
+        Self { storage, retention, remove_recordings, is_sweeping: false, _alive: alive }
     }
 
     fn sweep_expired_tokens(&mut self, ctx: &mut Context<Self>) {
-        let (devices, users) = (self.devices.clone(), self.users.clone());
+        let (devices, users) = (self.storage.devices.clone(), self.storage.users.clone());
         let swept = async move {
             let now = clock::now();
             Ok::<_, StorageError>((devices.remove_expired_tokens(now).await?, users.remove_expired_tokens(now).await?))
@@ -37,6 +55,78 @@ impl Housekeeping {
             Err(error) => warn!(%error, "expired tokens were not removed and will be next time"),
         }));
     }
+
+    fn sweep_events(&mut self, ctx: &mut Context<Self>) {
+        let (events, before) = (self.storage.events.clone(), ago(self.retention.events, clock::now()));
+        ctx.spawn(async move { events.expire(before).await }.into_actor(self).map(|swept, _, _| match swept {
+            Ok(events) => debug!(events, "removed old events"),
+            Err(error) => warn!(%error, "old events were not removed and will be next time"),
+        }));
+    }
+
+    fn sweep_history(&mut self, ctx: &mut Context<Self>) {
+        if std::mem::replace(&mut self.is_sweeping, true) {
+            return;
+        }
+        let swept = sweep_history(
+            self.storage.clone(),
+            self.retention.clone(),
+            Arc::clone(&self.remove_recordings),
+            clock::now(),
+        );
+        ctx.spawn(swept.into_actor(self).map(|swept, this, _| {
+            this.is_sweeping = false;
+            if let Err(error) = swept {
+                warn!(%error, "old connections and sessions were not removed and will be next time");
+            }
+        }));
+    }
+}
+
+async fn sweep_history(
+    storage: Storage,
+    retention: Retention,
+    remove_recordings: RemoveRecordings,
+    now: Timestamp,
+) -> Result<(), StorageError> {
+    let before = ago(retention.connections, now);
+    let connections = storage.connections.expire_history(before, retention.connections_per_device).await?;
+    let mut sessions = 0;
+    loop {
+        let expired = storage.sessions.expired(ago(retention.sessions, now), SESSIONS_AT_ONCE).await?;
+        if expired.is_empty() {
+            break;
+        }
+        // The row goes last: without it nobody would know of the recording.
+        remove_recordings(expired.clone()).await?;
+        sessions += storage.sessions.remove(&expired).await?;
+    }
+    debug!(connections, sessions, "removed old connections and sessions");
+    Ok(())
+}
+
+fn ago(age: Duration, now: Timestamp) -> Timestamp {
+    Timestamp(now.0.saturating_sub(i64::try_from(age.as_micros()).unwrap_or(i64::MAX)))
+}
+
+/// Forgets everything that is known about connections and sessions, recordings and events included. (Mender API: device
+/// connect, internal, removal of a tenant.)
+///
+/// # Errors
+/// When the database or the object store cannot be reached; some may be forgotten then, and doing it again is safe.
+pub async fn forget_everything(storage: &Storage, remove_recordings: &RemoveRecordings) -> Result<(), StorageError> {
+    loop {
+        let (sessions, _) = storage.sessions.list(&storage::SessionFilter::default(), 0, SESSIONS_AT_ONCE).await?;
+        if sessions.is_empty() {
+            break;
+        }
+        let ids: Vec<SessionId> = sessions.into_iter().map(|session| session.id).collect();
+        remove_recordings(ids.clone()).await?;
+        storage.sessions.forget(&ids).await?;
+    }
+    storage.connections.clear().await?;
+    storage.events.expire(Timestamp(i64::MAX)).await?;
+    Ok(())
 }
 
 impl Actor for Housekeeping {
@@ -45,6 +135,10 @@ impl Actor for Housekeeping {
     fn started(&mut self, ctx: &mut Self::Context) {
         self.sweep_expired_tokens(ctx);
         ctx.run_interval(SWEEP_EXPIRED_TOKENS, Self::sweep_expired_tokens);
+        self.sweep_history(ctx);
+        ctx.run_interval(SWEEP_HISTORY, Self::sweep_history);
+        self.sweep_events(ctx);
+        ctx.run_interval(SWEEP_EVENTS.min(self.retention.events), Self::sweep_events);
     }
 }
 

@@ -6,10 +6,11 @@
 use std::time::Duration;
 
 use actix::{Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler, Message, WrapFuture};
-use storage::{DeviceId, Epoch, NodeId, Presence, StorageError};
+use storage::{ConnectionChange, DeviceId, Epoch, NodeId, Presence, StorageError};
 use tracing::{info, warn};
 
 use crate::registry::Registry;
+use crate::status_writer::StatusQueue;
 use crate::supervisor::{Alive, Crash};
 
 /// The service that renews a node's lease.
@@ -18,6 +19,7 @@ pub struct Leases {
     lease: Duration,
     presence: Presence,
     registry: Registry,
+    statuses: StatusQueue,
     is_renewing: bool,
     failures: u32,
     _alive: Alive,
@@ -25,16 +27,24 @@ pub struct Leases {
 
 impl Leases {
     /// Keeps `node` alive in `presence`, for `lease` at a time.
-    pub fn new(node: NodeId, lease: Duration, presence: Presence, registry: Registry, alive: Alive) -> Self {
-        Self { node, lease, presence, registry, is_renewing: false, failures: 0, _alive: alive }
+    pub fn new(
+        node: NodeId,
+        lease: Duration,
+        presence: Presence,
+        registry: Registry,
+        statuses: StatusQueue,
+        alive: Alive,
+    ) -> Self {
+        Self { node, lease, presence, registry, statuses, is_renewing: false, failures: 0, _alive: alive }
     }
 
     fn renew(&mut self, ctx: &mut Context<Self>) {
         if std::mem::replace(&mut self.is_renewing, true) {
             return;
         }
-        let (node, lease, presence, registry) = (self.node, self.lease, self.presence.clone(), self.registry.clone());
-        ctx.spawn(async move { renew(node, lease, &presence, &registry).await }.into_actor(self).map(
+        let (node, lease, presence) = (self.node, self.lease, self.presence.clone());
+        let (registry, statuses) = (self.registry.clone(), self.statuses.clone());
+        ctx.spawn(async move { renew(node, lease, &presence, &registry, &statuses).await }.into_actor(self).map(
             |result, leases, _| {
                 leases.is_renewing = false;
                 match result {
@@ -60,6 +70,7 @@ pub async fn renew(
     lease: Duration,
     presence: &Presence,
     registry: &Registry,
+    statuses: &StatusQueue,
 ) -> Result<(), StorageError> {
     let was_known = presence.is_alive(node).await?;
     presence.renew(node, lease).await?;
@@ -72,6 +83,21 @@ pub async fn renew(
         return Ok(());
     }
     info!(devices = devices.len(), "announcing this node's devices again");
+    // While the lease was lost, other nodes may have taken us for dead and written down the end of these connections.
+    for (device, connection) in registry.devices() {
+        statuses.note(ConnectionChange {
+            device,
+            node,
+            epoch: connection.epoch,
+            connected: true,
+            at: connection.since,
+            reason: None,
+            address: None,
+            bytes_in: 0,
+            bytes_out: 0,
+            round_trip: None,
+        });
+    }
     let announced = presence.announce(node, &devices).await;
     if announced.is_err() {
         registry.note_unannounced();

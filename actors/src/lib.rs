@@ -6,10 +6,12 @@
 //!
 //! ```text
 //! Tree (tree.rs): every long-lived actor, in start order, each under a guard (supervisor.rs)
-//! ├─ StatusWriter   who is connected, written to the database in batches
+//! ├─ StatusWriter   who is connected and which sessions there are, written to the database in batches, with their events
+//! ├─ EventReader    new events of all nodes, for those who listen on this one
 //! ├─ Leases         this node's lease and its devices' routes, renewed in bulk
 //! ├─ Switchboard    what other nodes say to this one: sessions, credit, displacement, revocations
-//! └─ Housekeeping   expired tokens
+//! ├─ DeadNodes      what nodes that died have left open
+//! └─ Housekeeping   what has run out: tokens, events, connections and sessions of long ago
 //!
 //! outside the tree, never restarted:
 //! ├─ one actor per connected device    (its socket; holds a DeviceLink)
@@ -24,6 +26,8 @@
 //! | [`session`], [`device_link`], [`operator_link`] | what a session and the connections at its ends do next |
 //! | [`recording`] | what a session showed, kept and played back |
 //! | [`registry`], [`reach`] | who is connected, here and elsewhere |
+//! | [`events`], [`status_writer`] | what is written down about connections and sessions, and who is told |
+//! | [`trigger`] | commands to devices' update clients |
 //! | [`bus`], [`switchboard`] | how nodes talk |
 //! | [`supervisor`], [`tree`] | what restarts what |
 
@@ -46,10 +50,13 @@ pub mod recording;
 
 pub mod reach;
 pub mod registry;
+pub mod trigger;
 
 pub mod bus;
 pub mod switchboard;
 
+pub mod dead_nodes;
+pub mod events;
 pub mod housekeeping;
 pub mod leases;
 pub mod metrics;

@@ -18,6 +18,10 @@ pub const STATUS_BATCH: &str = "mooring_status_batch_size";
 pub const STATUS_RETRIES: &str = "mooring_status_retries_total";
 /// Past connections that were dropped before they were written to the log, because too many waited.
 pub const CONNECTIONS_UNLOGGED: &str = "mooring_connections_unlogged_total";
+/// Sessions of which nothing was written down, because too many waited.
+pub const SESSIONS_UNLOGGED: &str = "mooring_sessions_unlogged_total";
+/// Commands that devices were told, by `command` and `outcome`.
+pub const TRIGGERS: &str = "mooring_triggers_total";
 /// Chunks of recordings that could not be written and are kept.
 pub const RECORDING_RETRIES: &str = "mooring_recording_retries_total";
 /// Recordings that stopped before their session did.
@@ -31,6 +35,8 @@ pub fn describe() {
     describe_counter!(BUS_REFUSED, Unit::Count, "messages for another node that could not be sent");
     describe_counter!(RESTARTS, Unit::Count, "restarts of a service after it ended unexpectedly");
     describe_histogram!(STATUS_BATCH, Unit::Count, "status changes written per batch");
+    describe_counter!(SESSIONS_UNLOGGED, Unit::Count, "sessions that left no record, because too many waited");
+    describe_counter!(TRIGGERS, Unit::Count, "commands that devices were told, by command and outcome");
     describe_counter!(STATUS_RETRIES, Unit::Count, "status batches that could not be written and were kept");
     describe_counter!(CONNECTIONS_UNLOGGED, Unit::Count, "past connections dropped unwritten, because too many waited");
     describe_counter!(RECORDING_RETRIES, Unit::Count, "chunks of recordings that could not be written and were kept");

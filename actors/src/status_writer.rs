@@ -1,9 +1,12 @@
-//! Who is connected, and was, written to the database in batches.
+//! Who is connected, and was, and which sessions there are, written to the database in batches, with their events.
 //!
-//! Sockets note each change in a shared [`StatusQueue`]; this service writes what has gathered, one statement for
+//! Sockets note each change in a shared [`StatusQueue`], sessions in a [`SessionQueue`]; this service writes what has
+//! gathered, one statement for
 //! thousands. The queue keeps a change until it is committed, so neither a panic here nor a database that is down loses
 //! one. The latest connection of each device is never dropped, which bounds them by the number of devices; earlier ones,
 //! which only the log still wants, are bounded by [`WAITING_FOR_LOG`].
+
+mod sessions;
 
 use std::cmp::Ordering;
 use std::collections::VecDeque;
@@ -13,11 +16,15 @@ use std::time::Duration;
 
 use actix::{Actor, ActorFutureExt, AsyncContext, Context, Handler, WrapFuture};
 use parking_lot::Mutex;
-use storage::{ConnectionChange, Connections, DeviceId, Devices, Epoch, Presence, StorageError, Timestamp};
+use storage::{
+    ConnectionChange, Connections, DeviceId, Devices, Epoch, Presence, Sessions, Storage, StorageError, Timestamp,
+};
 use tracing::warn;
 
+use crate::events::{EventTail, Telling};
 use crate::gate::Gate;
 use crate::supervisor::{Alive, Crash};
+pub use sessions::SessionQueue;
 
 /// How long a change may wait for company. The command line client refuses to start until the status says connected.
 const GATHER: Duration = Duration::from_millis(100);
@@ -55,7 +62,12 @@ impl StatusQueue {
     ///
     /// # Errors
     /// When the database refuses; nothing is lost then.
-    pub async fn flush(&self, connections: &Connections, presence: &Presence) -> Result<(), StorageError> {
+    pub async fn flush(
+        &self,
+        connections: &Connections,
+        presence: &Presence,
+        tail: &EventTail,
+    ) -> Result<(), StorageError> {
         loop {
             let batch = self.0.lock().batch(BATCH);
             if batch.is_empty() {
@@ -64,7 +76,10 @@ impl StatusQueue {
             metrics::histogram!(crate::metrics::STATUS_BATCH)
                 .record(f64::from(u32::try_from(batch.len()).unwrap_or(u32::MAX)));
             let changes: Vec<ConnectionChange> = batch.iter().flat_map(Noted::changes).collect();
+            let events = Telling::of_connections(&changes);
+            tail.append(&events.before).await?;
             connections.record(&changes).await?;
+            tail.append(&events.after).await?;
             let gone = self.0.lock().settle(&batch);
             for gone in gone {
                 if let Err(error) = presence.release(gone.device, gone.epoch).await {
@@ -207,7 +222,10 @@ impl Waiting {
 /// The service that empties a [`StatusQueue`], and writes when devices were last heard of.
 pub struct StatusWriter {
     queue: StatusQueue,
+    session_queue: SessionQueue,
+    tail: EventTail,
     connections: Connections,
+    sessions: Sessions,
     presence: Presence,
     devices: Devices,
     gate: Gate,
@@ -217,16 +235,27 @@ pub struct StatusWriter {
 }
 
 impl StatusWriter {
-    /// A writer for `queue`.
+    /// A writer for these queues.
     pub fn new(
-        queue: StatusQueue,
-        connections: Connections,
-        presence: Presence,
-        devices: Devices,
+        (queue, session_queue): (StatusQueue, SessionQueue),
+        tail: EventTail,
+        storage: &Storage,
         gate: Gate,
         alive: Alive,
     ) -> Self {
-        Self { queue, connections, presence, devices, gate, is_writing: false, failures: 0, _alive: alive }
+        Self {
+            queue,
+            session_queue,
+            tail,
+            connections: storage.connections.clone(),
+            sessions: storage.sessions.clone(),
+            presence: storage.presence.clone(),
+            devices: storage.devices.clone(),
+            gate,
+            is_writing: false,
+            failures: 0,
+            _alive: alive,
+        }
     }
 
     fn write(&mut self, ctx: &mut Context<Self>) {
@@ -234,14 +263,16 @@ impl StatusWriter {
             return;
         }
         let check_ins = self.gate.take_check_ins(BATCH);
-        if self.queue.is_empty() && check_ins.is_empty() {
+        if self.queue.is_empty() && self.session_queue.is_empty() && check_ins.is_empty() {
             return;
         }
         self.is_writing = true;
         let (queue, connections, presence) = (self.queue.clone(), self.connections.clone(), self.presence.clone());
+        let (session_queue, sessions, tail) = (self.session_queue.clone(), self.sessions.clone(), self.tail.clone());
         let devices = self.devices.clone();
         let written = async move {
-            queue.flush(&connections, &presence).await?;
+            queue.flush(&connections, &presence, &tail).await?;
+            session_queue.flush(&sessions, &tail).await?;
             // A check-in that is not written is no loss: the device's next request brings another.
             if check_ins.is_empty() { Ok(()) } else { devices.record_check_ins(&check_ins).await }
         };

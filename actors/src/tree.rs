@@ -8,16 +8,20 @@ use actix::ArbiterHandle;
 use storage::Storage;
 use tracing::warn;
 
+use crate::Config;
 use crate::bus::{Announcer, Bus};
+use crate::dead_nodes::{DeadNodes, Patience};
+use crate::events::{EventReader, EventTail};
 use crate::gate::Gate;
-use crate::housekeeping::Housekeeping;
+use crate::housekeeping::{Housekeeping, RemoveRecordings};
 use crate::leases::{self, Leases, Resign};
 use crate::reach::Reach;
 use crate::registry::Registry;
 use crate::session::{self, host};
-use crate::status_writer::{StatusQueue, StatusWriter};
+use crate::status_writer::{SessionQueue, StatusQueue, StatusWriter};
 use crate::supervisor::{Crash, Service};
 use crate::switchboard::{Parts, Switchboard};
+use crate::trigger::Triggers;
 
 /// The services of a running hub and what their callers share with them.
 #[derive(Clone)]
@@ -30,35 +34,59 @@ pub struct Tree {
     pub bus: Bus,
     /// Status changes on their way to the database.
     pub statuses: StatusQueue,
+    /// Changes of sessions on their way to the database.
+    pub sessions: SessionQueue,
+    /// Events of all nodes, for who listens on this one.
+    pub events: EventTail,
     /// Carries out a change of access on every node.
     pub announce: Announcer,
+    /// Commands to devices' update clients.
+    pub triggers: Triggers,
     is_draining: Arc<AtomicBool>,
     storage: Storage,
     status_writer: Service<StatusWriter>,
+    event_reader: Service<EventReader>,
     leases: Service<Leases>,
     switchboard: Service<Switchboard>,
+    dead_nodes: Service<DeadNodes>,
     housekeeping: Service<Housekeeping>,
 }
 
 impl Tree {
-    /// Starts every service on `arbiter`.
-    pub fn start(storage: &Storage, gate: &Gate, bus: &Bus, lease: Duration, arbiter: &ArbiterHandle) -> Self {
+    /// Starts every service on `arbiter`. `remove_recordings` is called for sessions that are no longer remembered.
+    pub fn start(
+        storage: &Storage,
+        gate: &Gate,
+        bus: &Bus,
+        config: &Config,
+        remove_recordings: RemoveRecordings,
+        arbiter: &ArbiterHandle,
+    ) -> Self {
+        let lease = config.lease;
         let registry = Registry::default();
-        let statuses = StatusQueue::default();
+        let (statuses, sessions) = (StatusQueue::default(), SessionQueue::default());
+        let events = EventTail::new(storage.events.clone(), &config.events);
         let reach = Reach::new(registry.clone(), storage.connections.clone(), storage.presence.clone(), bus.clone());
+        let triggers =
+            Triggers::new(registry.clone(), reach.clone(), bus.clone(), config.trigger_reply_limit, arbiter.clone());
         let parts = Parts { registry: registry.clone(), gate: gate.clone(), bus: bus.clone() };
 
         let status_writer = {
-            let (queue, gate, storage) = (statuses.clone(), gate.clone(), storage.clone());
+            let (queues, tail) = ((statuses.clone(), sessions.clone()), events.clone());
+            let (gate, storage) = (gate.clone(), storage.clone());
             Service::start("status_writer", arbiter, move |alive| {
-                let (connections, presence) = (storage.connections.clone(), storage.presence.clone());
-                StatusWriter::new(queue.clone(), connections, presence, storage.devices.clone(), gate.clone(), alive)
+                StatusWriter::new(queues.clone(), tail.clone(), &storage, gate.clone(), alive)
             })
         };
+        let event_reader = {
+            let tail = events.clone();
+            Service::start("event_reader", arbiter, move |alive| EventReader::new(tail.clone(), alive))
+        };
         let leases = {
-            let (node, presence, registry) = (bus.node(), storage.presence.clone(), registry.clone());
+            let (node, presence) = (bus.node(), storage.presence.clone());
+            let (registry, statuses) = (registry.clone(), statuses.clone());
             Service::start("leases", arbiter, move |alive| {
-                Leases::new(node, lease, presence.clone(), registry.clone(), alive)
+                Leases::new(node, lease, presence.clone(), registry.clone(), statuses.clone(), alive)
             })
         };
         let is_draining: Arc<AtomicBool> = Arc::default();
@@ -69,10 +97,18 @@ impl Tree {
                 Switchboard::new(parts.clone(), presence.clone(), reach.clone(), Arc::clone(&is_draining), alive)
             })
         };
+        let dead_nodes = {
+            let (node, storage, tail) = (bus.node(), storage.clone(), events.clone());
+            let queues = (statuses.clone(), sessions.clone());
+            let patience = Patience::new(lease, &config.sessions);
+            Service::start("dead_nodes", arbiter, move |alive| {
+                DeadNodes::new(node, patience, storage.clone(), queues.clone(), tail.clone(), alive)
+            })
+        };
         let housekeeping = {
-            let (devices, users) = (storage.devices.clone(), storage.users.clone());
+            let (storage, retention) = (storage.clone(), config.retention.clone());
             Service::start("housekeeping", arbiter, move |alive| {
-                Housekeeping::new(devices.clone(), users.clone(), alive)
+                Housekeeping::new(storage.clone(), retention.clone(), Arc::clone(&remove_recordings), alive)
             })
         };
         let announce: Announcer = Arc::new(move |event| parts.announce(&event));
@@ -81,12 +117,17 @@ impl Tree {
             reach,
             bus: bus.clone(),
             statuses,
+            sessions,
+            events,
             announce,
+            triggers,
             is_draining,
             storage: storage.clone(),
             status_writer,
+            event_reader,
             leases,
             switchboard,
+            dead_nodes,
             housekeeping,
         }
     }
@@ -96,16 +137,23 @@ impl Tree {
     /// # Errors
     /// When the shared store cannot be reached.
     pub async fn enlist(&self, lease: Duration) -> Result<(), storage::StorageError> {
-        leases::renew(self.bus.node(), lease, &self.storage.presence, &self.registry).await
+        leases::renew(self.bus.node(), lease, &self.storage.presence, &self.registry, &self.statuses).await
     }
 
     /// What hosts of sessions work with.
     pub fn hosts(&self, config: session::Config) -> host::Parts {
-        host::Parts { registry: self.registry.clone(), reach: self.reach.clone(), bus: self.bus.clone(), config }
+        host::Parts {
+            registry: self.registry.clone(),
+            reach: self.reach.clone(),
+            bus: self.bus.clone(),
+            records: self.sessions.clone(),
+            config,
+        }
     }
 
-    /// From now on this node takes no more sockets.
+    /// From now on this node takes no more sockets, and those who listen to events have to go elsewhere.
     pub fn start_draining(&self) {
+        self.events.close();
         self.is_draining.store(true, Ordering::Release);
     }
 
@@ -117,15 +165,21 @@ impl Tree {
     /// The last act of a node in good order: what is known is written, and the lease is given up.
     pub async fn stop(&self) {
         self.status_writer.retire();
+        self.event_reader.retire();
         self.leases.retire();
         self.switchboard.retire();
+        self.dead_nodes.retire();
         self.housekeeping.retire();
         if let Some(leases) = self.leases.address() {
             // Gone already is as good.
             let _ = leases.send(Resign).await;
         }
-        if let Err(error) = self.statuses.flush(&self.storage.connections, &self.storage.presence).await {
+        let Storage { connections, presence, .. } = &self.storage;
+        if let Err(error) = self.statuses.flush(connections, presence, &self.events).await {
             warn!(%error, "the last connection statuses were not written; the lease will run out instead");
+        }
+        if let Err(error) = self.sessions.flush(&self.storage.sessions, &self.events).await {
+            warn!(%error, "the ends of the last sessions were not written; another node will end them");
         }
         if let Err(error) = self.storage.presence.leave(self.bus.node()).await {
             warn!(%error, "the lease of this node was not given up and will run out");
@@ -136,24 +190,35 @@ impl Tree {
     pub fn restarts(&self, service: &str) -> Option<u64> {
         match service {
             "status_writer" => Some(self.status_writer.restarts()),
+            "event_reader" => Some(self.event_reader.restarts()),
             "leases" => Some(self.leases.restarts()),
             "switchboard" => Some(self.switchboard.restarts()),
+            "dead_nodes" => Some(self.dead_nodes.restarts()),
             "housekeeping" => Some(self.housekeeping.restarts()),
             _ => None,
         }
     }
 
     /// The names of all services.
-    pub fn services(&self) -> [&'static str; 4] {
-        [self.status_writer.name(), self.leases.name(), self.switchboard.name(), self.housekeeping.name()]
+    pub fn services(&self) -> [&'static str; 6] {
+        [
+            self.status_writer.name(),
+            self.event_reader.name(),
+            self.leases.name(),
+            self.switchboard.name(),
+            self.dead_nodes.name(),
+            self.housekeeping.name(),
+        ]
     }
 
     /// Makes a service panic, to see it come back. `false` if there is none of that name.
     pub fn crash(&self, service: &str) -> bool {
         match service {
             "status_writer" => self.status_writer.address().map(|service| service.do_send(Crash)).is_some(),
+            "event_reader" => self.event_reader.address().map(|service| service.do_send(Crash)).is_some(),
             "leases" => self.leases.address().map(|service| service.do_send(Crash)).is_some(),
             "switchboard" => self.switchboard.address().map(|service| service.do_send(Crash)).is_some(),
+            "dead_nodes" => self.dead_nodes.address().map(|service| service.do_send(Crash)).is_some(),
             "housekeeping" => self.housekeeping.address().map(|service| service.do_send(Crash)).is_some(),
             _ => false,
         }

@@ -46,6 +46,11 @@ pub struct Config {
     /// A listener for `/metrics` and `/health` alone. Keep it off the public network: it asks for no token unless
     /// `metrics_token` is set.
     pub metrics_listen: Option<SocketAddr>,
+    /// A listener for the internal API, by which other services of an installation provision and forget devices. Off
+    /// unless it is set.
+    pub internal_listen: Option<SocketAddr>,
+    /// Bearer token of the internal API. Only a listener on a loopback address may go without.
+    pub internal_token: Option<Secret>,
     /// Deadlines and bounds of websockets.
     pub sockets: crate::sockets::Config,
 }
@@ -70,6 +75,8 @@ impl Default for Config {
             auth_request_limit: AddressLimit { quota: 6000, interval: Duration::from_mins(1) },
             metrics_token: None,
             metrics_listen: None,
+            internal_listen: None,
+            internal_token: None,
             sockets: crate::sockets::Config::default(),
         }
     }
@@ -95,10 +102,17 @@ impl Config {
         if !matches!(self.unlimited_reported_as, -1 | 0) {
             return Some(format!("unlimited_reported_as is {}: expected -1 or 0", self.unlimited_reported_as));
         }
-        if self.metrics_token.as_ref().is_some_and(|token| !token.can_be_a_bearer()) {
-            return Some(
-                "metrics_token is *** with a space, or empty: expected printable text without spaces".to_owned(),
-            );
+        for (key, token) in [("metrics_token", &self.metrics_token), ("internal_token", &self.internal_token)] {
+            if token.as_ref().is_some_and(|token| !token.can_be_a_bearer()) {
+                return Some(format!("{key} is *** with a space, or empty: expected printable text without spaces"));
+            }
+        }
+        if let Some(address) = self.internal_listen.filter(|address| !address.ip().is_loopback())
+            && self.internal_token.is_none()
+        {
+            return Some(format!(
+                "internal_listen is {address} but internal_token is not set: expected a token, or a loopback address"
+            ));
         }
         if let Some(fault) = self.sockets.fault() {
             return Some(format!("sockets.{fault}"));
@@ -295,6 +309,11 @@ mod tests {
         assert!(faulty(Config { tls_cert: Some("cert.pem".into()), ..Config::default() }, "tls_key"));
         assert!(faulty(Config { ui_dir: Some("/nowhere/at/all".into()), ..Config::default() }, "ui_dir"));
         assert!(faulty(Config { unlimited_reported_as: 5, ..Config::default() }, "unlimited_reported_as"));
+        let open = Config { internal_listen: Some(([0, 0, 0, 0], 9000).into()), ..Config::default() };
+        assert!(faulty(open.clone(), "internal_token"));
+        assert_eq!(Config { internal_token: Some(Secret::from("secret")), ..open }.fault(), None);
+        let local = Config { internal_listen: Some(([127, 0, 0, 1], 9000).into()), ..Config::default() };
+        assert_eq!(local.fault(), None);
         let limit = AddressLimit { quota: 1, interval: Duration::from_millis(10) };
         assert!(faulty(Config { login_limit: limit, ..Config::default() }, "login_limit"));
     }

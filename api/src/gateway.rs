@@ -12,6 +12,8 @@ pub enum Access {
     Device,
     /// A user's token.
     User,
+    /// The token of the internal API, if one is set.
+    Internal,
     /// Nothing is served here, whoever asks.
     Nowhere,
 }
@@ -67,6 +69,17 @@ const RULES: &[Rule] = &[
 /// What this path calls for.
 pub fn access(path: &str) -> Access {
     find(path).access
+}
+
+/// What this path calls for on the listener of the internal API, where nothing else is served.
+pub fn internal_access(path: &str) -> Access {
+    const INTERNAL: &str = "api/internal/v1/deviceconnect";
+    match path.trim_start_matches('/').strip_prefix(INTERNAL) {
+        // They give nothing away, and whoever watches a process holds no secrets.
+        Some("/alive" | "/health") => Access::Public,
+        Some(rest) if rest.starts_with('/') => Access::Internal,
+        _ => Access::Nowhere,
+    }
 }
 
 /// Whether answers at this path may be compressed.
@@ -159,6 +172,24 @@ mod tests {
                     later.path
                 );
             }
+        }
+    }
+
+    #[test]
+    fn the_internal_listener_serves_the_internal_api_alone() {
+        for (path, wanted) in [
+            ("/api/internal/v1/deviceconnect/alive", Access::Public),
+            ("/api/internal/v1/deviceconnect/health", Access::Public),
+            ("/api/internal/v1/deviceconnect/shutdown", Access::Internal),
+            ("/api/internal/v1/deviceconnect/alive/x", Access::Internal),
+            ("/api/internal/v1/deviceconnect/tenants//devices", Access::Internal),
+            ("/api/internal/v1/deviceconnectx", Access::Nowhere),
+            ("/api/internal/v1/devauth/tokens/verify", Access::Nowhere),
+            ("/api/management/v2/devauth/devices", Access::Nowhere),
+            ("/health/live", Access::Nowhere),
+            ("/", Access::Nowhere),
+        ] {
+            assert_eq!(internal_access(path), wanted, "{path}");
         }
     }
 

@@ -62,6 +62,11 @@ pub async fn ready(state: web::Data<ApiState>) -> HttpResponse {
 }
 
 impl Readiness {
+    /// Whether every backend answers.
+    pub(crate) async fn is_up(&self, state: &ApiState) -> bool {
+        self.ask(state).await.status == State::Up
+    }
+
     async fn ask(&self, state: &ApiState) -> Arc<Report> {
         // Held while asking: a crowd of questions is one question.
         let mut last = self.last.lock().await;

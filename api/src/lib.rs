@@ -13,6 +13,9 @@
 //! | [`gateway`] | which token each path calls for |
 //! | [`middleware`] | what happens to every request |
 //! | [`devices`], [`users`], [`inventory`], [`device_connect`], [`recordings`] | the handlers of each area |
+//! | [`devices`], [`users`], [`inventory`], [`device_connect`], [`triggers`] | the handlers of each area |
+//! | [`events`], [`connections`], [`sessions`] | what happens, and what has happened |
+//! | [`internal`] | what other services of an installation ask, on a listener of its own |
 //! | [`error`] | everything that can go wrong, and its status |
 //! | [`sockets`] | devices' and operators' websockets |
 
@@ -28,13 +31,18 @@ pub mod gateway;
 pub mod middleware;
 pub mod routes;
 
+pub mod connections;
 pub mod device_connect;
 pub mod devices;
+pub mod events;
 pub mod exposition;
 pub mod health;
+pub mod internal;
 pub mod inventory;
 pub mod recordings;
+pub mod sessions;
 pub mod sockets;
+pub mod triggers;
 pub mod users;
 pub mod web_ui;
 
@@ -58,7 +66,8 @@ pub use error::ApiError;
 pub use state::ApiState;
 
 /// The application that serves these [`routes`] to requests that are no upgrades: [`routes::routes`] to everybody,
-/// [`routes::private_routes`] to machines. Its layers are in [`middleware`]'s order; the framework wants the innermost first.
+/// [`routes::private_routes`] and
+/// [`routes::internal_routes`] to machines. Its layers are in [`middleware`]'s order; the framework wants the innermost first.
 pub fn app(
     state: ApiState,
     routes: fn(&mut ServiceConfig),

@@ -4,6 +4,10 @@ use actix_web::web::ServiceConfig;
 
 use crate::endpoint::Endpoint as E;
 use crate::{device_connect, devices, exposition, health, inventory, recordings, users, web_ui};
+use crate::{
+    connections, device_connect, devices, events, exposition, health, internal, inventory, sessions, triggers, users,
+    web_ui,
+};
 
 /// Tells the router, which tries the patterns in this order: what devices ask all day long stands first.
 pub fn routes(service: &mut ServiceConfig) {
@@ -45,6 +49,8 @@ pub fn routes(service: &mut ServiceConfig) {
         .service(
             E::at("/api/management/v1/deviceconnect/devices/{id}/connect").get(device_connect::user_without_socket),
         )
+        .service(E::at("/api/management/v1/deviceconnect/devices/{id}/check-update").post(triggers::check_update))
+        .service(E::at("/api/management/v1/deviceconnect/devices/{id}/send-inventory").post(triggers::send_inventory))
         .service(E::at("/api/management/v1/mooring/devices/{id}/terminal").get(device_connect::user_without_socket))
         .service(
             E::at("/api/management/v1/mooring/sessions/{id}/attach").get(device_connect::attachment_without_socket),
@@ -56,6 +62,12 @@ pub fn routes(service: &mut ServiceConfig) {
     service
         .service(playback.get(recordings::playback_without_socket))
         .service(recording.get(recordings::download).delete(recordings::delete));
+    // What happens, and what has happened.
+    service
+        .service(E::at("/api/management/v1/mooring/events").get(events::stream_events))
+        .service(E::at("/api/management/v1/mooring/devices/{id}/connections").get(connections::list))
+        .service(E::at("/api/management/v1/mooring/sessions").get(sessions::list))
+        .service(E::at("/api/management/v1/mooring/sessions/{id}").get(sessions::get));
 
     // For machines.
     service
@@ -79,6 +91,24 @@ pub fn private_routes(service: &mut ServiceConfig) {
         .service(E::at("/health/live").get(health::live).head(health::live))
         .service(E::at("/health/ready").get(health::ready).head(health::ready))
         .service(E::at("/metrics").get(exposition::private));
+}
+
+/// The internal API, for the other services of an installation. `{tenant}` is empty: there is one, and it has no name.
+pub fn internal_routes(service: &mut ServiceConfig) {
+    let device = E::at("/api/internal/v1/deviceconnect/tenants/{tenant:[^/]*}/devices/{id}");
+    let check_update = E::at("/api/internal/v1/deviceconnect/tenants/{tenant:[^/]*}/devices/{id}/check-update");
+    let send_inventory = E::at("/api/internal/v1/deviceconnect/tenants/{tenant:[^/]*}/devices/{id}/send-inventory");
+    service
+        .service(E::at("/api/internal/v1/deviceconnect/alive").get(internal::alive))
+        .service(E::at("/api/internal/v1/deviceconnect/health").get(internal::health))
+        .service(E::at("/api/internal/v1/deviceconnect/shutdown").get(internal::shut_down))
+        .service(E::at("/api/internal/v1/deviceconnect/tenants/{tenant:[^/]*}/devices").post(internal::provision))
+        .service(device.delete(internal::forget))
+        .service(check_update.post(internal::check_update))
+        .service(send_inventory.post(internal::send_inventory))
+        // A slash at the end has been taken away by then.
+        .service(E::at("/api/internal/v1/deviceconnect/tenants").delete(internal::wipe))
+        .service(E::at("/api/internal/v1/deviceconnect/tenants/{tenant}").delete(internal::wipe_another));
 }
 
 #[cfg(test)]

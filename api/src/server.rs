@@ -10,11 +10,12 @@ use actix_http::HttpService;
 use actix_server::{Server, ServerHandle};
 use actix_service::{fn_service, map_config};
 use actix_web::dev::AppConfig;
+use actix_web::web::ServiceConfig;
 use socket2::{Domain, SockRef, Socket, TcpKeepalive, Type};
 
-use crate::routes;
 use crate::sockets::{SocketState, upgrade};
 use crate::state::ApiState;
+use crate::{gateway, routes};
 
 /// Connections that may wait to be accepted: a storm of them is better queued in the kernel than refused.
 const BACKLOG: i32 = 4096;
@@ -88,13 +89,31 @@ pub fn listen(
 /// # Errors
 /// When the address cannot be bound.
 pub fn listen_metrics(address: SocketAddr, state: ApiState) -> io::Result<Listening> {
+    listen_privately(address, "metrics", state, routes::private_routes)
+}
+
+/// Serves the internal API on a listener of its own.
+///
+/// # Errors
+/// When the address cannot be bound.
+pub fn listen_internally(address: SocketAddr, state: ApiState) -> io::Result<Listening> {
+    let state = ApiState { access: gateway::internal_access, ..state };
+    listen_privately(address, "internal", state, routes::internal_routes)
+}
+
+fn listen_privately(
+    address: SocketAddr,
+    name: &str,
+    state: ApiState,
+    routes: fn(&mut ServiceConfig),
+) -> io::Result<Listening> {
     let listener = bind(address)?;
     let address = listener.local_addr()?;
     let server = Server::build()
         .workers(1)
         .disable_signals()
-        .listen("metrics", listener, move || {
-            let app = crate::app(state.clone(), routes::private_routes);
+        .listen(name, listener, move || {
+            let app = crate::app(state.clone(), routes);
             HttpService::build().finish(map_config(app, |()| AppConfig::default())).tcp()
         })?
         .run();

@@ -8,17 +8,24 @@ use actix_web::{HttpRequest, web};
 use actors::accounts::Accounts;
 use actors::admission::Admission;
 use actors::bus::Bus;
+use actors::events::EventTail;
 use actors::gate::Gate;
+use actors::housekeeping::RemoveRecordings;
 use actors::reach::Reach;
+use actors::trigger::Triggers;
 use storage::Storage;
 
 use crate::address_limiter::AddressLimits;
 use crate::client_address::{came_over_tls, client_address};
 use crate::config::Config;
+use crate::gateway::Access;
 use crate::health::Readiness;
 
 /// Writes down all metrics in the Prometheus text format.
 pub type RenderMetrics = Arc<dyn Fn() -> String + Send + Sync>;
+
+/// Asks the hub to stop in good order.
+pub type ShutDown = Arc<dyn Fn() + Send + Sync>;
 
 /// Everything behind the API. Cloning is cheap.
 #[derive(Clone)]
@@ -33,8 +40,14 @@ pub struct ApiState {
     pub accounts: Accounts,
     /// Finds connected devices.
     pub reach: Reach,
+    /// Events, for who listens.
+    pub events: EventTail,
+    /// Commands to devices' update clients.
+    pub triggers: Triggers,
     /// Connects this node with the others; asked only whether it works.
     pub bus: Bus,
+    /// What each path calls for, on the listener this state is for.
+    pub access: fn(&str) -> Access,
     /// The settings of this crate.
     pub config: Arc<Config>,
     /// How often one address may knock at the public doors.
@@ -43,6 +56,10 @@ pub struct ApiState {
     pub readiness: Arc<Readiness>,
     /// For `/metrics`.
     pub render_metrics: RenderMetrics,
+    /// Removes recordings of sessions that are forgotten.
+    pub remove_recordings: RemoveRecordings,
+    /// Stops this node.
+    pub shut_down: ShutDown,
 }
 
 impl ApiState {
@@ -89,6 +106,9 @@ pub mod testing {
         let gate = Gate::new(storage.devices.clone(), storage.users.clone(), Arc::clone(&keyring), &settings);
         let announce: Announcer = Arc::new(|_: Event| {});
         let bus = Bus::alone(NodeId::random());
+        let registry = Registry::default();
+        let reach = Reach::new(registry.clone(), storage.connections.clone(), storage.presence.clone(), bus.clone());
+        let arbiter = actix::Arbiter::current();
         ApiState {
             admission: Admission::new(
                 storage.devices.clone(),
@@ -98,11 +118,16 @@ pub mod testing {
                 &settings,
             ),
             accounts: Accounts::new(storage.users.clone(), gate.clone(), keyring, announce, &settings),
-            reach: Reach::new(Registry::default(), storage.connections.clone(), storage.presence.clone(), bus.clone()),
+            events: EventTail::new(storage.events.clone(), &settings.events),
+            triggers: Triggers::new(registry, reach.clone(), bus.clone(), settings.trigger_reply_limit, arbiter),
+            reach,
+            access: crate::gateway::access,
             address_limits: Arc::new(AddressLimits::new(&config)),
             config: Arc::new(config),
             readiness: Arc::default(),
             render_metrics: Arc::new(|| "up 1\n".to_owned()),
+            remove_recordings: Arc::new(|_| Box::pin(std::future::ready(Ok(())))),
+            shut_down: Arc::new(|| {}),
             storage,
             gate,
             bus,

@@ -117,8 +117,8 @@ impl Config {
         if let Some(fault) = self.api.fault() {
             bail!("api.{fault}");
         }
-        if let Some(fault) = self.actors.sessions.fault() {
-            bail!("actors.sessions.{fault}");
+        if let Some(fault) = self.actors.fault() {
+            bail!("actors.{fault}");
         }
         Ok(())
     }

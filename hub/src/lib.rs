@@ -23,6 +23,7 @@ use actors::admission::Admission;
 use actors::bus::{Bus, NatsBus};
 use actors::credentials::Keyring;
 use actors::gate::Gate;
+use actors::housekeeping::RemoveRecordings;
 use actors::recording::Recordings;
 use actors::session::ToDevice;
 use actors::tree::Tree;
@@ -33,14 +34,16 @@ use api::sockets::{SocketCount, SocketState};
 use api::state::ApiState;
 pub use config::Config;
 use storage::{DeviceId, NodeId, Storage};
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 use tracing::{error, info, warn};
 
 /// A running hub. Dropping it stops it without grace.
 pub struct Hub {
     address: SocketAddr,
     metrics_address: Option<SocketAddr>,
+    internal_address: Option<SocketAddr>,
     parts: Parts,
+    over: Option<mpsc::Receiver<()>>,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
@@ -69,8 +72,17 @@ impl Hub {
             .name("mooring".to_owned())
             .spawn(move || run(config, &ready, stopping))
             .context("cannot start the hub's thread")?;
-        let (address, metrics_address, parts) = started.recv().context("the hub ended before it was ready")??;
-        Ok(Self { address, metrics_address, parts, stop: Some(stop), thread: Some(thread) })
+        let Started { address, metrics_address, internal_address, parts, over } =
+            started.recv().context("the hub ended before it was ready")??;
+        Ok(Self {
+            address,
+            metrics_address,
+            internal_address,
+            parts,
+            over: Some(over),
+            stop: Some(stop),
+            thread: Some(thread),
+        })
     }
 
     /// Where it listens.
@@ -81,6 +93,16 @@ impl Hub {
     /// Where it serves its metrics without a token, if anywhere.
     pub fn metrics_address(&self) -> Option<SocketAddr> {
         self.metrics_address
+    }
+
+    /// Where it serves its internal API, if anywhere.
+    pub fn internal_address(&self) -> Option<SocketAddr> {
+        self.internal_address
+    }
+
+    /// Ends when the hub has: it may also be asked to stop from outside, by its internal API. Can be taken once.
+    pub fn when_over(&mut self) -> Option<mpsc::Receiver<()>> {
+        self.over.take()
     }
 
     /// Which node of its cluster it is.
@@ -152,13 +174,31 @@ impl Faults<'_> {
     }
 }
 
-type Started = anyhow::Result<(SocketAddr, Option<SocketAddr>, Parts)>;
+/// What the hub's thread says when it serves.
+struct Started {
+    address: SocketAddr,
+    metrics_address: Option<SocketAddr>,
+    internal_address: Option<SocketAddr>,
+    parts: Parts,
+    /// Closed when the thread ends.
+    over: mpsc::Receiver<()>,
+}
+
+/// What runs in it.
+struct Booted {
+    parts: Parts,
+    listening: Listening,
+    metrics: Option<Listening>,
+    internal: Option<Listening>,
+    asked_to_stop: Arc<Notify>,
+}
 
 /// The hub's thread: everything but the listener's workers runs here.
-fn run(config: Config, ready: &mpsc::Sender<Started>, stopping: oneshot::Receiver<()>) {
+fn run(config: Config, ready: &mpsc::Sender<anyhow::Result<Started>>, stopping: oneshot::Receiver<()>) {
+    let (_closed_at_the_end, over) = mpsc::channel();
     actix_rt::System::new().block_on(async move {
         let window = config.api.sockets.drain_window;
-        let (parts, listening, metrics) = match boot(config).await {
+        let Booted { parts, listening, metrics, internal, asked_to_stop } = match boot(config).await {
             Ok(booted) => booted,
             Err(error) => {
                 // Whoever started the hub reports why it did not.
@@ -168,13 +208,19 @@ fn run(config: Config, ready: &mpsc::Sender<Started>, stopping: oneshot::Receive
         };
         info!(address = %listening.address, node = %parts.node, "mooring is ready");
         let metrics_address = metrics.as_ref().map(|metrics| metrics.address);
+        let internal_address = internal.as_ref().map(|internal| internal.address);
         let handle = listening.handle.clone();
         actix_rt::spawn(listening.server);
-        if let Some(metrics) = metrics {
-            actix_rt::spawn(metrics.server);
+        for private in [metrics, internal].into_iter().flatten() {
+            actix_rt::spawn(private.server);
         }
-        let _ = ready.send(Ok((listening.address, metrics_address, parts.clone())));
-        let _ = stopping.await;
+        let started =
+            Started { address: listening.address, metrics_address, internal_address, parts: parts.clone(), over };
+        let _ = ready.send(Ok(started));
+        tokio::select! {
+            _ = stopping => {}
+            () = asked_to_stop.notified() => info!("asked to stop by the internal API"),
+        }
         info!("stopping: no new connections, sending devices and operators away");
         handle.pause().await;
         drain::send_everybody_away(&parts.tree, window).await;
@@ -188,7 +234,7 @@ fn run(config: Config, ready: &mpsc::Sender<Started>, stopping: oneshot::Receive
     });
 }
 
-async fn boot(config: Config) -> anyhow::Result<(Parts, Listening, Option<Listening>)> {
+async fn boot(config: Config) -> anyhow::Result<Booted> {
     let node = NodeId::random();
     let storage = Storage::open(&config.storage).await.context("cannot open the storage")?;
     storage.devices.set_limit(config.actors.max_devices).await.context("cannot store the device limit")?;
@@ -204,7 +250,17 @@ async fn boot(config: Config) -> anyhow::Result<(Parts, Listening, Option<Listen
     let gate = Gate::new(storage.devices.clone(), storage.users.clone(), keyring.clone(), &config.actors);
     let arbiter = actix_rt::System::current().arbiter().clone();
     let lease = config.actors.lease;
-    let tree = Tree::start(&storage, &gate, &bus, lease, &arbiter);
+    let recordings = Recordings::new(&storage.objects);
+    let remove_recordings: RemoveRecordings = Arc::new(move |sessions| {
+        let recordings = recordings.clone();
+        Box::pin(async move {
+            for session in sessions {
+                recordings.remove(session).await?;
+            }
+            Ok(())
+        })
+    });
+    let tree = Tree::start(&storage, &gate, &bus, &config.actors, Arc::clone(&remove_recordings), &arbiter);
     tree.enlist(lease).await.context("cannot enlist this node in the shared store")?;
     let announce = tree.announce.clone();
     let admission =
@@ -241,16 +297,24 @@ async fn boot(config: Config) -> anyhow::Result<(Parts, Listening, Option<Listen
         admission: admission.clone(),
         tree: tree.clone(),
     };
+    let asked_to_stop = Arc::new(Notify::new());
+    let stopping = Arc::clone(&asked_to_stop);
     let state = ApiState {
         storage,
         gate,
         admission,
         accounts,
         reach: tree.reach.clone(),
+        events: tree.events.clone(),
+        triggers: tree.triggers.clone(),
         bus,
+        access: api::gateway::access,
         address_limits: Arc::new(AddressLimits::new(&api_config)),
         readiness: Arc::default(),
         render_metrics: Arc::new(move || recorder.render()),
+        remove_recordings,
+        // One permit is kept, so the hub hears it whenever it listens.
+        shut_down: Arc::new(move || stopping.notify_one()),
         config: Arc::clone(&api_config),
     };
     let workers = std::thread::available_parallelism().map_or(2, usize::from);
@@ -262,9 +326,16 @@ async fn boot(config: Config) -> anyhow::Result<(Parts, Listening, Option<Listen
         ),
         None => None,
     };
+    let internal = match api_config.internal_listen {
+        Some(address) => Some(
+            api::server::listen_internally(address, state.clone())
+                .with_context(|| format!("cannot listen on {address} (api.internal_listen)"))?,
+        ),
+        None => None,
+    };
     let listening = api::server::listen(address, tls, workers, state, sockets)
         .with_context(|| format!("cannot listen on {address} (api.listen)"))?;
-    Ok((parts, listening, metrics))
+    Ok(Booted { parts, listening, metrics, internal, asked_to_stop })
 }
 
 /// How long sockets may take to be gone after they were told.

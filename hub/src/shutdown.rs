@@ -10,7 +10,17 @@ const EXIT_AFTER_SIGNAL: i32 = 128;
 /// SIGINT and SIGTERM, caught from the moment this exists.
 #[derive(Debug)]
 pub struct Signals {
-    first: mpsc::Receiver<&'static str>,
+    tell: mpsc::Sender<Wake>,
+    first: mpsc::Receiver<Wake>,
+}
+
+/// Why a program that waits for signals goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wake {
+    /// This signal came.
+    Signal(&'static str),
+    /// What it ran has ended by itself.
+    Over,
 }
 
 impl Signals {
@@ -21,22 +31,33 @@ impl Signals {
     pub fn catch() -> anyhow::Result<Self> {
         let (tell, first) = mpsc::channel();
         let (ready, caught) = mpsc::channel();
+        let teller = tell.clone();
         std::thread::Builder::new()
             .name("signals".to_owned())
-            .spawn(move || listen(&tell, &ready))
+            .spawn(move || listen(&teller, &ready))
             .context("cannot start the thread that listens for signals")?;
         caught.recv().context("the thread that listens for signals ended")??;
-        Ok(Self { first })
+        Ok(Self { tell, first })
     }
 
-    /// Waits for the first signal and returns its name.
-    pub fn wait(&self) -> &'static str {
-        // The thread lives until the process ends, so the channel stays open.
-        self.first.recv().unwrap_or("the end of the signal thread")
+    /// The end of this channel counts like a signal from now on.
+    pub fn also_wait_for(&self, over: mpsc::Receiver<()>) {
+        let tell = self.tell.clone();
+        std::thread::spawn(move || {
+            // Nothing is ever sent: it ends with its sender.
+            let _ended = over.recv();
+            let _nobody_waits = tell.send(Wake::Over);
+        });
+    }
+
+    /// Waits for the first signal, or the end of what else is waited for.
+    pub fn wait(&self) -> Wake {
+        // We hold a sender ourselves, so the channel stays open.
+        self.first.recv().unwrap_or(Wake::Over)
     }
 }
 
-fn listen(tell: &mpsc::Sender<&'static str>, ready: &mpsc::Sender<anyhow::Result<()>>) {
+fn listen(tell: &mpsc::Sender<Wake>, ready: &mpsc::Sender<anyhow::Result<()>>) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = match runtime.context("cannot start a runtime for signals") {
         Ok(runtime) => runtime,
@@ -56,7 +77,7 @@ fn listen(tell: &mpsc::Sender<&'static str>, ready: &mpsc::Sender<anyhow::Result
         };
         let _starter_gone = ready.send(Ok(()));
         let (name, _) = next(&mut interrupt, &mut terminate).await;
-        let _nobody_waits = tell.send(name);
+        let _nobody_waits = tell.send(Wake::Signal(name));
         let (name, number) = next(&mut interrupt, &mut terminate).await;
         eprintln!("mooring: {name} again, ending at once");
         std::process::exit(EXIT_AFTER_SIGNAL + number);

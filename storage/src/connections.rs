@@ -242,6 +242,29 @@ impl Connections {
         self.db.within(forgotten).await
     }
 
+    /// Removes what is known here about all devices, in slices.
+    ///
+    /// # Errors
+    /// `Unavailable`, `Other`. Some may be removed then; repeating the call is safe.
+    pub async fn clear(&self) -> Result<(), StorageError> {
+        for slice in [
+            "DELETE FROM connection_log WHERE device IN (SELECT device FROM connection_log LIMIT $1)",
+            "DELETE FROM connections WHERE device IN (SELECT device FROM connections LIMIT $1)",
+        ] {
+            let remove = || async {
+                on_writer!(self.db, |pool| {
+                    sqlx::query(slice)
+                        .bind(i64::from(ROWS_PER_REMOVAL))
+                        .execute(pool)
+                        .await
+                        .map(|done| done.rows_affected())
+                })
+            };
+            while repeating_after_deadlock(remove).await? > 0 {}
+        }
+        Ok(())
+    }
+
     /// The connections written down as open on a node, in order of device and epoch: what a node that died has left
     /// behind. Includes those whose device is connected elsewhere by now, since their end is missing in the log.
     ///

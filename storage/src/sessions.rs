@@ -484,18 +484,31 @@ impl Sessions {
     /// # Errors
     /// `Unavailable`, `Other`. Some may be removed then; repeating the call is safe.
     pub async fn remove(&self, ids: &[SessionId]) -> Result<u64, StorageError> {
+        self.delete("DELETE FROM sessions WHERE ended_at IS NOT NULL AND id IN (", ids).await
+    }
+
+    /// Removes sessions whether they are over or not; says how many. What is said later about one that goes on is passed
+    /// over.
+    ///
+    /// # Errors
+    /// `Unavailable`, `Other`. Some may be removed then; repeating the call is safe.
+    pub async fn forget(&self, ids: &[SessionId]) -> Result<u64, StorageError> {
+        self.delete("DELETE FROM sessions WHERE id IN (", ids).await
+    }
+
+    async fn delete(&self, which: &'static str, ids: &[SessionId]) -> Result<u64, StorageError> {
         let mut ids = ids.to_vec();
         ids.sort_unstable();
         let mut removed = 0;
         for rows in ids.chunks(ROWS_PER_STATEMENT) {
-            removed += repeating_after_deadlock(|| self.remove_rows(rows)).await?;
+            removed += repeating_after_deadlock(|| self.delete_rows(which, rows)).await?;
         }
         Ok(removed)
     }
 
-    async fn remove_rows(&self, ids: &[SessionId]) -> Result<u64, StorageError> {
+    async fn delete_rows(&self, which: &'static str, ids: &[SessionId]) -> Result<u64, StorageError> {
         on_writer!(self.db, |pool| {
-            let mut query = QueryBuilder::new("DELETE FROM sessions WHERE ended_at IS NOT NULL AND id IN (");
+            let mut query = QueryBuilder::new(which);
             let mut any = query.separated(", ");
             for id in ids {
                 any.push_bind(*id);

@@ -4,12 +4,15 @@
 #![expect(clippy::unwrap_used, reason = "a test that is surprised has failed")]
 
 mod conformance;
+mod connection_history;
 mod device_admission;
 mod device_tokens;
 mod failures;
 mod first_minute;
 mod gateway;
+mod internal_api;
 mod inventory;
+mod live_events;
 mod real_clients;
 mod recordings;
 mod remote_terminal;
@@ -17,6 +20,7 @@ mod sessions;
 mod sockets;
 mod stalled_peers;
 mod structure;
+mod triggers;
 mod two_nodes;
 mod users;
 mod wrong_input;

@@ -80,6 +80,14 @@ impl TestHub {
         &self.door
     }
 
+    /// Where it serves its internal API.
+    ///
+    /// # Panics
+    /// When the hub is not in this process, or has none.
+    pub fn internal_door(&self) -> Door {
+        Door::plain(self.hub().internal_address().expect("the hub has an internal API"))
+    }
+
     /// The place it keeps things in.
     pub fn site(&self) -> &Site {
         &self.site

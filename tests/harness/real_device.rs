@@ -64,10 +64,13 @@ impl RealDevice {
         let mut connect = Command::new("mender-connect");
         connect.arg("--config").arg(directory.join("connect.conf")).args(["--debug", "daemon"]);
         connect.env("DBUS_SYSTEM_BUS_ADDRESS", &bus_address);
+        let path = std::env::var("PATH").unwrap_or_default();
+        connect.env("PATH", format!("{}:{path}", directory.join("bin").display()));
         let connect = Process::start(&connect, &directory.join("connect.log"));
         connect.printed("call to GetJWTToken", LIMIT).await;
 
         let client = Process::start(&client_command(&directory, &bus_address, &mac), &directory.join("client.log"));
+        std::fs::write(directory.join("client.pid"), client.pid().to_string()).expect("a file can be written");
         Self { directory, mac, client, connect, _bus: bus }
     }
 
@@ -125,6 +128,16 @@ impl RealDevice {
         self.client.log()
     }
 
+    /// Waits until the client has logged this.
+    pub async fn client_logs(&self, text: &str, limit: Duration) {
+        self.client.printed(text, limit).await;
+    }
+
+    /// Waits until the agent that holds the websocket has logged this.
+    pub async fn connect_logs(&self, text: &str, limit: Duration) {
+        self.connect.printed(text, limit).await;
+    }
+
     /// A file on the device, for its shell to write.
     pub fn path(&self, name: &str) -> PathBuf {
         self.directory.join(name)
@@ -149,7 +162,7 @@ fn client_command(directory: &Path, bus_address: &str, mac: &str) -> Command {
 }
 
 fn write_files(directory: &Path, door: &Door, certificate: Option<&Certificate>) {
-    for name in ["data", "etc", "identity", "inventory"] {
+    for name in ["bin", "data", "etc", "identity", "inventory"] {
         std::fs::create_dir(directory.join(name)).expect("a directory can be made");
     }
     let write = |name: &str, text: &str| std::fs::write(directory.join(name), text).expect("a file can be written");
@@ -157,7 +170,9 @@ fn write_files(directory: &Path, door: &Door, certificate: Option<&Certificate>)
     write("device_type", "device_type=e2e\n");
     write("identity/mender-device-identity", "#!/bin/sh\necho \"mac=$TEST_MAC\"\n");
     write("inventory/mender-inventory-e2e", "#!/bin/sh\necho 'e2e_one=1'\necho 'e2e_list=a'\necho 'e2e_list=b'\n");
-    for script in ["identity/mender-device-identity", "inventory/mender-inventory-e2e"] {
+    // Commands to the client (`mender check-update`) ask the service manager which process to signal; here there is none.
+    write("bin/systemctl", &format!("#!/bin/sh\necho MainPID=$(cat {}/client.pid)\n", directory.display()));
+    for script in ["identity/mender-device-identity", "inventory/mender-inventory-e2e", "bin/systemctl"] {
         make_executable(&directory.join(script));
     }
     let socket = directory.join("bus.sock");

@@ -9,15 +9,19 @@ use std::time::Duration;
 
 use actix::{Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler, Recipient, SpawnHandle, WrapFuture};
 use serde::{Deserialize, Serialize};
-use storage::{AttachmentId, DeviceId, NodeId, SessionId, UserId, clock};
+use storage::{
+    AttachmentId, DeviceId, NodeId, OpenedSession, SessionChange, SessionFigures, SessionId, SessionKind, UserId, clock,
+};
 use tracing::{debug, info, warn};
 
 use super::attachment::{AttachedEnd, AttachedSays, Leave, ToAttached, ToSession};
-use super::link::{Effect, Past, SessionLink};
+use super::link::{Effect, Past, SessionLink, Use};
 use super::{Config, DeviceEnd, FromDevice, HostEnd, HostSays, Open, SOCKET_MAILBOX, SessionEnd};
 use crate::bus::{Bus, DisconnectReason};
+use crate::message::proto;
 use crate::reach::{Reach, Unreachable};
 use crate::registry::{HostedSession, Registry};
+use crate::status_writer::SessionQueue;
 
 /// How often a device that is away is looked for on other nodes; on this one it announces itself.
 const LOOK_FOR_DEVICE: Duration = Duration::from_millis(500);
@@ -40,6 +44,8 @@ pub struct Parts {
     pub reach: Reach,
     /// The way to the other nodes.
     pub bus: Bus,
+    /// Takes down when sessions begin and end.
+    pub records: SessionQueue,
     /// Credits and limits.
     pub config: Config,
 }
@@ -50,6 +56,8 @@ pub struct SessionHost {
     device: DeviceId,
     user: UserId,
     link: SessionLink,
+    /// How often it has moved to another node.
+    generation: i32,
     end: DeviceEnd,
     attached: HashMap<AttachmentId, AttachedEnd>,
     parts: Parts,
@@ -112,7 +120,9 @@ impl SessionHost {
             None => SessionLink::taken_over(session, generation),
         };
         let nowhere = DeviceEnd::There { node: parts.bus.node(), device };
-        Self::new(parts, session, device, user, link, nowhere).start().recipient()
+        let mut host = Self::new(parts, session, device, user, link, nowhere);
+        host.generation = i32::try_from(generation).unwrap_or(i32::MAX);
+        host.start().recipient()
     }
 
     fn new(
@@ -128,6 +138,7 @@ impl SessionHost {
             device,
             user,
             link,
+            generation: 0,
             end,
             attached: HashMap::new(),
             parts,
@@ -329,11 +340,34 @@ impl SessionHost {
         }
     }
 
+    fn figures(&self) -> SessionFigures {
+        let (input, output) = self.link.figures();
+        let kind = match self.link.use_of() {
+            Use::Unknown => SessionKind::Unknown,
+            Use::Terminal => SessionKind::Terminal,
+            Use::Layered(proto::PORT_FORWARD) => SessionKind::PortForward,
+            Use::Layered(_) => SessionKind::Other,
+        };
+        SessionFigures {
+            kind,
+            bytes_to_device: i64::try_from(input).unwrap_or(i64::MAX),
+            bytes_to_operator: i64::try_from(output).unwrap_or(i64::MAX),
+            ..SessionFigures::default()
+        }
+    }
+
     fn finish(&mut self, why: SessionEnd) {
         if std::mem::replace(&mut self.is_finished, true) {
             return;
         }
         info!(session.id = %self.session, user.id = %self.user, why = why.as_str(), "session closed");
+        self.parts.records.note(SessionChange::Ended {
+            session: self.session,
+            generation: self.generation,
+            at: clock::now(),
+            reason: why.as_str().to_owned(),
+            figures: self.figures(),
+        });
         self.tell_device(HostSays::HangUp);
         self.parts.registry.leave_session(self.session);
     }
@@ -357,6 +391,17 @@ impl Actor for SessionHost {
         info!(session.id = %self.session, user.id = %self.user, device.id = %self.device, "session opened");
         ctx.run_interval(CHECK_DEVICE, Self::check_device);
         if self.begins {
+            self.parts.records.note(SessionChange::Opened(OpenedSession {
+                session: self.session,
+                device: self.device,
+                user: self.user.clone(),
+                node: self.parts.bus.node(),
+                kind: SessionKind::Unknown,
+                at: clock::now(),
+                address: None,
+                kept: self.kept,
+                recorded: false,
+            }));
             let effects = self.link.begin(self.kept);
             self.carry_out(effects, ctx);
         } else {

@@ -11,7 +11,7 @@ use tracing::{Span, field};
 
 use crate::auth::{AuthenticatedDevice, AuthenticatedUser, device_token, user_token};
 use crate::error::ApiError;
-use crate::gateway::{Access, access};
+use crate::gateway::Access;
 use crate::rate_limits::Call;
 use crate::state::ApiState;
 
@@ -34,11 +34,18 @@ async fn admit(request: &ServiceRequest) -> Result<(), ApiError> {
     // The router's view of the path, so that no spelling gets to a handler that this wall took for another path.
     let path = request.match_info().as_str();
     // Whoever watches over the hub knows it by address.
-    if !path.starts_with("/health/") && !state.config.accepts_host(host(request)) {
+    let access = (state.access)(path);
+    if !path.starts_with("/health/") && access != Access::Internal && !state.config.accepts_host(host(request)) {
         return Err(ApiError::not_found());
     }
-    match access(path) {
+    match access {
         Access::Public => Ok(()),
+        Access::Internal => match &state.config.internal_token {
+            Some(secret) if !secret.is(device_token(request.headers()).map_err(ApiError::TokenRefused)?) => {
+                Err(ApiError::TokenRefused("unauthorized".into()))
+            }
+            _ => Ok(()),
+        },
         Access::Nowhere => Err(ApiError::not_found()),
         Access::Device => {
             let identity = state.gate.device(device_token(request.headers()).map_err(ApiError::TokenRefused)?).await?;

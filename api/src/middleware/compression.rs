@@ -46,10 +46,12 @@ pub async fn unmark_plain<B: MessageBody>(request: ServiceRequest, next: Next<B>
 fn is_worthwhile(size: BodySize, headers: &HeaderMap) -> bool {
     // How well a secret compresses beside known text gives it away bit by bit.
     let is_token = headers.get(header::CONTENT_TYPE).is_some_and(|kind| kind == "application/jwt");
+    // Compression holds back what a client is waiting for.
+    let is_live = headers.get(header::CONTENT_TYPE).is_some_and(|kind| kind == "text/event-stream");
     match size {
         BodySize::None => false,
         BodySize::Sized(size) => size >= WORTHWHILE && !is_token,
-        BodySize::Stream => !is_token,
+        BodySize::Stream => !is_token && !is_live,
     }
 }
 
@@ -73,12 +75,21 @@ mod tests {
                 "/token",
                 web::get().to(|| async { HttpResponse::Ok().content_type("application/jwt").body("x".repeat(2048)) }),
             )
+            .route(
+                "/live",
+                web::get().to(|| async {
+                    let piece = bytes::Bytes::from("x".repeat(2048));
+                    let pieces = futures_util::stream::iter([Ok::<_, std::convert::Infallible>(piece)]);
+                    HttpResponse::Ok().content_type("text/event-stream").streaming(pieces)
+                }),
+            )
             .route("/api/devices/v1/deployments/download/x", web::get().to(|| async { "x".repeat(2048) }));
         let app = init_service(app).await;
         for (path, encoding) in [
             ("/large", Some("gzip")),
             ("/small", None),
             ("/token", None),
+            ("/live", None),
             ("/api/devices/v1/deployments/download/x", None),
         ] {
             let request = TestRequest::get().uri(path).insert_header(("accept-encoding", "gzip")).to_request();

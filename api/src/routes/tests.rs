@@ -112,6 +112,12 @@ const SECURED: &[(&str, &str)] = &[
     ("GET", "/api/management/v1/deviceconnect/sessions/x/playback"),
     ("GET", "/api/management/v1/mooring/sessions/x/recording"),
     ("DELETE", "/api/management/v1/mooring/sessions/x/recording"),
+    ("POST", "/api/management/v1/deviceconnect/devices/x/check-update"),
+    ("POST", "/api/management/v1/deviceconnect/devices/x/send-inventory"),
+    ("GET", "/api/management/v1/mooring/events"),
+    ("GET", "/api/management/v1/mooring/devices/x/connections"),
+    ("GET", "/api/management/v1/mooring/sessions"),
+    ("GET", "/api/management/v1/mooring/sessions/x"),
     ("GET", "/api/management/v1/deployments/artifacts"),
     ("GET", "/api/management/v1/iot-manager/integrations"),
 ];

@@ -28,6 +28,8 @@ const VARIABLES: &[(&str, &str)] = &[
     ("MOORING_LOG_FORMAT", "log.format"),
     ("MOORING_METRICS_LISTEN", "api.metrics_listen"),
     ("MOORING_METRICS_TOKEN", "api.metrics_token"),
+    ("MOORING_INTERNAL_LISTEN", "api.internal_listen"),
+    ("MOORING_INTERNAL_TOKEN", "api.internal_token"),
 ];
 
 /// Variables that are read elsewhere: the settings file's own path, and those of the operator's client.
