@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use storage::SecretUrl;
 use storage::units;
 
-use crate::session;
+use crate::{file_transfer, session};
 
 /// Who may come in and for how long, and how nodes find each other.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -57,6 +57,8 @@ pub struct Config {
     pub nats_prefix: String,
     /// Credits and limits of sessions between operators and devices.
     pub sessions: session::Config,
+    /// Limits of file transfers.
+    pub file_transfer: file_transfer::Config,
 }
 
 impl Default for Config {
@@ -81,6 +83,7 @@ impl Default for Config {
             nats_url: None,
             nats_prefix: "mooring".to_owned(),
             sessions: session::Config::default(),
+            file_transfer: file_transfer::Config::default(),
         }
     }
 }

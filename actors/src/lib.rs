@@ -13,7 +13,8 @@
 //!
 //! outside the tree, never restarted:
 //! ├─ one actor per connected device    (its socket; holds a DeviceLink)
-//! └─ one actor per operator's socket   (holds an OperatorLink)
+//! ├─ one actor per operator's socket   (holds an OperatorLink)
+//! └─ one task per file transfer        (holds a Download or an Upload)
 //! ```
 //!
 //! | start here | for |
@@ -21,6 +22,7 @@
 //! | [`credentials`], [`gate`], [`admission`], [`accounts`] | who may come in |
 //! | [`message`] | what is on the wire, read without decoding it |
 //! | [`device_link`], [`operator_link`] | what a connection does next |
+//! | [`file_transfer`] | files to and from devices |
 //! | [`registry`], [`reach`] | who is connected, here and elsewhere |
 //! | [`bus`], [`switchboard`] | how nodes talk |
 //! | [`supervisor`], [`tree`] | what restarts what |
@@ -37,6 +39,8 @@ pub mod message;
 pub mod device_link;
 pub mod operator_link;
 pub mod session;
+
+pub mod file_transfer;
 
 pub mod reach;
 pub mod registry;

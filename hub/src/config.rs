@@ -121,6 +121,9 @@ impl Config {
         if let Some(fault) = self.actors.sessions.fault() {
             bail!("actors.sessions.{fault}");
         }
+        if let Some(fault) = self.actors.file_transfer.fault() {
+            bail!("actors.file_transfer.{fault}");
+        }
         Ok(())
     }
 
