@@ -12,7 +12,7 @@
 //! | [`routes`] | every URL |
 //! | [`gateway`] | which token each path calls for |
 //! | [`middleware`] | what happens to every request |
-//! | [`devices`], [`users`], [`inventory`], [`device_connect`] | the handlers of each area |
+//! | [`devices`], [`users`], [`inventory`], [`device_connect`], [`file_transfer`] | the handlers of each area |
 //! | [`error`] | everything that can go wrong, and its status |
 //! | [`sockets`] | devices' and operators' websockets |
 
@@ -31,6 +31,7 @@ pub mod routes;
 pub mod device_connect;
 pub mod devices;
 pub mod exposition;
+pub mod file_transfer;
 pub mod health;
 pub mod inventory;
 pub mod sockets;

@@ -8,6 +8,7 @@ use actix_web::{HttpRequest, web};
 use actors::accounts::Accounts;
 use actors::admission::Admission;
 use actors::bus::Bus;
+use actors::file_transfer::Transfers;
 use actors::gate::Gate;
 use actors::reach::Reach;
 use storage::Storage;
@@ -33,6 +34,8 @@ pub struct ApiState {
     pub accounts: Accounts,
     /// Finds connected devices.
     pub reach: Reach,
+    /// Transfers files.
+    pub transfers: Transfers,
     /// Connects this node with the others; asked only whether it works.
     pub bus: Bus,
     /// The settings of this crate.
@@ -89,6 +92,8 @@ pub mod testing {
         let gate = Gate::new(storage.devices.clone(), storage.users.clone(), Arc::clone(&keyring), &settings);
         let announce: Announcer = Arc::new(|_: Event| {});
         let bus = Bus::alone(NodeId::random());
+        let registry = Registry::default();
+        let reach = Reach::new(registry.clone(), storage.connections.clone(), storage.presence.clone(), bus.clone());
         ApiState {
             admission: Admission::new(
                 storage.devices.clone(),
@@ -98,7 +103,15 @@ pub mod testing {
                 &settings,
             ),
             accounts: Accounts::new(storage.users.clone(), gate.clone(), keyring, announce, &settings),
-            reach: Reach::new(Registry::default(), storage.connections.clone(), storage.presence.clone(), bus.clone()),
+            transfers: Transfers::new(
+                registry,
+                reach.clone(),
+                bus.clone(),
+                gate.clone(),
+                settings.sessions.clone(),
+                settings.file_transfer.clone(),
+            ),
+            reach,
             address_limits: Arc::new(AddressLimits::new(&config)),
             config: Arc::new(config),
             readiness: Arc::default(),

@@ -22,6 +22,7 @@ use actors::accounts::Accounts;
 use actors::admission::Admission;
 use actors::bus::{Bus, NatsBus};
 use actors::credentials::Keyring;
+use actors::file_transfer::Transfers;
 use actors::gate::Gate;
 use actors::session::ToDevice;
 use actors::tree::Tree;
@@ -238,12 +239,21 @@ async fn boot(config: Config) -> anyhow::Result<(Parts, Listening, Option<Listen
         admission: admission.clone(),
         tree: tree.clone(),
     };
+    let transfers = Transfers::new(
+        tree.registry.clone(),
+        tree.reach.clone(),
+        bus.clone(),
+        gate.clone(),
+        config.actors.sessions.clone(),
+        config.actors.file_transfer.clone(),
+    );
     let state = ApiState {
         storage,
         gate,
         admission,
         accounts,
         reach: tree.reach.clone(),
+        transfers,
         bus,
         address_limits: Arc::new(AddressLimits::new(&api_config)),
         readiness: Arc::default(),

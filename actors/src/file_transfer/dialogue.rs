@@ -58,9 +58,7 @@ impl Dialogue {
             }
             // Agents from before the handshake send back what they were sent.
             _ if !self.is_open => Err(Failure::NotImplemented),
-            (proto::CONTROL | proto::FILE_TRANSFER, "error") => {
-                Ok(Said::Error(wire::device_error(read.body.bytes())))
-            }
+            (proto::CONTROL | proto::FILE_TRANSFER, "error") => Ok(Said::Error(wire::device_error(read.body.bytes()))),
             (proto::FILE_TRANSFER, _) => Ok(Said::Message(read)),
             _ => Ok(Said::Nothing),
         }
@@ -178,7 +176,8 @@ mod tests {
 
     #[test]
     fn a_refused_handshake_keeps_its_text_and_code() {
-        let refused = |code| opening().hear(&error(proto::CONTROL, "handshake rejected: require version 1", code)).err();
+        let refused =
+            |code| opening().hear(&error(proto::CONTROL, "handshake rejected: require version 1", code)).err();
         let Some(Failure::Handshake(said)) = refused(Some(403)) else { panic!("it went on") };
         assert_eq!((said.text.as_str(), said.code), ("handshake rejected: require version 1", Some(403)));
         let text = refused(None).unwrap().to_string();

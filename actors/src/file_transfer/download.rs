@@ -66,8 +66,7 @@ impl Download {
     /// A download of `path`, and the first message for the device.
     pub fn start(session: SessionId, user: UserId, path: String) -> (Self, Bytes) {
         let (dialogue, open) = Dialogue::start(session, user);
-        let this =
-            Self { dialogue, path, state: State::Opening, received: 0, taken: 0, taken_chunks: 0, untaken: 0 };
+        let this = Self { dialogue, path, state: State::Opening, received: 0, taken: 0, taken_chunks: 0, untaken: 0 };
         (this, open)
     }
 

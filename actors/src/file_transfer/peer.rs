@@ -16,6 +16,7 @@ use tracing::{debug, info};
 use super::{Failure, Transfers};
 use crate::bus::DisconnectReason;
 use crate::gate::Refusal;
+use crate::reach::Unreachable;
 use crate::registry::ConnectedOperator;
 use crate::session::{DeviceEnd, OperatorEnd, SOCKET_MAILBOX, SessionEnd, ToDevice, ToOperator, charge};
 
@@ -68,12 +69,8 @@ impl Peer {
         let session = SessionId::random();
         let (sender, inbox) = mpsc::channel(INBOX);
         let ear = Ear(sender).start();
-        let operator = ConnectedOperator {
-            user: user.clone(),
-            token,
-            to: ear.clone().recipient(),
-            device_node: reachable.node(),
-        };
+        let operator =
+            ConnectedOperator { user: user.clone(), token, to: ear.clone().recipient(), device_node: reachable.node() };
         transfers
             .registry
             .enter_operator(session, operator, transfers.sessions.per_user)
@@ -95,7 +92,8 @@ impl Peer {
             next_number: 0,
             look,
         };
-        peer.tell(ToDevice::Open { session, user, operator: OperatorEnd::Here(ear.recipient()) })?;
+        peer.tell(ToDevice::Open { session, user, operator: OperatorEnd::Here(ear.recipient()) })
+            .map_err(|_| Unreachable::Offline)?;
         // Access withdrawn between the request's arrival and the registry would have found nobody to cut.
         if matches!(transfers.gate.user(&credential).await, Err(Refusal::Refused(_))) {
             return Err(Failure::Ended(SessionEnd::AccessWithdrawn));

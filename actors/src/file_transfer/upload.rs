@@ -264,7 +264,8 @@ mod tests {
 
     #[test]
     fn a_refusal_at_any_time_ends_it_with_the_devices_words() {
-        let refusal = || error(proto::FILE_TRANSFER, "access denied: the target file path is outside chroot", Some(403));
+        let refusal =
+            || error(proto::FILE_TRANSFER, "access denied: the target file path is outside chroot", Some(403));
         let written = || {
             let mut upload = sending();
             upload.end_input();

@@ -183,7 +183,8 @@ mod tests {
         let sparse = FileInfo::read(&bytes("82 a473697a65 05 a76d6f6474696d65 c0")).unwrap();
         assert_eq!((sparse.size, sparse.uid, sparse.mode, sparse.modtime), (5, None, 0, None));
         assert!(FileInfo::read(&bytes("81 a76d6f6474696d65 ce65000000")).unwrap().modtime.is_some());
-        for (hex, what) in [("", "nothing"), ("c0", "nil"), ("81 a473697a65 a16c", "text"), ("81 a473697a65 ff", "-1")] {
+        for (hex, what) in [("", "nothing"), ("c0", "nil"), ("81 a473697a65 a16c", "text"), ("81 a473697a65 ff", "-1")]
+        {
             assert_eq!(FileInfo::read(&bytes(hex)), None, "{what}");
         }
     }
