@@ -7,6 +7,7 @@ mod conformance;
 mod device_admission;
 mod device_tokens;
 mod failures;
+mod file_transfer;
 mod first_minute;
 mod gateway;
 mod inventory;

@@ -40,7 +40,8 @@ pub(super) struct Form {
 
 /// The file of a form.
 pub(super) struct File {
-    field: Field<'static>,
+    /// `None` once it failed: the reader of the form would fail again and again.
+    field: Option<Field<'static>>,
     unused: Arc<AtomicUsize>,
 }
 
@@ -82,7 +83,7 @@ impl Form {
                 "file" => {
                     check_path(&target.path)?;
                     target.name = base_name(field.file_name().unwrap_or_default())?;
-                    return Ok((target, File { field, unused: Arc::clone(&self.unused) }));
+                    return Ok((target, File { field: Some(field), unused: Arc::clone(&self.unused) }));
                 }
                 _ => while self.next_piece(&mut field).await?.is_some() {},
             }
@@ -125,7 +126,12 @@ impl Stream for File {
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         self.unused.store(0, Ordering::Relaxed);
-        self.field.poll_next_unpin(cx).map_err(from_multipart)
+        let Some(field) = &mut self.field else { return Poll::Ready(None) };
+        let piece = field.poll_next_unpin(cx).map_err(from_multipart);
+        if matches!(piece, Poll::Ready(Some(Err(_)))) {
+            self.field = None;
+        }
+        piece
     }
 }
 
@@ -295,26 +301,32 @@ mod tests {
 
     #[actix_web::test]
     async fn what_is_wrong_with_a_part_is_said() {
-        let [path, file] = [field("path", "/x"), file("x", "y")];
+        let (path, whole) = (field("path", "/x"), file("x", "y"));
         for (parts, text) in [
-            (vec![file.clone()], "path: cannot be blank."),
-            (vec![file.clone(), path.clone()], "path: cannot be blank."),
-            (vec![field("path", "x"), file.clone()], "path: must be absolute."),
+            (vec![whole.clone()], "path: cannot be blank."),
+            (vec![whole.clone(), path.clone()], "path: cannot be blank."),
+            (vec![field("path", "x"), whole.clone()], "path: must be absolute."),
             (vec![path.clone()], "file: upload file is required."),
-            (vec![field("uid", "-1"), path.clone(), file.clone()], "uid: must be a whole number from 0 to 4294967295."),
-            (vec![field("gid", "+1"), path.clone(), file.clone()], "gid: must be a whole number from 0 to 4294967295."),
-            (vec![field("gid", "4294967296"), file.clone()], "gid: must be a whole number from 0 to 4294967295."),
-            (vec![field("uid", ""), file.clone()], "uid: must be a whole number from 0 to 4294967295."),
-            (vec![field("mode", "rwx"), file.clone()], "mode: must be an octal number such as 644."),
-            (vec![field("mode", "888"), file.clone()], "mode: must be an octal number such as 644."),
-            (vec![field("mode", "-644"), file.clone()], "mode: must be an octal number such as 644."),
-            (vec![field("mode", ""), file.clone()], "mode: must be an octal number such as 644."),
-            (vec![field("path", &"/x".repeat(3000)), file.clone()], "path: must be at most 4096 bytes long."),
+            (
+                vec![field("uid", "-1"), path.clone(), whole.clone()],
+                "uid: must be a whole number from 0 to 4294967295.",
+            ),
+            (
+                vec![field("gid", "+1"), path.clone(), whole.clone()],
+                "gid: must be a whole number from 0 to 4294967295.",
+            ),
+            (vec![field("gid", "4294967296"), whole.clone()], "gid: must be a whole number from 0 to 4294967295."),
+            (vec![field("uid", ""), whole.clone()], "uid: must be a whole number from 0 to 4294967295."),
+            (vec![field("mode", "rwx"), whole.clone()], "mode: must be an octal number such as 644."),
+            (vec![field("mode", "888"), whole.clone()], "mode: must be an octal number such as 644."),
+            (vec![field("mode", "-644"), whole.clone()], "mode: must be an octal number such as 644."),
+            (vec![field("mode", ""), whole.clone()], "mode: must be an octal number such as 644."),
+            (vec![field("path", &"/x".repeat(3000)), whole.clone()], "path: must be at most 4096 bytes long."),
         ] {
             let error = read(&parts).await.unwrap_err();
             assert_eq!((error.status_code().as_u16(), error.to_string()), (400, text.to_owned()));
         }
-        let long = super::super::form::tests::file(&"n".repeat(256), "y");
+        let long = file(&"n".repeat(256), "y");
         assert!(read(&[path, long]).await.unwrap_err().to_string().starts_with("file: its name"));
         assert_eq!(read(&[]).await.unwrap_err().to_string(), "path: cannot be blank.");
     }
