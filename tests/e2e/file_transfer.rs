@@ -499,6 +499,7 @@ async fn a_download_resumes_at_a_byte_of_the_same_file(set: Set) {
         assert_eq!(rest.header("content-range"), format!("bytes {from}-{}/{}", bytes.len() - 1, bytes.len()));
     }
     // It skips nothing of the device's protocol.
+    assert_eq!(scene.agent.closed().await, 6);
     let last = i64::try_from(bytes.len()).unwrap();
     assert_eq!(scene.agent.acks().last(), Some(&last));
     Answer::to(ask(&format!("bytes={}-", bytes.len()), &tag)).await.expect(416).error();
@@ -521,7 +522,8 @@ async fn a_transfer_is_a_session_like_any_other() {
     for refused in [scene.download("/x").await, scene.upload(&[PATH, file(b"x")]).await] {
         assert_eq!(refused.expect(429).error(), "too many open sessions");
     }
-    drop(response);
+    let sid = scene.agent.heard("get_file")[0].sid().to_owned();
+    scene.agent.say(Packet::control("close").sid(&sid));
     scene.agent.misbehave(Fault::None);
     wait_until(LIMIT, "the place to be free", async || (scene.download("/x").await.status == 200).then_some(())).await;
 
@@ -583,7 +585,8 @@ async fn a_slow_client_stops_the_device_after_a_window() {
         read += count;
     }
     assert!(read > size, "only {read} bytes came");
-    assert!(scene.agent.acks().last() == i64::try_from(size).ok().as_ref());
+    assert_eq!(scene.agent.closed().await, 1);
+    assert_eq!(scene.agent.acks().last().copied(), i64::try_from(size).ok());
 }
 
 #[tokio::test]

@@ -247,6 +247,8 @@ impl State {
         let answers = match fault {
             Fault::Silent(typ) if typ == kind => vec![],
             Fault::Refuses(typ, text, code) if typ == kind => {
+                self.downloads.remove(&sid);
+                self.uploads.remove(&sid);
                 let proto = if typ == "open" { CONTROL } else { FILE_TRANSFER };
                 vec![error(proto, &sid, text, code)]
             }
