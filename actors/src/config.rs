@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use storage::SecretUrl;
 use storage::units;
 
-use crate::session;
+use crate::{file_transfer, session};
 
 /// Who may come in and for how long, and how nodes find each other.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -125,6 +125,8 @@ impl Default for EventStreams {
     fn default() -> Self {
         Self { per_user: 16, per_node: 1000 }
     }
+    /// Limits of file transfers.
+    pub file_transfer: file_transfer::Config,
 }
 
 impl Default for Config {
@@ -152,6 +154,7 @@ impl Default for Config {
             sessions: session::Config::default(),
             retention: Retention::default(),
             events: EventStreams::default(),
+            file_transfer: file_transfer::Config::default(),
         }
     }
 }

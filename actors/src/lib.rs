@@ -17,6 +17,8 @@
 //! ├─ one actor per connected device    (its socket; holds a DeviceLink)
 //! ├─ one actor per session             (SessionHost; outlives the sockets at its ends)
 //! └─ one actor per operator's socket   (holds an OperatorLink)
+//! ├─ one actor per operator's socket   (holds an OperatorLink)
+//! └─ one task per file transfer        (holds a Download or an Upload)
 //! ```
 //!
 //! | start here | for |
@@ -25,6 +27,8 @@
 //! | [`message`] | what is on the wire, read without decoding it |
 //! | [`session`], [`device_link`], [`operator_link`] | what a session and the connections at its ends do next |
 //! | [`recording`] | what a session showed, kept and played back |
+//! | [`device_link`], [`operator_link`] | what a connection does next |
+//! | [`file_transfer`] | files to and from devices |
 //! | [`registry`], [`reach`] | who is connected, here and elsewhere |
 //! | [`events`], [`status_writer`] | what is written down about connections and sessions, and who is told |
 //! | [`trigger`] | commands to devices' update clients |
@@ -47,6 +51,7 @@ pub mod output_gate;
 pub mod session;
 
 pub mod recording;
+pub mod file_transfer;
 
 pub mod reach;
 pub mod registry;

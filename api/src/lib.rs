@@ -16,6 +16,7 @@
 //! | [`devices`], [`users`], [`inventory`], [`device_connect`], [`triggers`] | the handlers of each area |
 //! | [`events`], [`connections`], [`sessions`] | what happens, and what has happened |
 //! | [`internal`] | what other services of an installation ask, on a listener of its own |
+//! | [`devices`], [`users`], [`inventory`], [`device_connect`], [`file_transfer`] | the handlers of each area |
 //! | [`error`] | everything that can go wrong, and its status |
 //! | [`sockets`] | devices' and operators' websockets |
 
@@ -36,6 +37,7 @@ pub mod device_connect;
 pub mod devices;
 pub mod events;
 pub mod exposition;
+pub mod file_transfer;
 pub mod health;
 pub mod internal;
 pub mod inventory;

@@ -8,6 +8,7 @@ use crate::{
     connections, device_connect, devices, events, exposition, health, internal, inventory, sessions, triggers, users,
     web_ui,
 };
+use crate::{device_connect, devices, exposition, file_transfer, health, inventory, users, web_ui};
 
 /// Tells the router, which tries the patterns in this order: what devices ask all day long stands first.
 pub fn routes(service: &mut ServiceConfig) {
@@ -68,6 +69,13 @@ pub fn routes(service: &mut ServiceConfig) {
         .service(E::at("/api/management/v1/mooring/devices/{id}/connections").get(connections::list))
         .service(E::at("/api/management/v1/mooring/sessions").get(sessions::list))
         .service(E::at("/api/management/v1/mooring/sessions/{id}").get(sessions::get));
+    // Files from and to devices.
+    let download = E::at("/api/management/v1/deviceconnect/devices/{id}/download");
+    let file = E::at("/api/management/v1/mooring/devices/{id}/files");
+    service
+        .service(download.get(file_transfer::download).head(file_transfer::download))
+        .service(E::at("/api/management/v1/deviceconnect/devices/{id}/upload").put(file_transfer::upload))
+        .service(file.get(file_transfer::file).head(file_transfer::file));
 
     // For machines.
     service

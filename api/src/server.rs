@@ -27,6 +27,10 @@ const HEAD_LIMIT: Duration = Duration::from_secs(15);
 /// in the moment of the next request costs the client an error; not much longer, since such a connection takes 10 kB.
 const KEEP_ALIVE: Duration = Duration::from_secs(20);
 
+/// How long what a client still sends is read and thrown away after an answer that did not wait for it: a connection that is
+/// closed at once is reset, and many a client then never reads why.
+const LINGER: Duration = Duration::from_secs(5);
+
 /// A running listener.
 pub struct Listening {
     /// Where it listens.
@@ -63,6 +67,7 @@ pub fn listen(
             HttpService::build()
                 .client_request_timeout(HEAD_LIMIT)
                 .keep_alive(KEEP_ALIVE)
+                .client_disconnect_timeout(LINGER)
                 .on_connect_ext(move |io: &actix_rt::net::TcpStream, _| tune(&SockRef::from(io), stall_limit))
                 .upgrade(fn_service(upgrade(sockets)))
                 .finish(map_config(crate::app(state, routes::routes), |()| AppConfig::default()))
@@ -73,6 +78,7 @@ pub fn listen(
             HttpService::build()
                 .client_request_timeout(HEAD_LIMIT)
                 .keep_alive(KEEP_ALIVE)
+                .client_disconnect_timeout(LINGER)
                 .secure()
                 .on_connect_ext(move |io: &TlsStream, _| tune(&SockRef::from(io.get_ref().0), stall_limit))
                 .upgrade(fn_service(upgrade(sockets)))

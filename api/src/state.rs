@@ -9,6 +9,7 @@ use actors::accounts::Accounts;
 use actors::admission::Admission;
 use actors::bus::Bus;
 use actors::events::EventTail;
+use actors::file_transfer::Transfers;
 use actors::gate::Gate;
 use actors::housekeeping::RemoveRecordings;
 use actors::reach::Reach;
@@ -44,6 +45,8 @@ pub struct ApiState {
     pub events: EventTail,
     /// Commands to devices' update clients.
     pub triggers: Triggers,
+    /// Transfers files.
+    pub transfers: Transfers,
     /// Connects this node with the others; asked only whether it works.
     pub bus: Bus,
     /// What each path calls for, on the listener this state is for.
@@ -119,9 +122,17 @@ pub mod testing {
             ),
             accounts: Accounts::new(storage.users.clone(), gate.clone(), keyring, announce, &settings),
             events: EventTail::new(storage.events.clone(), &settings.events),
-            triggers: Triggers::new(registry, reach.clone(), bus.clone(), settings.trigger_reply_limit, arbiter),
-            reach,
+            triggers: Triggers::new(registry.clone(), reach.clone(), bus.clone(), settings.trigger_reply_limit, arbiter),
             access: crate::gateway::access,
+            transfers: Transfers::new(
+                registry,
+                reach.clone(),
+                bus.clone(),
+                gate.clone(),
+                settings.sessions.clone(),
+                settings.file_transfer.clone(),
+            ),
+            reach,
             address_limits: Arc::new(AddressLimits::new(&config)),
             config: Arc::new(config),
             readiness: Arc::default(),

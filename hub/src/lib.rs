@@ -22,6 +22,7 @@ use actors::accounts::Accounts;
 use actors::admission::Admission;
 use actors::bus::{Bus, NatsBus};
 use actors::credentials::Keyring;
+use actors::file_transfer::Transfers;
 use actors::gate::Gate;
 use actors::housekeeping::RemoveRecordings;
 use actors::recording::Recordings;
@@ -299,6 +300,14 @@ async fn boot(config: Config) -> anyhow::Result<Booted> {
     };
     let asked_to_stop = Arc::new(Notify::new());
     let stopping = Arc::clone(&asked_to_stop);
+    let transfers = Transfers::new(
+        tree.registry.clone(),
+        tree.reach.clone(),
+        bus.clone(),
+        gate.clone(),
+        config.actors.sessions.clone(),
+        config.actors.file_transfer.clone(),
+    );
     let state = ApiState {
         storage,
         gate,
@@ -307,6 +316,7 @@ async fn boot(config: Config) -> anyhow::Result<Booted> {
         reach: tree.reach.clone(),
         events: tree.events.clone(),
         triggers: tree.triggers.clone(),
+        transfers,
         bus,
         access: api::gateway::access,
         address_limits: Arc::new(AddressLimits::new(&api_config)),

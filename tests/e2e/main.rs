@@ -8,6 +8,7 @@ mod connection_history;
 mod device_admission;
 mod device_tokens;
 mod failures;
+mod file_transfer;
 mod first_minute;
 mod gateway;
 mod internal_api;

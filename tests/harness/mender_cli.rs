@@ -51,6 +51,11 @@ impl MenderCli {
         assert!(output.status.success(), "{output:?}");
     }
 
+    /// A file of this user's, for commands that take one.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.home.join(name)
+    }
+
     /// Opens a terminal; type with [`Process::type_in`], read with [`Process::printed`].
     pub fn terminal(&self, device: &str) -> Process {
         Process::start_interactive(&self.command(&["terminal", device]), &temporary_directory().join("terminal.log"))

@@ -37,20 +37,25 @@ pub struct RealDevice {
 impl RealDevice {
     /// Starts one that knows this address.
     pub async fn start(door: &Door) -> Self {
-        Self::start_with(door, None).await
+        Self::start_with(door, None, &json!({})).await
     }
 
     /// Starts one that trusts this certificate.
     pub async fn start_trusting(door: &Door, certificate: &Certificate) -> Self {
-        Self::start_with(door, Some(certificate)).await
+        Self::start_with(door, Some(certificate), &json!({})).await
     }
 
-    async fn start_with(door: &Door, certificate: Option<&Certificate>) -> Self {
+    /// Starts one whose `mender-connect` has these settings beside the usual ones.
+    pub async fn start_configured(door: &Door, settings: &Value) -> Self {
+        Self::start_with(door, None, settings).await
+    }
+
+    async fn start_with(door: &Door, certificate: Option<&Certificate>, settings: &Value) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(1);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let mac = format!("06:00:00:00:{:02x}:{:02x}", number >> 8 & 0xff, number & 0xff);
         let directory = temporary_directory();
-        write_files(&directory, door, certificate);
+        write_files(&directory, door, certificate, settings);
 
         let socket = directory.join("bus.sock");
         let mut bus = Command::new("dbus-daemon");
@@ -161,7 +166,7 @@ fn client_command(directory: &Path, bus_address: &str, mac: &str) -> Command {
     command
 }
 
-fn write_files(directory: &Path, door: &Door, certificate: Option<&Certificate>) {
+fn write_files(directory: &Path, door: &Door, certificate: Option<&Certificate>, settings: &Value) {
     for name in ["bin", "data", "etc", "identity", "inventory"] {
         std::fs::create_dir(directory.join(name)).expect("a directory can be made");
     }
@@ -189,7 +194,7 @@ fn write_files(directory: &Path, door: &Door, certificate: Option<&Certificate>)
         client["ServerCertificate"] = json!(certificate.file());
     }
     write("mender.conf", &client.to_string());
-    let connect = json!({
+    let mut connect = json!({
         // Plain sh: bash would put escape sequences between the lines.
         "ShellCommand": "/bin/sh",
         "ShellArguments": [],
@@ -198,6 +203,9 @@ fn write_files(directory: &Path, door: &Door, certificate: Option<&Certificate>)
         "Sessions": {"MaxPerUser": 10},
         "Terminal": {"Width": 80, "Height": 24},
     });
+    for (name, value) in settings.as_object().into_iter().flatten() {
+        connect[name] = value.clone();
+    }
     write("connect.conf", &connect.to_string());
 }
 
