@@ -21,6 +21,8 @@ mod upgrade;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+#[doc(hidden)]
+pub use pump::fuzzing;
 pub use upgrade::{SocketCount, SocketState, upgrade};
 
 /// Deadlines and bounds of sockets.
