@@ -20,9 +20,9 @@ mod upgrade;
 
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
 #[doc(hidden)]
 pub use pump::fuzzing;
+use serde::{Deserialize, Serialize};
 pub use upgrade::{SocketCount, SocketState, upgrade};
 
 /// Deadlines and bounds of sockets.

@@ -283,13 +283,7 @@ impl SimulatedDevice {
     }
 
     /// Connects again after every loss; returns when the token is refused.
-    async fn stay_connected(
-        &self,
-        token: &str,
-        agent: &mut Agent,
-        update_client: &Arc<UpdateClient>,
-        orders: &Orders,
-    ) {
+    async fn stay_connected(&self, token: &str, agent: &mut Agent, update_client: &Arc<UpdateClient>, orders: &Orders) {
         let settings = &*self.settings;
         let progress = &settings.progress;
         let mut attempts = 0;

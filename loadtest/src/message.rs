@@ -342,11 +342,8 @@ mod tests {
     #[test]
     fn what_is_written_can_be_read() {
         let long = "x".repeat(40);
-        let message = Message::new(CONTROL, "open")
-            .session(&long)
-            .wide("offset", 0)
-            .text("user_id", "u")
-            .with_body([7; 300]);
+        let message =
+            Message::new(CONTROL, "open").session(&long).wide("offset", 0).text("user_id", "u").with_body([7; 300]);
 
         assert_eq!(Message::decode(&message.encode()).expect("a message"), message);
     }

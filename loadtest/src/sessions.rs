@@ -207,12 +207,8 @@ impl Sessions {
         self.started += 1;
         let (session, number) = (first.session_id().to_owned(), self.started);
         let (messages, taker) = handover::channel();
-        let worker = worker::Worker::new(
-            session.clone(),
-            self.services.clone(),
-            self.update_client.clone(),
-            outlet.clone(),
-        );
+        let worker =
+            worker::Worker::new(session.clone(), self.services.clone(), self.update_client.clone(), outlet.clone());
         let ended = SessionEvent::Ended { session: session.clone(), number };
         let outlet = outlet.clone();
         let task = Task::spawn(async move {

@@ -34,7 +34,7 @@ impl UpdateClient {
             { "name": "hostname", "value": "simulated" },
         ]);
         let sent = admission::send_inventory(&settings.server, self.source, &self.token(), &attributes).await;
-        sent.map(|_| ()).map_err(|error| format!("{error:#}"))
+        sent.map_err(|error| format!("{error:#}"))
     }
 
     /// Asks for an update, and leaves it there; the error says what went wrong.

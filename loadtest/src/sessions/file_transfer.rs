@@ -88,8 +88,9 @@ impl FileTransfer {
     async fn stat(&self, message: &Message) -> Result<(), String> {
         let path = which_file(message)?;
         let found = tokio::fs::metadata(&path).await;
-        let found = found
-            .map_err(|error| format!("failed to get file info from path '{path}': stat {path}: {}", os_error(&error)))?;
+        let found = found.map_err(|error| {
+            format!("failed to get file info from path '{path}': stat {path}: {}", os_error(&error))
+        })?;
         let info = Message::new(FILE_TRANSFER, "file_info").session(message.session_id());
         let _offline = self.outlet.say(info.with_body(file_info(&path, &found))).await;
         Ok(())
@@ -98,7 +99,8 @@ impl FileTransfer {
     async fn get(&mut self, message: &Message) -> Result<(), String> {
         let path = which_file(message)?;
         self.check_chroot(&path).map_err(|why| format!("access denied: {why}"))?;
-        let failed = |error: std::io::Error| format!("failed to open file for reading: open {path}: {}", os_error(&error));
+        let failed =
+            |error: std::io::Error| format!("failed to open file for reading: open {path}: {}", os_error(&error));
         let found = tokio::fs::metadata(&path).await.map_err(failed)?;
         if found.is_dir() {
             return Err(format!("failed to copy file chunk to session: read {path}: is a directory"));

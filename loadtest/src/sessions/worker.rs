@@ -45,10 +45,10 @@ impl Worker {
 
     /// Returns when the session is over. What it has started ends with `self`.
     pub(super) async fn run(mut self, mut messages: Taker<Message>) {
-        let ping_wait = self.services.session_timeout * 4 / 5;
-        let pong_wait = self.services.session_timeout - ping_wait;
+        let silence = self.services.session_timeout * 4 / 5;
+        let grace = self.services.session_timeout / 5;
         let mut asked = false;
-        let mut timer = Instant::now() + ping_wait;
+        let mut timer = Instant::now() + silence;
         loop {
             let message = tokio::select! {
                 message = messages.take() => message,
@@ -61,13 +61,13 @@ impl Worker {
                         return;
                     }
                     asked = true;
-                    timer = Instant::now() + pong_wait;
+                    timer = Instant::now() + grace;
                     continue;
                 }
             };
             let Some(message) = message else { return };
             asked = false;
-            timer = Instant::now() + ping_wait;
+            timer = Instant::now() + silence;
             if self.handle(message).await == Next::End {
                 return;
             }
@@ -193,9 +193,7 @@ mod tests {
 
     #[test]
     fn an_open_with_version_1_is_accepted_and_names_what_is_on_offer() {
-        for (services, expected) in
-            [(Services::none(), &[1][..]), (Services::of_this_machine(), &[1, 2, 3, 4])]
-        {
+        for (services, expected) in [(Services::none(), &[1][..]), (Services::of_this_machine(), &[1, 2, 3, 4])] {
             let (answer, next) = control(&open(1), &services);
             let answer = answer.expect("an answer");
             let accept: Accept = rmp_serde::from_slice(answer.body()).expect("a body");

@@ -111,7 +111,8 @@ async fn what_a_shell_prints_while_no_socket_is_up_is_lost() {
         path("returned"),
     );
     let mut hub = SmallHub::start().await;
-    let command = PtyCommand { program: "/bin/sh".into(), arguments: vec!["-c".into(), script.into()], directory: None };
+    let command =
+        PtyCommand { program: "/bin/sh".into(), arguments: vec!["-c".into(), script.into()], directory: None };
     let (device, settings) = small_hub::device_with(&hub, Services::none(), Shell::Pty(command));
     let handle = device.start();
     let mut socket = hub.socket().await;

@@ -100,7 +100,9 @@ async fn a_refused_connection_is_an_error_without_its_id() {
     device.say(new("c", "sctp", 1)).await;
     assert_eq!(unpacked(&device.hear().await)["err"], "unknown protocol: sctp");
     device.say(message("new", "c").with_body(packed(&json!({ "remote_port": 22 })))).await;
-    assert!(unpacked(&device.hear().await)["err"].as_str().expect("a text").starts_with("invalid port-forward message"));
+    assert!(
+        unpacked(&device.hear().await)["err"].as_str().expect("a text").starts_with("invalid port-forward message")
+    );
 }
 
 #[tokio::test]
@@ -112,7 +114,8 @@ async fn datagrams_go_both_ways_and_long_ones_lose_their_end() {
     device.say(message("forward", "c").with_body("there")).await;
     assert_eq!(device.hear().await.kind(), "ack");
     let mut read = [0; 100];
-    let (length, from) = tokio::time::timeout(PATIENCE, remote.recv_from(&mut read)).await.expect("in time").expect("read");
+    let (length, from) =
+        tokio::time::timeout(PATIENCE, remote.recv_from(&mut read)).await.expect("in time").expect("read");
     assert_eq!(&read[..length], b"there");
 
     remote.send_to(&[b'y'; 5000], from).await.expect("sent");
@@ -141,7 +144,11 @@ async fn a_surplus_ack_ends_the_agent_and_is_on_record() {
 
     device.socket = device.hub.socket().await;
     assert_eq!(device.settings.progress.faults(), 1);
-    assert!(device.settings.progress.latest_faults()[0].contains("ack"), "{:?}", device.settings.progress.latest_faults());
+    assert!(
+        device.settings.progress.latest_faults()[0].contains("ack"),
+        "{:?}",
+        device.settings.progress.latest_faults()
+    );
     assert_eq!(remote.read(&mut [0]).await.expect("the end"), 0, "a new agent has no connections");
     device.say(Message::new(SHELL, "shell").session("shell").with_body("x")).await;
     assert_eq!(device.hear().await.body(), b"session not found", "and no shells");

@@ -1,8 +1,8 @@
 //! The reading half of a socket for `tests/fuzz`: bytes in, messages out, without a network.
 
 use super::{
-    AsyncRead, AsyncWrite, Bytes, BytesMut, Config, Context, Halves, Inbound, Pin, Poll, READ_SIZE, ReadBuf, SocketEvent,
-    Stream, Waker,
+    AsyncRead, AsyncWrite, Bytes, BytesMut, Config, Context, Halves, Inbound, Pin, Poll, READ_SIZE, ReadBuf,
+    SocketEvent, Stream, Waker,
 };
 use std::io;
 

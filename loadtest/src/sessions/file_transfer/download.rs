@@ -8,7 +8,7 @@ use crate::{
 use tokio::{fs::File, io::AsyncReadExt};
 
 /// How far the device is ahead of the last ack at most, in bytes.
-const WINDOW: i64 = 20 * CHUNK as i64;
+const WINDOW: i64 = 20 * 4096;
 
 pub(super) async fn run(file: File, request: Message, acks: Taker<Message>, outlet: Outlet) {
     let mut download = Download { file, acks, outlet, session: request.session_id().to_owned(), sent: 0, acked: 0 };

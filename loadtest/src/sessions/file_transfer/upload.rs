@@ -53,9 +53,7 @@ impl Target {
             self.path = Path::new(&self.path).join(name).to_string_lossy().into_owned();
         }
         match tokio::fs::symlink_metadata(&self.path).await {
-            Ok(found) if !found.is_file() => {
-                Err("conflicting file path: cannot overwrite irregular file".to_owned())
-            }
+            Ok(found) if !found.is_file() => Err("conflicting file path: cannot overwrite irregular file".to_owned()),
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                 Err(format!("error checking file location: lstat {}: {}", self.path, os_error(&error)))
             }
@@ -141,7 +139,9 @@ impl Upload {
         let Some(mut file) = self.file.take() else { return Err(Failure::Silent) };
         let written = blocking(move || match file.file.write_all(&bytes) {
             Ok(()) => Ok(file),
-            Err(error) => Err(format!("failed to write file chunk: write {}: {}", file.name.display(), os_error(&error))),
+            Err(error) => {
+                Err(format!("failed to write file chunk: write {}: {}", file.name.display(), os_error(&error)))
+            }
         });
         self.file = Some(written.await.map_err(Failure::Told)?);
         Ok(Chunk::Written)
