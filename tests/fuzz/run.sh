@@ -29,6 +29,8 @@ target_dir=${CARGO_TARGET_DIR:-$here/target}
 counters="-Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4"
 counters="$counters -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table"
 counters="$counters -Cllvm-args=-sanitizer-coverage-trace-compares"
+# The versions that the hub is built with, and none of our own to keep up to date.
+cp ../../Cargo.lock Cargo.lock
 RUSTFLAGS="$counters" CARGO_TARGET_DIR="$target_dir" cargo build --release --target "$machine" --bins
 
 # run TARGET: searches from what is known; prints its counters at the end.

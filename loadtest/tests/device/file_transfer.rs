@@ -162,7 +162,7 @@ async fn an_upload_is_acknowledged_with_the_start_of_its_last_chunk() {
     while acknowledged < 25 * CHUNK {
         let ack = device.hear().await;
         assert_eq!((ack.kind(), ack.text_property("user_id")), ("ack", Some("u")));
-        assert!(offset(&ack) % CHUNK == 0 && offset(&ack) <= acknowledged + 10 * CHUNK, "{}", offset(&ack));
+        assert!(offset(&ack).is_multiple_of(CHUNK) && offset(&ack) <= acknowledged + 10 * CHUNK, "{}", offset(&ack));
         acknowledged = offset(&ack);
     }
     assert_eq!(fs::read(&file).expect("read"), b"old", "the target is the old one until the end");
