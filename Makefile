@@ -29,7 +29,7 @@ build:
 	cargo build --workspace --bins
 
 fuzz: setup ## Search for inputs that break what reads from strangers, SECONDS (60) for each target (tests/fuzz)
-	tests/fuzz/run.sh all $(or $(SECONDS),60)
+	sh tests/fuzz/run.sh all $(or $(SECONDS),60)
 
 memory: ## Memory and processor time of a release hub per connected device, with 10,000 of them
 	cargo build --release --bins

@@ -10,6 +10,7 @@ mod port_forward;
 mod services;
 mod worker;
 
+pub use port_forward::CONNECTIONS_PER_SESSION;
 pub use services::{FileService, Services};
 
 use crate::{

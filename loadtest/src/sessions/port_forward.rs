@@ -30,7 +30,7 @@ use tokio::{
 /// The most bytes in one message; a longer datagram loses its end.
 const PIECE: usize = 4096;
 /// Connections of one session at most. The agent has no such limit; a simulated device must not fill its machine.
-const CONNECTIONS_PER_SESSION: usize = 1024;
+pub const CONNECTIONS_PER_SESSION: usize = 256;
 
 const INVALID: &str = "invalid port-forward message: missing connection_id, remort_port or protocol";
 const UNKNOWN_CONNECTION: &str = "unknown connection";

@@ -4,6 +4,7 @@ use crate::small_hub::{Device, PATIENCE, packed, unpacked, wait_for};
 use loadtest::{
     Services,
     message::{CONTROL, Message, PORT_FORWARD, SHELL},
+    sessions::CONNECTIONS_PER_SESSION,
 };
 use serde_json::json;
 use std::time::Duration;
@@ -120,6 +121,24 @@ async fn datagrams_go_both_ways_and_long_ones_lose_their_end() {
 
     remote.send_to(&[b'y'; 5000], from).await.expect("sent");
     assert_eq!(told(&device.hear().await), ("forward", Some("c"), &[b'y'; 4096][..]));
+}
+
+#[tokio::test]
+async fn a_session_has_so_many_connections_and_no_more() {
+    let remote = UdpSocket::bind("127.0.0.1:0").await.expect("a free port");
+    let port = remote.local_addr().expect("an address").port();
+    let mut device = Device::with(Services::of_this_machine()).await;
+    for number in 0..CONNECTIONS_PER_SESSION {
+        device.say(new(&number.to_string(), "udp", port)).await;
+        assert_eq!(device.hear().await.kind(), "new");
+    }
+    device.say(new("more", "udp", port)).await;
+    assert_eq!(unpacked(&device.hear().await)["err"], "too many connections");
+
+    device.say(message("stop", "0")).await;
+    assert_eq!(device.hear().await.kind(), "stop");
+    device.say(new("more", "udp", port)).await;
+    assert_eq!(device.hear().await.kind(), "new");
 }
 
 #[tokio::test]

@@ -4,6 +4,7 @@ use crate::small_hub::{Device, PATIENCE, packed, unpacked};
 use loadtest::{
     Services,
     message::{CONTROL, Message, UPDATE_CLIENT},
+    sessions::SESSIONS_PER_DEVICE,
 };
 use serde_json::json;
 use std::time::Duration;
@@ -86,4 +87,23 @@ async fn a_session_survives_a_lost_websocket() {
     tokio::time::timeout(PATIENCE, device.settings.progress.wait_until(|progress| progress.losses() == 1))
         .await
         .expect("one loss");
+}
+
+#[tokio::test]
+async fn a_hub_that_opens_sessions_without_end_is_on_record() {
+    let mut device = Device::with(Services::none()).await;
+    for number in 0..SESSIONS_PER_DEVICE {
+        device.say(control("ping", &number.to_string())).await;
+        assert_eq!(device.hear().await.kind(), "pong");
+    }
+    device.say(control("close", "0")).await;
+    device.say(control("ping", "1")).await;
+    assert_eq!(device.hear().await.kind(), "pong");
+    device.say(control("ping", "in its place")).await;
+    assert_eq!(device.hear().await.kind(), "pong");
+    assert_eq!(device.settings.progress.faults(), 0);
+
+    device.say(control("ping", "one more")).await;
+    device.socket = device.hub.socket().await;
+    assert_eq!(device.settings.progress.latest_faults(), ["the hub opened too many sessions"]);
 }
