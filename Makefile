@@ -6,7 +6,7 @@ export PATH := $(PATH):/usr/sbin:/sbin
 export RUST_TEST_THREADS ?= 4
 
 .DEFAULT_GOAL := help
-.PHONY: help run test setup lint build memory bench
+.PHONY: help run test setup lint build fuzz memory bench
 
 help: ## This list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /make \1\t/' | expand -t 16
@@ -27,6 +27,9 @@ lint: ## Formatting, clippy, documentation: no warning is let through
 
 build:
 	cargo build --workspace --bins
+
+fuzz: setup ## Search for inputs that break what reads from strangers, SECONDS (60) for each target (tests/fuzz)
+	sh tests/fuzz/run.sh all $(or $(SECONDS),60)
 
 memory: ## Memory and processor time of a release hub per connected device, with 10,000 of them
 	cargo build --release --bins

@@ -12,6 +12,8 @@ need() {
 }
 
 need gcc gcc libc6-dev
+# For `make fuzz` alone: libFuzzer is built from its source.
+need g++ g++
 need make make
 need pkg-config pkg-config
 need openssl openssl

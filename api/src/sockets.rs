@@ -21,6 +21,8 @@ mod upgrade;
 
 use std::time::Duration;
 
+#[doc(hidden)]
+pub use pump::fuzzing;
 use serde::{Deserialize, Serialize};
 pub use upgrade::{SocketCount, SocketState, upgrade};
 

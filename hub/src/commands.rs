@@ -52,6 +52,10 @@ enum Command {
     #[command(after_help = SERVE_EXAMPLES)]
     Serve(ServeArguments),
     /// Hub, first user and a device with a real shell, all on this machine
+    ///
+    /// The device is this machine: whoever is logged in to the demo's hub has your shell, reads and writes your files,
+    /// and reaches the ports that this machine reaches. The hub therefore listens on 127.0.0.1 only, and its one user has
+    /// a random password.
     Demo(demo::Arguments),
     /// Manage the people who may log in
     #[command(subcommand)]

@@ -2,9 +2,9 @@
 //! and pongs extend, and messages of more than 8192 bytes answered by leaving.
 
 use crate::{
-    message::{CONTROL, DEVICE_MESSAGE_LIMIT, Message, SHELL},
+    agent::{Agent, Wish},
+    message::{DEVICE_MESSAGE_LIMIT, Message},
     server::Socket,
-    terminals::Terminals,
 };
 use bytes::Bytes;
 use futures_util::{Sink, Stream};
@@ -12,11 +12,14 @@ use std::{
     collections::VecDeque,
     future::poll_fn,
     pin::Pin,
+    sync::{Mutex, PoisonError},
     task::{Context, Poll},
     time::{Duration, Instant},
 };
+use tokio::sync::Notify;
 use tokio_tungstenite::tungstenite::{
-    Message as Frame,
+    Error, Message as Frame,
+    error::CapacityError,
     protocol::{CloseFrame, WebSocketConfig, frame::coding::CloseCode},
 };
 
@@ -45,6 +48,44 @@ pub enum End {
     Closed(Option<(u16, String)>),
     /// It broke, or was silent for 60 s, or carried what the agent does not accept.
     Lost(String),
+    /// The hub sent what the agent does not read: it leaves and comes back.
+    Fault(String),
+    /// The hub did what ends the real agent's process, with all its shells and sessions.
+    Died(String),
+    /// The device left because it was told to, and comes back after this time.
+    Left(Duration),
+}
+
+/// How a device leaves when it is told to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Leave {
+    /// With a Close frame of code 1000, as mender-connect does when its token changes.
+    Close,
+    /// By closing the connection without one, as the newest agents do, and every device that loses its network.
+    Cut,
+}
+
+/// Where a device is told to leave its websocket; the latest order counts.
+#[derive(Debug, Default)]
+pub(crate) struct Orders {
+    latest: Mutex<Option<(Leave, Duration)>>,
+    given: Notify,
+}
+
+impl Orders {
+    pub(crate) fn give(&self, how: Leave, away: Duration) {
+        *self.latest.lock().unwrap_or_else(PoisonError::into_inner) = Some((how, away));
+        self.given.notify_one();
+    }
+
+    async fn next(&self) -> (Leave, Duration) {
+        loop {
+            if let Some(order) = self.latest.lock().unwrap_or_else(PoisonError::into_inner).take() {
+                return order;
+            }
+            self.given.notified().await;
+        }
+    }
 }
 
 impl std::fmt::Display for End {
@@ -53,47 +94,62 @@ impl std::fmt::Display for End {
             Self::Closed(Some((code, reason))) => write!(f, "closed by the hub with {code} {reason:?}"),
             Self::Closed(None) => f.write_str("closed by the hub"),
             Self::Lost(why) => write!(f, "lost: {why}"),
+            Self::Fault(why) | Self::Died(why) => write!(f, "broken by the hub: {why}"),
+            Self::Left(away) => write!(f, "left for {} ms", away.as_millis()),
         }
     }
 }
 
 /// Serves one websocket until it ends.
-pub async fn serve(socket: &mut Socket, terminals: &mut Terminals) -> End {
-    let mut connection = Connection { socket, terminals, outbox: VecDeque::new(), flushing: false };
-    connection.run().await
+pub(crate) async fn serve(socket: &mut Socket, agent: &mut Agent, orders: &Orders) -> End {
+    agent.set_online(true);
+    let mut connection = Connection { socket, agent, outbox: VecDeque::new(), flushing: false };
+    let end = connection.run(orders).await;
+    agent.set_online(false);
+    end
 }
 
 struct Connection<'a> {
     socket: &'a mut Socket,
-    terminals: &'a mut Terminals,
+    agent: &'a mut Agent,
     outbox: VecDeque<Frame>,
     flushing: bool,
 }
 
 enum Happened {
     Heard(Frame),
-    Printed(Message),
+    Wished(Wish),
     Ended(End),
 }
 
 impl Connection<'_> {
-    async fn run(&mut self) -> End {
+    async fn run(&mut self, orders: &Orders) -> End {
         let mut next_ping = Instant::now() + PING_INTERVAL;
         let mut deadline = Instant::now() + READ_DEADLINE;
         loop {
-            let wake = self.terminals.next_tick().map_or(next_ping, |tick| tick.min(next_ping)).min(deadline);
+            let mut wake = self.agent.next_tick().map_or(next_ping, |tick| tick.min(next_ping));
+            if !self.agent.is_busy() {
+                wake = wake.min(deadline);
+            }
             let happened = tokio::select! {
                 happened = poll_fn(|context| self.poll(context)) => happened,
+                (how, away) = orders.next() => {
+                    if how == Leave::Close {
+                        self.say_goodbye(CloseCode::Normal, "");
+                    }
+                    return End::Left(away);
+                }
                 () = tokio::time::sleep_until(wake.into()) => {
                     let now = Instant::now();
-                    if now >= deadline {
+                    // The agent looks at its deadline only when it reads.
+                    if now >= deadline && !self.agent.is_busy() {
                         return End::Lost("no ping or pong from the hub for 60 s".to_owned());
                     }
                     if now >= next_ping {
                         next_ping += PING_INTERVAL;
                         self.outbox.push_back(Frame::Ping(Bytes::from_static(PING_PAYLOAD)));
                     }
-                    for message in self.terminals.tick(now) {
+                    for message in self.agent.tick(now) {
                         self.send(&message);
                     }
                     continue;
@@ -108,14 +164,21 @@ impl Connection<'_> {
                     return End::Closed(frame.map(|frame| (frame.code.into(), frame.reason.to_string())));
                 }
                 Happened::Heard(frame) => match Message::decode(&frame.into_data()) {
-                    Ok(message) => self.hear(&message),
-                    Err(error) => return self.leave(CloseCode::Invalid, &format!("undecodable message: {error}")),
+                    Ok(message) => self.hear(message),
+                    Err(error) => {
+                        let why = format!("undecodable message: {error}");
+                        self.say_goodbye(CloseCode::Invalid, &why);
+                        return End::Fault(why);
+                    }
                 },
-                Happened::Printed(message) => self.send(&message),
+                Happened::Wished(Wish::Say(message)) => self.send(&message),
+                Happened::Wished(Wish::Die(fault)) => return End::Died(fault),
                 Happened::Ended(end) => return end,
             }
             if self.outbox.len() > OUTBOX_LIMIT {
-                return self.leave(CloseCode::Policy, "the hub does not read its answers");
+                let why = "the hub does not read its answers";
+                self.say_goodbye(CloseCode::Policy, why);
+                return End::Lost(why.to_owned());
             }
         }
     }
@@ -125,14 +188,20 @@ impl Connection<'_> {
         if let Err(error) = self.poll_write(context) {
             return Poll::Ready(Happened::Ended(End::Lost(error.to_string())));
         }
+        if self.outbox.len() < OUTPUT_MARK
+            && let Poll::Ready(wish) = self.agent.poll_wish(context)
+        {
+            return Poll::Ready(Happened::Wished(wish));
+        }
+        if self.agent.poll_ready(context).is_pending() {
+            // A busy session holds up everything that is read, as in the agent.
+            return Poll::Pending;
+        }
         match Pin::new(&mut *self.socket).poll_next(context) {
             Poll::Ready(Some(Ok(frame))) => return Poll::Ready(Happened::Heard(frame)),
-            Poll::Ready(Some(Err(error))) => return Poll::Ready(Happened::Ended(End::Lost(error.to_string()))),
+            Poll::Ready(Some(Err(error))) => return Poll::Ready(Happened::Ended(broken(&error))),
             Poll::Ready(None) => return Poll::Ready(Happened::Ended(End::Lost("the connection ended".to_owned()))),
             Poll::Pending => {}
-        }
-        if self.outbox.len() < OUTPUT_MARK {
-            return self.terminals.poll_output(context).map(Happened::Printed);
         }
         Poll::Pending
     }
@@ -159,13 +228,8 @@ impl Connection<'_> {
         Ok(())
     }
 
-    fn hear(&mut self, message: &Message) {
-        let replies = match message.header.proto {
-            SHELL => self.terminals.hear(message, Instant::now()),
-            CONTROL => control(message).into_iter().collect(),
-            proto => vec![no_handler(message, proto)],
-        };
-        for reply in replies {
+    fn hear(&mut self, message: Message) {
+        for reply in self.agent.hear(message, Instant::now()) {
             self.send(&reply);
         }
     }
@@ -174,93 +238,22 @@ impl Connection<'_> {
         self.outbox.push_back(Frame::Binary(message.encode()));
     }
 
-    /// Says why, as far as the socket takes it, and goes.
-    fn leave(&mut self, code: CloseCode, why: &str) -> End {
+    /// Says why, as far as the socket takes it.
+    fn say_goodbye(&mut self, code: CloseCode, why: &str) {
         let frame = Frame::Close(Some(CloseFrame { code, reason: why.chars().take(100).collect::<String>().into() }));
         let mut context = Context::from_waker(std::task::Waker::noop());
         if Pin::new(&mut *self.socket).poll_ready(&mut context).is_ready() {
             let _broken = Pin::new(&mut *self.socket).start_send(frame);
             let _unsent = Pin::new(&mut *self.socket).poll_flush(&mut context);
         }
-        End::Lost(why.to_owned())
     }
 }
 
-/// The answer to a message of session control.
-fn control(message: &Message) -> Option<Message> {
-    let answer = |kind| Message::new(CONTROL, kind).session(message.session_id());
-    match message.kind() {
-        "open" if offers_version_1(message.body()) => {
-            let body = serde_json::json!({ "version": 1, "protocols": [SHELL] });
-            Some(answer("accept").with_body(packed(&body)))
+fn broken(error: &Error) -> End {
+    match error {
+        Error::Capacity(CapacityError::MessageTooLong { .. }) => {
+            End::Fault(format!("a message of more than {DEVICE_MESSAGE_LIMIT} bytes"))
         }
-        "open" => {
-            let body = serde_json::json!({ "err": "handshake rejected: require version 1", "close": true });
-            Some(answer("error").with_body(packed(&body)))
-        }
-        "ping" => Some(answer("pong")),
-        "pong" | "close" | "accept" | "error" => None,
-        _ => Some(no_handler(message, CONTROL)),
-    }
-}
-
-fn offers_version_1(body: &[u8]) -> bool {
-    #[derive(serde::Deserialize)]
-    struct Open {
-        versions: Vec<i64>,
-    }
-    rmp_serde::from_slice::<Open>(body).is_ok_and(|open| open.versions.contains(&1))
-}
-
-fn no_handler(message: &Message, proto: u16) -> Message {
-    let body = serde_json::json!({
-        "err": format!("no handler registered for protocol: 0x{proto:04X}"),
-        "close": false,
-        "msgproto": proto,
-        "msgtype": message.kind(),
-    });
-    Message::new(CONTROL, "error").session(message.session_id()).with_body(packed(&body))
-}
-
-fn packed(body: &serde_json::Value) -> Vec<u8> {
-    rmp_serde::to_vec_named(body).expect("JSON always has a form in MessagePack")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[derive(serde::Deserialize)]
-    struct Accept {
-        version: i64,
-        protocols: Vec<u16>,
-    }
-
-    #[test]
-    fn an_open_with_version_1_is_accepted() {
-        let body = rmp_serde::to_vec_named(&serde_json::json!({ "versions": [1] })).expect("packed");
-        let answer = control(&Message::new(CONTROL, "open").session("s").with_body(body)).expect("an answer");
-
-        let accept: Accept = rmp_serde::from_slice(answer.body()).expect("a body");
-        assert_eq!((answer.kind(), answer.session_id(), accept.version), ("accept", "s", 1));
-        assert_eq!(accept.protocols, [SHELL]);
-    }
-
-    #[test]
-    fn an_open_without_version_1_is_refused() {
-        let body = rmp_serde::to_vec_named(&serde_json::json!({ "versions": [2] })).expect("packed");
-        assert_eq!(control(&Message::new(CONTROL, "open").with_body(body)).expect("an answer").kind(), "error");
-    }
-
-    #[test]
-    fn a_ping_is_answered_and_a_pong_is_not() {
-        assert_eq!(control(&Message::new(CONTROL, "ping")).expect("an answer").kind(), "pong");
-        assert_eq!(control(&Message::new(CONTROL, "pong")), None);
-    }
-
-    #[test]
-    fn an_unknown_protocol_is_named_in_the_answer() {
-        let answer = no_handler(&Message::new(12345, "x"), 12345);
-        assert!(String::from_utf8_lossy(answer.body()).contains("no handler registered for protocol: 0x3039"));
+        other => End::Lost(other.to_string()),
     }
 }

@@ -1,14 +1,17 @@
 //! A device from first contact to its websocket and back again after every loss.
 
 use crate::{
-    DeviceKey, Server, Shell,
+    DeviceKey, Leave, Server, Services, Shell,
     admission::{self, Joined},
-    connection::{self, End},
+    agent::Agent,
+    connection::{self, End, Orders},
     server::ConnectError,
+    sessions::Sessions,
     terminals::Terminals,
+    update_client::UpdateClient,
 };
-use serde_json::json;
 use std::{
+    collections::VecDeque,
     net::IpAddr,
     sync::{
         Arc, Mutex, PoisonError,
@@ -24,6 +27,9 @@ use tokio::{
 /// Where a device keeps its websocket.
 const CONNECT_PATH: &str = "/api/devices/v1/deviceconnect/connect";
 
+/// So many faults are kept word for word; more are counted.
+const FAULTS_KEPT: usize = 16;
+
 /// What all devices of a fleet have in common.
 #[derive(Debug)]
 pub struct DeviceSettings {
@@ -33,6 +39,8 @@ pub struct DeviceSettings {
     pub shell: Shell,
     /// Shells one user may have on one device; mender-connect allows 1.
     pub shells_per_user: usize,
+    /// What they offer beside shells.
+    pub services: Services,
     /// How often a device that is not accepted yet asks again.
     pub join_interval: Duration,
     /// The wait before the first reconnect; it doubles up to [`longest_wait`](Self::longest_wait) and is spread by half.
@@ -48,12 +56,13 @@ pub struct DeviceSettings {
 }
 
 impl DeviceSettings {
-    /// Settings for a few devices on this hub.
+    /// Settings for a few devices on this hub, which offer nothing but shells.
     pub fn new(server: Server, shell: Shell) -> Self {
         Self {
             server,
             shell,
             shells_per_user: 1,
+            services: Services::none(),
             join_interval: Duration::from_secs(5),
             first_wait: Duration::from_secs(1),
             longest_wait: Duration::from_mins(1),
@@ -72,6 +81,9 @@ pub struct Progress {
     connections: AtomicU64,
     losses: AtomicU64,
     refusals: AtomicU64,
+    faults: AtomicU64,
+    latest_faults: Mutex<VecDeque<String>>,
+    longest_wait: Mutex<Duration>,
     last_trouble: Mutex<Option<String>>,
     changed: Notify,
 }
@@ -102,6 +114,21 @@ impl Progress {
         self.refusals.load(Relaxed)
     }
 
+    /// How often the hub did what would have ended the real agent: a surplus ack, a message that is too large or none.
+    pub fn faults(&self) -> u64 {
+        self.faults.load(Relaxed)
+    }
+
+    /// What the latest faults were.
+    pub fn latest_faults(&self) -> Vec<String> {
+        self.latest_faults.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
+    }
+
+    /// The longest time that a message for a busy session has held up a device and all its other sessions.
+    pub fn longest_wait(&self) -> Duration {
+        *self.longest_wait.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// The last thing that went wrong.
     pub fn last_trouble(&self) -> Option<String> {
         self.last_trouble.lock().unwrap_or_else(PoisonError::into_inner).clone()
@@ -118,6 +145,20 @@ impl Progress {
             }
             changed.await;
         }
+    }
+
+    fn fault(&self, what: &str) {
+        self.faults.fetch_add(1, Relaxed);
+        let mut latest = self.latest_faults.lock().unwrap_or_else(PoisonError::into_inner);
+        if latest.len() == FAULTS_KEPT {
+            latest.pop_front();
+        }
+        latest.push_back(what.to_owned());
+    }
+
+    pub(crate) fn waited(&self, time: Duration) {
+        let mut longest = self.longest_wait.lock().unwrap_or_else(PoisonError::into_inner);
+        *longest = time.max(*longest);
     }
 
     fn trouble(&self, what: &str) {
@@ -144,6 +185,15 @@ pub struct SimulatedDevice {
 #[derive(Debug)]
 pub struct DeviceHandle {
     task: JoinHandle<()>,
+    orders: Arc<Orders>,
+}
+
+impl DeviceHandle {
+    /// Has the device leave its websocket and open another after `away`; its shells and sessions stay. With
+    /// [`Leave::Close`] and no time away it is what mender-connect does when its token changes.
+    pub fn reconnect(&self, how: Leave, away: Duration) {
+        self.orders.give(how, away);
+    }
 }
 
 impl Drop for DeviceHandle {
@@ -170,22 +220,31 @@ impl SimulatedDevice {
 
     /// Switches it on; it has to be called within a runtime.
     pub fn start(self) -> DeviceHandle {
-        DeviceHandle { task: tokio::spawn(self.live()) }
+        let orders = Arc::<Orders>::default();
+        DeviceHandle { task: tokio::spawn(self.live(orders.clone())), orders }
     }
 
-    async fn live(self) {
-        let mut terminals = Terminals::new(self.settings.shell.clone(), self.settings.shells_per_user);
+    async fn live(self, orders: Arc<Orders>) {
+        let update_client = Arc::new(UpdateClient::new(self.settings.clone(), self.source));
+        let mut agent = self.new_agent(&update_client);
         loop {
             // In a box, since it is large and most of a device's life is spent elsewhere.
-            let token = Box::pin(self.join()).await;
+            let token = agent.offline(Box::pin(self.join())).await;
+            update_client.set_token(&token);
             self.settings.progress.joined.fetch_add(1, Relaxed);
             self.settings.progress.changed.notify_waiters();
             if self.settings.reports {
-                Box::pin(self.report(&token)).await;
+                agent.offline(Box::pin(self.report(&update_client))).await;
             }
-            self.stay_connected(&token, &mut terminals).await;
+            self.stay_connected(&token, &mut agent, &update_client, &orders).await;
             self.settings.progress.joined.fetch_sub(1, Relaxed);
         }
+    }
+
+    fn new_agent(&self, update_client: &Arc<UpdateClient>) -> Agent {
+        let terminals = Terminals::new(self.settings.shell.clone(), self.settings.shells_per_user);
+        let sessions = Sessions::new(Arc::new(self.settings.services.clone()), update_client.clone());
+        Agent::new(self.settings.clone(), terminals, sessions)
     }
 
     /// Asks until it is accepted.
@@ -215,61 +274,66 @@ impl SimulatedDevice {
     }
 
     /// Sends what a real device sends once it is accepted. Neither answer matters to the websocket.
-    async fn report(&self, token: &str) {
-        let settings = &*self.settings;
-        let _entering = settings.entering.acquire().await;
-        let attributes = json!([
-            { "name": "device_type", "value": "simulated" },
-            { "name": "artifact_name", "value": "simulated-1" },
-            { "name": "hostname", "value": "simulated" },
-        ]);
-        if let Err(error) = admission::send_inventory(&settings.server, self.source, token, &attributes).await {
-            settings.progress.trouble(&format!("{error:#}"));
-        }
-        match admission::poll_for_update(&settings.server, self.source, token).await {
-            Ok(200 | 204 | 404) => {}
-            Ok(status) => settings.progress.trouble(&format!("the hub answered {status} to the update poll")),
-            Err(error) => settings.progress.trouble(&format!("{error:#}")),
+    async fn report(&self, update_client: &UpdateClient) {
+        for sent in [update_client.send_inventory().await, update_client.check_update().await] {
+            if let Err(why) = sent {
+                self.settings.progress.trouble(&why);
+            }
         }
     }
 
     /// Connects again after every loss; returns when the token is refused.
-    async fn stay_connected(&self, token: &str, terminals: &mut Terminals) {
+    async fn stay_connected(&self, token: &str, agent: &mut Agent, update_client: &Arc<UpdateClient>, orders: &Orders) {
         let settings = &*self.settings;
         let progress = &settings.progress;
         let mut attempts = 0;
         loop {
-            let opened = {
+            let open = async {
                 let _entering = settings.entering.acquire().await;
-                let opening = settings.server.open_socket(CONNECT_PATH, token, self.source, connection::lean_socket());
-                Box::pin(opening).await
+                settings.server.open_socket(CONNECT_PATH, token, self.source, connection::lean_socket()).await
             };
-            match opened {
+            match agent.offline(Box::pin(open)).await {
                 Ok(mut socket) => {
                     attempts = 0;
                     progress.connections.fetch_add(1, Relaxed);
                     // A guard, because a device may also be switched off here.
                     let connected = Connected::new(progress);
-                    let end = connection::serve(&mut socket, terminals).await;
+                    let end = connection::serve(&mut socket, agent, orders).await;
                     drop(connected);
+                    drop(socket);
                     self.note(&end);
+                    match end {
+                        End::Left(away) => {
+                            agent.offline(tokio::time::sleep(away)).await;
+                            continue;
+                        }
+                        // The agent's process has ended, and starts with nothing.
+                        End::Died(_) => *agent = self.new_agent(update_client),
+                        End::Closed(_) | End::Lost(_) | End::Fault(_) => {}
+                    }
                 }
                 Err(ConnectError::Refused { status: 401, .. }) => {
                     progress.refused("the hub refuses the device's token");
-                    tokio::time::sleep(jitter(settings.first_wait)).await;
+                    agent.offline(tokio::time::sleep(jitter(settings.first_wait))).await;
                     return;
                 }
                 Err(error) => progress.refused(&error.to_string()),
             }
             attempts += 1;
-            tokio::time::sleep(self.wait_before_attempt(attempts)).await;
+            agent.offline(tokio::time::sleep(self.wait_before_attempt(attempts))).await;
         }
     }
 
     fn note(&self, end: &End) {
         tracing::debug!(identity = self.identity, %end, "websocket ended");
-        self.settings.progress.losses.fetch_add(1, Relaxed);
-        self.settings.progress.trouble(&end.to_string());
+        let progress = &self.settings.progress;
+        progress.losses.fetch_add(1, Relaxed);
+        if let End::Fault(what) | End::Died(what) = end {
+            progress.fault(what);
+        }
+        if !matches!(end, End::Left(_)) {
+            progress.trouble(&end.to_string());
+        }
     }
 
     fn wait_before_attempt(&self, attempt: u32) -> Duration {

@@ -4,10 +4,12 @@
 //! the hub's own code is used. A [`SimulatedDevice`] behaves like the real agent where the hub can tell the difference.
 //!
 //! ```text
-//! scenarios ──▶ fleet ──▶ device ──▶ admission    asks to join, sends inventory, polls for updates
-//!     │                      │  └──▶ connection   one websocket: pings, deadlines, messages in and out
-//!     │                      └─────▶ terminals    the shells behind it: echo in memory or a real PTY
-//!     └──▶ operator                               logs in, admits devices, opens terminals
+//! scenarios ──▶ fleet ──▶ device ──▶ admission, update_client   asks to join, sends inventory, polls for updates
+//!     │                      ├────▶ connection                 one websocket: pings, deadlines, messages in and out
+//!     │                      └────▶ agent                      what is behind it, and survives it
+//!     │                               ├──▶ terminals           shells: echo in memory or a real PTY
+//!     │                               └──▶ sessions            file transfers, port forwards, commands
+//!     └──▶ operator                                            logs in, admits devices, opens terminals
 //! ```
 
 pub mod message;
@@ -18,7 +20,15 @@ pub mod server;
 
 pub mod admission;
 
+mod handover;
+
+pub mod update_client;
+
+pub mod sessions;
+
 pub mod terminals;
+
+pub mod agent;
 
 pub mod connection;
 
@@ -34,9 +44,11 @@ pub mod report;
 
 pub mod scenarios;
 
+pub use connection::Leave;
 pub use device::{DeviceHandle, DeviceSettings, Progress, SimulatedDevice};
 pub use device_key::DeviceKey;
 pub use server::Server;
+pub use sessions::{FileService, Services};
 pub use terminals::{PtyCommand, Shell};
 
 /// Makes aws-lc the process's provider of TLS; without one, every client of a hub behind TLS would panic.

@@ -3,13 +3,24 @@
 //! Written as mender-connect writes them (`proto` always as a 16 bit integer, small integers compact, empty members
 //! left out); read generously, as every peer has to: any width, any order, unknown keys, a text as body.
 
+pub(crate) mod pack;
+
 use bytes::Bytes;
-use serde::Deserialize;
+use serde::{
+    Deserialize, Deserializer,
+    de::{EnumAccess, IgnoredAny, MapAccess, SeqAccess, Visitor},
+};
 use serde_bytes::ByteBuf;
 use std::collections::BTreeMap;
 
 /// Protocol number of the terminal.
 pub const SHELL: u16 = 1;
+/// Protocol number of file transfer.
+pub const FILE_TRANSFER: u16 = 2;
+/// Protocol number of port forwarding.
+pub const PORT_FORWARD: u16 = 3;
+/// Protocol number of commands to the update client.
+pub const UPDATE_CLIENT: u16 = 4;
 /// Protocol number of session control.
 pub const CONTROL: u16 = 65535;
 
@@ -37,7 +48,7 @@ pub struct Message {
 /// The header of a [`Message`].
 #[derive(Debug, Clone, PartialEq, Default, Deserialize)]
 pub struct Header {
-    /// The protocol, see [`SHELL`] and [`CONTROL`].
+    /// The protocol, from [`SHELL`] to [`CONTROL`].
     pub proto: u16,
     #[serde(default)]
     typ: Option<String>,
@@ -48,15 +59,101 @@ pub struct Header {
 }
 
 /// A value in a header's properties.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-#[serde(untagged)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Property {
-    /// Any integer that fits.
+    /// An integer, written as short as it goes.
     Integer(i64),
+    /// An integer in 64 bits: agents take an offset in no other form.
+    Wide(i64),
     /// A text.
     Text(String),
-    /// Something this crate has no use for: read, never written.
-    Other(serde::de::IgnoredAny),
+    /// Something this crate has no use for: read, and written as nil.
+    Other,
+}
+
+impl<'de> Deserialize<'de> for Property {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(PropertyVisitor)
+    }
+}
+
+struct PropertyVisitor;
+
+impl<'de> Visitor<'de> for PropertyVisitor {
+    type Value = Property;
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("a property")
+    }
+
+    // The reader calls the method of the width it met.
+    fn visit_i8<E>(self, value: i8) -> Result<Property, E> {
+        Ok(Property::Integer(value.into()))
+    }
+
+    fn visit_i16<E>(self, value: i16) -> Result<Property, E> {
+        Ok(Property::Integer(value.into()))
+    }
+
+    fn visit_i32<E>(self, value: i32) -> Result<Property, E> {
+        Ok(Property::Integer(value.into()))
+    }
+
+    fn visit_i64<E>(self, value: i64) -> Result<Property, E> {
+        Ok(Property::Wide(value))
+    }
+
+    fn visit_u64<E>(self, value: u64) -> Result<Property, E> {
+        Ok(i64::try_from(value).map_or(Property::Other, Property::Integer))
+    }
+
+    fn visit_str<E>(self, value: &str) -> Result<Property, E> {
+        Ok(Property::Text(value.to_owned()))
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<Property, E> {
+        Ok(Property::Other)
+    }
+
+    fn visit_f32<E>(self, _: f32) -> Result<Property, E> {
+        Ok(Property::Other)
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<Property, E> {
+        Ok(Property::Other)
+    }
+
+    fn visit_bytes<E>(self, _: &[u8]) -> Result<Property, E> {
+        Ok(Property::Other)
+    }
+
+    fn visit_none<E>(self) -> Result<Property, E> {
+        Ok(Property::Other)
+    }
+
+    fn visit_unit<E>(self) -> Result<Property, E> {
+        Ok(Property::Other)
+    }
+
+    fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<Property, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+
+    fn visit_newtype_struct<D: Deserializer<'de>>(self, deserializer: D) -> Result<Property, D::Error> {
+        IgnoredAny::deserialize(deserializer).map(|_| Property::Other)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, members: A) -> Result<Property, A::Error> {
+        IgnoredAny.visit_seq(members).map(|_| Property::Other)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, members: A) -> Result<Property, A::Error> {
+        IgnoredAny.visit_map(members).map(|_| Property::Other)
+    }
+
+    fn visit_enum<A: EnumAccess<'de>>(self, value: A) -> Result<Property, A::Error> {
+        IgnoredAny.visit_enum(value).map(|_| Property::Other)
+    }
 }
 
 impl Message {
@@ -79,6 +176,13 @@ impl Message {
         self
     }
 
+    /// The same with one more integer property of 64 bits, whatever its value.
+    #[must_use]
+    pub fn wide(mut self, name: &str, value: i64) -> Self {
+        self.header.props.get_or_insert_default().insert(name.to_owned(), Property::Wide(value));
+        self
+    }
+
     /// The same with one more text property.
     #[must_use]
     pub fn text(mut self, name: &str, value: &str) -> Self {
@@ -91,6 +195,12 @@ impl Message {
     pub fn with_body(mut self, body: impl Into<Vec<u8>>) -> Self {
         self.body = Some(ByteBuf::from(body.into()));
         self
+    }
+
+    /// A message of another type with the rest of this one's header, and without a body.
+    #[must_use]
+    pub fn answered_by(&self, kind: &str) -> Self {
+        Self { header: Header { typ: Some(kind.to_owned()), ..self.header.clone() }, body: None }
     }
 
     /// The message type, empty if there is none.
@@ -106,9 +216,14 @@ impl Message {
     /// The integer property of this name.
     pub fn integer_property(&self, name: &str) -> Option<i64> {
         match self.header.props.as_ref()?.get(name)? {
-            Property::Integer(value) => Some(*value),
+            Property::Integer(value) | Property::Wide(value) => Some(*value),
             _ => None,
         }
+    }
+
+    /// The property of this name, with its form.
+    pub fn property(&self, name: &str) -> Option<&Property> {
+        self.header.props.as_ref()?.get(name)
     }
 
     /// The text property of this name.
@@ -136,12 +251,12 @@ impl Message {
     pub fn encode(&self) -> Bytes {
         let mut out = Vec::with_capacity(64 + self.body().len());
         let has_body = !self.body().is_empty();
-        put_map(&mut out, if has_body { 2 } else { 1 });
-        put_text(&mut out, "hdr");
+        pack::map(&mut out, if has_body { 2 } else { 1 });
+        pack::text(&mut out, "hdr");
         self.header.encode(&mut out);
         if has_body {
-            put_text(&mut out, "body");
-            put_bytes(&mut out, self.body());
+            pack::text(&mut out, "body");
+            pack::bytes(&mut out, self.body());
         }
         out.into()
     }
@@ -152,77 +267,31 @@ impl Header {
         let typ = self.typ.as_deref().filter(|text| !text.is_empty());
         let sid = self.sid.as_deref().filter(|text| !text.is_empty());
         let props = self.props.as_ref().filter(|map| !map.is_empty());
-        put_map(out, 1 + usize::from(typ.is_some()) + usize::from(sid.is_some()) + usize::from(props.is_some()));
-        put_text(out, "proto");
-        out.push(0xcd);
-        out.extend_from_slice(&self.proto.to_be_bytes());
+        pack::map(out, 1 + usize::from(typ.is_some()) + usize::from(sid.is_some()) + usize::from(props.is_some()));
+        pack::text(out, "proto");
+        pack::uint16(out, self.proto);
         if let Some(typ) = typ {
-            put_text(out, "typ");
-            put_text(out, typ);
+            pack::text(out, "typ");
+            pack::text(out, typ);
         }
         if let Some(sid) = sid {
-            put_text(out, "sid");
-            put_text(out, sid);
+            pack::text(out, "sid");
+            pack::text(out, sid);
         }
         if let Some(props) = props {
-            put_text(out, "props");
-            put_map(out, props.len());
+            pack::text(out, "props");
+            pack::map(out, props.len());
             for (name, value) in props {
-                put_text(out, name);
+                pack::text(out, name);
                 match value {
-                    Property::Integer(value) => put_integer(out, *value),
-                    Property::Text(text) => put_text(out, text),
-                    Property::Other(_) => out.push(0xc0),
+                    Property::Integer(value) => pack::integer(out, *value),
+                    Property::Wide(value) => pack::int64(out, *value),
+                    Property::Text(text) => pack::text(out, text),
+                    Property::Other => out.push(0xc0),
                 }
             }
         }
     }
-}
-
-fn put_map(out: &mut Vec<u8>, members: usize) {
-    match u8::try_from(members) {
-        Ok(few) if few < 16 => out.push(0x80 | few),
-        _ => {
-            out.push(0xdf);
-            out.extend_from_slice(&length(members));
-        }
-    }
-}
-
-fn put_text(out: &mut Vec<u8>, text: &str) {
-    match u8::try_from(text.len()) {
-        Ok(short) if short < 32 => out.push(0xa0 | short),
-        Ok(short) => out.extend_from_slice(&[0xd9, short]),
-        Err(_) => {
-            out.push(0xdb);
-            out.extend_from_slice(&length(text.len()));
-        }
-    }
-    out.extend_from_slice(text.as_bytes());
-}
-
-fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
-    if let Ok(short) = u8::try_from(bytes.len()) {
-        out.extend_from_slice(&[0xc4, short]);
-    } else {
-        out.push(0xc6);
-        out.extend_from_slice(&length(bytes.len()));
-    }
-    out.extend_from_slice(bytes);
-}
-
-fn put_integer(out: &mut Vec<u8>, value: i64) {
-    match u8::try_from(value) {
-        Ok(small) if small < 128 => out.push(small),
-        _ => {
-            out.push(0xd3);
-            out.extend_from_slice(&value.to_be_bytes());
-        }
-    }
-}
-
-fn length(len: usize) -> [u8; 4] {
-    u32::try_from(len).expect("nothing in a message is longer than 4 GiB").to_be_bytes()
 }
 
 #[cfg(test)]
@@ -273,12 +342,24 @@ mod tests {
     #[test]
     fn what_is_written_can_be_read() {
         let long = "x".repeat(40);
-        let message = Message::new(CONTROL, "open")
-            .session(&long)
-            .integer("big", 1 << 40)
-            .text("user_id", "u")
-            .with_body([7; 300]);
+        let message =
+            Message::new(CONTROL, "open").session(&long).wide("offset", 0).text("user_id", "u").with_body([7; 300]);
 
         assert_eq!(Message::decode(&message.encode()).expect("a message"), message);
+    }
+    #[test]
+    fn the_width_of_an_integer_is_known() {
+        let read = |hex: &str| {
+            let header = format!("81 a3 686472 82 a5 70726f746f 02 a5 70726f7073 81 a1 6f {hex}");
+            Message::decode(&bytes(&header)).expect("a message").property("o").cloned()
+        };
+
+        assert_eq!(read("d3 0000000000000007"), Some(Property::Wide(7)));
+        for narrow in ["07", "cc 07", "cd 0007", "ce 00000007", "d1 0007", "cf 0000000000000007"] {
+            assert_eq!(read(narrow), Some(Property::Integer(7)), "{narrow}");
+        }
+        for other in ["c0", "c3", "92 01 02", "81 01 02", "d6 ff 00000000", "ca 00000000", "cf ffffffffffffffff"] {
+            assert_eq!(read(other), Some(Property::Other), "{other}");
+        }
     }
 }

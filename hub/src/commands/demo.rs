@@ -1,7 +1,7 @@
 //! `mooring demo`: everything on one machine, to see it work within a minute.
 //!
-//! A hub, its first user, and a device whose shell is a real one: that of the person who runs the demo. All of it lives
-//! in one folder; a second run finds the same user and the same device.
+//! A hub, its first user, and a device that is this machine: its shell, files and ports are those of the person who runs
+//! the demo. All of it lives in one folder; a second run finds the same user and the same device.
 
 use super::{
     operator::{Operator, TokenStore},
@@ -16,7 +16,8 @@ use crate::{
 use anyhow::{Context, bail};
 use base64::{Engine, engine::general_purpose::STANDARD};
 use loadtest::{
-    DeviceHandle, DeviceKey, DeviceSettings, PtyCommand, Server, Shell, SimulatedDevice, operator::Operator as Admitter,
+    DeviceHandle, DeviceKey, DeviceSettings, PtyCommand, Server, Services, Shell, SimulatedDevice,
+    operator::Operator as Admitter,
 };
 use rand::distr::{Alphanumeric, SampleString};
 use std::{
@@ -98,6 +99,7 @@ async fn set_up(hub: &Hub, directory: &Path) -> anyhow::Result<Demo> {
     let server = Server::at(base.as_str()).await?;
     let settings = Arc::new(DeviceSettings {
         shells_per_user: loadtest::terminals::SHELLS_PER_DEVICE,
+        services: Services::of_this_machine(),
         join_interval: Duration::from_secs(1),
         longest_wait: Duration::from_secs(5),
         ..DeviceSettings::new(server.clone(), Shell::Pty(PtyCommand::of_this_user()))
@@ -126,7 +128,7 @@ impl Demo {
         format!(
             "
 {busy}The demo runs: a hub at {hub}, and one device, {DEVICE_NAME} ({device}),
-whose shell is yours on this machine.
+which is this machine: its shell, its files and its ports, with your rights.
 
 Try this now, in another terminal:
 

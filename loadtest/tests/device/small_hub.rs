@@ -1,11 +1,7 @@
-//! A simulated device against a hub of a few lines: what it asks, in which order, and that it comes back.
+//! A hub of a few lines.
 
-use base64::{Engine, engine::general_purpose::STANDARD};
 use futures_util::{SinkExt, StreamExt};
-use loadtest::{
-    DeviceKey, DeviceSettings, Server, Shell, SimulatedDevice,
-    message::{Message, SHELL},
-};
+use loadtest::{DeviceHandle, DeviceKey, DeviceSettings, Server, Services, Shell, SimulatedDevice, message::Message};
 use std::{sync::Arc, time::Duration};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -17,30 +13,30 @@ use tokio_tungstenite::{
     tungstenite::{Message as Frame, handshake::derive_accept_key, protocol::Role},
 };
 
-const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_secs(20);
 
 /// What the hub was asked.
-struct Request {
-    head: String,
-    body: Vec<u8>,
+pub struct Request {
+    pub head: String,
+    pub body: Vec<u8>,
 }
 
 impl Request {
-    fn header(&self, name: &str) -> Option<&str> {
+    pub fn header(&self, name: &str) -> Option<&str> {
         let is_it = |line: &&str| line.split(':').next().is_some_and(|found| found.eq_ignore_ascii_case(name));
         Some(self.head.lines().find(is_it)?.split_once(':')?.1.trim())
     }
 }
 
 /// A hub that refuses the first request to join, grants the second, and hands out its websockets.
-struct SmallHub {
-    server: Server,
+pub struct SmallHub {
+    pub server: Server,
     requests: mpsc::UnboundedReceiver<Request>,
     sockets: mpsc::UnboundedReceiver<WebSocketStream<TcpStream>>,
 }
 
 impl SmallHub {
-    async fn start() -> Self {
+    pub async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let url = format!("http://{}", listener.local_addr().expect("an address"));
         // Both hold what one device of the test does, which ends with the test.
@@ -74,11 +70,11 @@ impl SmallHub {
         Self { server: Server::at(&url).await.expect("a server"), requests, sockets }
     }
 
-    async fn request(&mut self) -> Request {
+    pub async fn request(&mut self) -> Request {
         tokio::time::timeout(PATIENCE, self.requests.recv()).await.expect("in time").expect("a request")
     }
 
-    async fn socket(&mut self) -> WebSocketStream<TcpStream> {
+    pub async fn socket(&mut self) -> WebSocketStream<TcpStream> {
         tokio::time::timeout(PATIENCE, self.sockets.recv()).await.expect("in time").expect("a websocket")
     }
 }
@@ -100,7 +96,7 @@ async fn read(stream: &mut TcpStream) -> Option<Request> {
     Some(request)
 }
 
-async fn next(socket: &mut WebSocketStream<TcpStream>) -> Message {
+pub async fn next(socket: &mut WebSocketStream<TcpStream>) -> Message {
     loop {
         let frame =
             tokio::time::timeout(PATIENCE, socket.next()).await.expect("in time").expect("open").expect("a frame");
@@ -110,7 +106,7 @@ async fn next(socket: &mut WebSocketStream<TcpStream>) -> Message {
     }
 }
 
-fn device_of(hub: &SmallHub) -> (SimulatedDevice, Arc<DeviceSettings>) {
+pub fn device_of(hub: &SmallHub) -> (SimulatedDevice, Arc<DeviceSettings>) {
     let settings = Arc::new(DeviceSettings {
         join_interval: Duration::from_millis(20),
         first_wait: Duration::from_millis(20),
@@ -120,62 +116,74 @@ fn device_of(hub: &SmallHub) -> (SimulatedDevice, Arc<DeviceSettings>) {
     (device, settings)
 }
 
-#[tokio::test]
-async fn a_device_asks_until_it_is_let_in_then_reports_and_connects() {
-    let mut hub = SmallHub::start().await;
-    let (device, settings) = device_of(&hub);
-    let pem = device.public_pem();
-    let _running = device.start();
+/// A device that does not report, with these services.
+pub fn device_with(hub: &SmallHub, services: Services, shell: Shell) -> (SimulatedDevice, Arc<DeviceSettings>) {
+    let settings = Arc::new(DeviceSettings {
+        services,
+        reports: false,
+        join_interval: Duration::from_millis(20),
+        first_wait: Duration::from_millis(20),
+        ..DeviceSettings::new(hub.server.clone(), shell)
+    });
+    let device = SimulatedDevice::new(settings.clone(), r#"{"mac":"02:01"}"#.to_owned(), DeviceKey::random(), None);
+    (device, settings)
+}
 
-    for _ in 0..2 {
-        let join = hub.request().await;
-        let body: serde_json::Value = serde_json::from_slice(&join.body).expect("JSON");
-        assert_eq!((body["id_data"].as_str(), body["pubkey"].as_str()), (Some(r#"{"mac":"02:01"}"#), Some(&*pem)));
-        let signature = STANDARD.decode(join.header("x-men-signature").expect("a signature")).expect("base64");
-        assert_eq!(signature.len(), 64);
+/// Waits until it is so.
+pub async fn wait_for(is_so: impl Fn() -> bool) {
+    let waiting = async {
+        while !is_so() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, waiting).await.expect("in time");
+}
+
+/// A device with services, whose websocket is open.
+pub struct Device {
+    pub hub: SmallHub,
+    pub socket: WebSocketStream<TcpStream>,
+    pub settings: Arc<DeviceSettings>,
+    pub handle: DeviceHandle,
+}
+
+impl Device {
+    pub async fn with(services: Services) -> Self {
+        let mut hub = SmallHub::start().await;
+        let (device, settings) = device_with(&hub, services, Shell::Echo);
+        let handle = device.start();
+        let socket = hub.socket().await;
+        Self { hub, socket, settings, handle }
     }
-    let inventory = hub.request().await;
-    assert!(inventory.head.starts_with("PUT /api/devices/v1/inventory/device/attributes "), "{}", inventory.head);
-    assert_eq!(inventory.header("authorization"), Some("Bearer the-token"));
-    assert!(hub.request().await.head.starts_with("POST /api/devices/v2/deployments/device/deployments/next "));
-    assert!(hub.request().await.head.starts_with("GET /api/devices/v1/deviceconnect/connect "));
-    settings.progress.wait_until(|progress| progress.connected() == 1).await;
+
+    pub async fn say(&mut self, message: Message) {
+        self.socket.send(Frame::Binary(message.encode())).await.expect("sent");
+    }
+
+    pub async fn hear(&mut self) -> Message {
+        next(&mut self.socket).await
+    }
+
+    /// Whether the device says nothing although it answers pings.
+    pub async fn is_quiet(&mut self) -> bool {
+        self.socket.send(Frame::Ping("quiet?".into())).await.expect("sent");
+        loop {
+            let frame = tokio::time::timeout(PATIENCE, self.socket.next()).await.expect("in time").expect("open");
+            match frame.expect("a frame") {
+                Frame::Pong(_) => return true,
+                Frame::Binary(_) => return false,
+                _ => {}
+            }
+        }
+    }
 }
 
-#[tokio::test]
-async fn a_shell_survives_a_lost_websocket() {
-    let mut hub = SmallHub::start().await;
-    let (device, settings) = device_of(&hub);
-    let _running = device.start();
-    let say = |kind| Message::new(SHELL, kind).session("s");
-
-    let mut socket = hub.socket().await;
-    socket.send(Frame::Binary(say("new").encode())).await.expect("sent");
-    assert_eq!(next(&mut socket).await.body(), b"Shell started");
-    drop(socket);
-
-    let mut socket = hub.socket().await;
-    socket.send(Frame::Ping("60".into())).await.expect("sent");
-    let pong = tokio::time::timeout(PATIENCE, socket.next()).await.expect("in time").expect("open").expect("a frame");
-    assert_eq!(pong, Frame::Pong("60".into()));
-    socket.send(Frame::Binary(say("shell").with_body("x").encode())).await.expect("sent");
-    let echo = next(&mut socket).await;
-    assert_eq!((echo.kind(), echo.body()), ("shell", &b"x"[..]));
-    assert_eq!((settings.progress.connections(), settings.progress.losses()), (2, 1));
+/// The body of a request, as the hub writes it.
+pub fn packed(body: &serde_json::Value) -> Vec<u8> {
+    rmp_serde::to_vec_named(body).expect("packed")
 }
 
-#[tokio::test]
-async fn a_message_larger_than_8192_bytes_makes_the_device_leave_and_return() {
-    let mut hub = SmallHub::start().await;
-    let (device, settings) = device_of(&hub);
-    let _running = device.start();
-
-    let mut socket = hub.socket().await;
-    let fitting = Message::new(SHELL, "shell").session("s").with_body(vec![b'x'; 8100]);
-    socket.send(Frame::Binary(fitting.encode())).await.expect("sent");
-    assert_eq!(next(&mut socket).await.body(), b"session not found");
-    socket.send(Frame::Binary(vec![0; 8193].into())).await.expect("sent");
-
-    hub.socket().await;
-    assert!(settings.progress.losses() >= 1);
+/// The body of an answer.
+pub fn unpacked(message: &Message) -> serde_json::Value {
+    rmp_serde::from_slice(message.body()).expect("a body")
 }
