@@ -10,6 +10,7 @@ mod failures;
 mod first_minute;
 mod gateway;
 mod inventory;
+mod operator_commands;
 mod real_clients;
 mod remote_terminal;
 mod sessions;

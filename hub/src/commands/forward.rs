@@ -147,3 +147,6 @@ async fn reconnect(
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -6,11 +6,13 @@ mod device;
 mod interrupts;
 pub mod message;
 mod socket;
+#[cfg(test)]
+pub mod stand_in;
 
 pub use backoff::Backoff;
-pub use connection::{Operator, TokenStore, refusal, words_of};
+pub use connection::{Operator, TokenStore, refusal};
 pub use device::ListedDevice;
-pub use interrupts::{Interrupt, Interrupts};
+pub use interrupts::Interrupts;
 pub use socket::{Refused, Socket};
 
 use anyhow::{Context, bail};

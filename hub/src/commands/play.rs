@@ -104,7 +104,10 @@ async fn play(mut answer: Response, mut pace: Pace, surface: &mut Surface) -> an
                     shown += pace.wait_until(at);
                     tokio::time::sleep_until(shown).await;
                     let mut output = std::io::stdout().lock();
-                    output.write_all(&bytes).and_then(|()| output.flush()).context("cannot write to standard output")?;
+                    output
+                        .write_all(&bytes)
+                        .and_then(|()| output.flush())
+                        .context("cannot write to standard output")?;
                     surface.feed(&bytes);
                 }
                 Event::Resized(at, width, height) => {

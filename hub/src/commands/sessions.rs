@@ -156,7 +156,9 @@ mod tests {
     #[test]
     fn the_table_shows_what_the_hub_says_and_a_dash_for_what_it_leaves_out() {
         let text = table(&sessions(), true).to_string();
-        for part in ["6b1d", "3f8f", "anna@example.com", "terminal", "2026-08-01 10:00:00Z", " 2 ", "user disconnected[2J"] {
+        for part in
+            ["6b1d", "3f8f", "anna@example.com", "terminal", "2026-08-01 10:00:00Z", " 2 ", "user disconnected[2J"]
+        {
             assert!(text.contains(part), "{part} is missing in\n{text}");
         }
         assert!(!table(&sessions(), false).to_string().contains("REASON"));

@@ -162,11 +162,8 @@ pub async fn run(arguments: &Arguments) -> anyhow::Result<()> {
 }
 
 fn chosen(arguments: &Arguments) -> Option<(&str, Mode)> {
-    let modes = [
-        (&arguments.attach, Mode::Write),
-        (&arguments.watch, Mode::Watch),
-        (&arguments.take_over, Mode::TakeOver),
-    ];
+    let modes =
+        [(&arguments.attach, Mode::Write), (&arguments.watch, Mode::Watch), (&arguments.take_over, Mode::TakeOver)];
     modes.into_iter().find_map(|(session, mode)| Some((session.as_deref()?, mode)))
 }
 
@@ -263,13 +260,7 @@ async fn reconnect(subject: &Subject, desk: &mut Desk, backoff: &mut Backoff) ->
 }
 
 impl Subject {
-    async fn come_back(
-        &self,
-        kept: Option<Kept>,
-        from: u64,
-        mode: Mode,
-        after: Duration,
-    ) -> Result<Session, Refused> {
+    async fn come_back(&self, kept: Option<Kept>, from: u64, mode: Mode, after: Duration) -> Result<Session, Refused> {
         tokio::time::sleep(after).await;
         match kept {
             Some(kept) => self.attach(&kept.session, mode, Some((from, &kept.attachment))).await,

@@ -179,7 +179,9 @@ impl Download<'_> {
 
     async fn ask(&mut self) -> Result<Response, Broken> {
         let cannot_reach = |error: reqwest::Error| {
-            Broken::Perhaps(anyhow::Error::new(error).context(format!("cannot reach the hub at {}", self.operator.base())))
+            Broken::Perhaps(
+                anyhow::Error::new(error).context(format!("cannot reach the hub at {}", self.operator.base())),
+            )
         };
         if self.has_ranges {
             let path = format!("/api/management/v1/mooring/devices/{}/files", self.device);
@@ -205,7 +207,9 @@ impl Download<'_> {
         loop {
             let piece: Option<Bytes> = match tokio::time::timeout(STALL_LIMIT, answer.chunk()).await {
                 Ok(piece) => piece.map_err(|error| Broken::Perhaps(error.into()))?,
-                Err(_elapsed) => return Err(Broken::Perhaps(anyhow!("nothing has come for {} s", STALL_LIMIT.as_secs()))),
+                Err(_elapsed) => {
+                    return Err(Broken::Perhaps(anyhow!("nothing has come for {} s", STALL_LIMIT.as_secs())));
+                }
             };
             let Some(piece) = piece else { return Ok(()) };
             match &mut self.sink {

@@ -65,7 +65,8 @@ impl Copying {
             (Place::Device(remote), Place::Standard) => Ok(Self::Down(remote, None)),
             (Place::Device(_), Place::Device(_)) => bail!("both sides are on devices: copy through this machine"),
             _ => {
-                let relative = [source, destination].into_iter().find(|side| side.contains(':') && !Path::new(side).exists());
+                let relative =
+                    [source, destination].into_iter().find(|side| side.contains(':') && !Path::new(side).exists());
                 match relative {
                     Some(side) => bail!("{side:?} is no DEVICE:/path: the path on a device starts with a slash"),
                     None => bail!("neither side is on a device: expected DEVICE:/path for one of them"),

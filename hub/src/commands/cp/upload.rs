@@ -52,10 +52,8 @@ pub async fn upload(
             (input, name.to_owned(), None, None)
         }
     };
-    let watched = Arc::new(Watched {
-        progress: Mutex::new(Progress::of(&name, size)),
-        is_reading: AtomicBool::new(false),
-    });
+    let watched =
+        Arc::new(Watched { progress: Mutex::new(Progress::of(&name, size)), is_reading: AtomicBool::new(false) });
     let content = Body::wrap_stream(pieces(reading, size, watched.clone()));
     let part = match size {
         Some(size) => Part::stream_with_length(content, size),

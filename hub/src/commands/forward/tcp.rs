@@ -101,11 +101,7 @@ async fn upwards(mut local: ReadHalf<'_>, up: &Upwards) -> Said {
     }
 }
 
-async fn downwards(
-    mut local: WriteHalf<'_>,
-    stream: &mut LocalEnd,
-    progress: &tokio::sync::watch::Sender<()>,
-) -> End {
+async fn downwards(mut local: WriteHalf<'_>, stream: &mut LocalEnd, progress: &tokio::sync::watch::Sender<()>) -> End {
     loop {
         match stream.hear().await {
             Some(FromDevice::Data(bytes)) => {

@@ -179,6 +179,8 @@ impl Tunnel {
             Heard::Complaint(why, true) => return Some(why),
             Heard::Opened(connection) => self.openings.settled(connection),
             Heard::Forward(connection, bytes) => {
+                // Whoever sends is connected. An acknowledgement shows nothing: it may be the hub's.
+                self.openings.settled(connection);
                 let end = self.streams.get(&connection).and_then(|stream| stream.end.as_ref());
                 // Nothing from a connection that has just ended here is missed by anybody.
                 if end.is_some_and(|end| !end.hear(FromDevice::Data(bytes))) {

@@ -140,7 +140,7 @@ mod tests {
 
     #[test]
     fn the_handshake_is_as_documented() {
-        let open = b"\x82\xa3hdr\x82\xa5proto\xcd\xff\xff\xa3typ\xa4open\xa4body\xc4\x0b\x81\xa8versions\x91\x01";
+        let open = b"\x82\xa3hdr\x82\xa5proto\xcd\xff\xff\xa3typ\xa4open\xa4body\xc4\x0c\x81\xa8versions\x91\x01";
         assert_eq!(encode(Say::Open), open);
         // An `accept` of mender-connect.
         let body = b"\x82\xa7version\x01\xa9protocols\x94\xcd\0\x01\xcd\0\x02\xcd\0\x03\xcd\0\x04";

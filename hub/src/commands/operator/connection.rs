@@ -1,6 +1,6 @@
 //! Requests with a token, and where tokens are kept between commands.
 
-use super::{ListedDevice, OperatorArguments, ask, password_from_terminal_or_stdin};
+use super::{ListedDevice, OperatorArguments, ask, message::printable, password_from_terminal_or_stdin};
 use crate::commands::private_file;
 use anyhow::{Context, bail};
 use futures_util::{StreamExt, stream};
@@ -136,6 +136,13 @@ impl Operator {
             StatusCode::UNAUTHORIZED => bail!("wrong e-mail address or password"),
             _ => Err(refusal(answer).await),
         }
+    }
+
+    /// With any token.
+    #[cfg(test)]
+    pub fn of_a_test(base: Url) -> Self {
+        crate::commands::install_tls_provider();
+        Self { base, http: http_client().expect("a client"), token: "token".to_owned() }
     }
 
     /// The hub's URL.
@@ -291,21 +298,18 @@ fn http_client() -> anyhow::Result<reqwest::Client> {
 
 /// What the hub said when it did not do what was asked.
 pub async fn refusal(answer: reqwest::Response) -> anyhow::Error {
-    let status = answer.status().as_u16();
-    match words_of(answer).await {
-        Some(words) => anyhow::anyhow!("the hub refused: {words} (status {status})"),
-        None => anyhow::anyhow!("the hub answered with status {status}"),
-    }
-}
-
-/// The hub's own words in an answer that refuses, if there are any.
-pub async fn words_of(answer: reqwest::Response) -> Option<String> {
     #[derive(Deserialize)]
     struct Refusal {
         error: String,
     }
-    let refusal = answer.json::<Refusal>().await.ok()?;
-    Some(super::message::printable(&refusal.error))
+    let status = answer.status().as_u16();
+    if status == 401 {
+        return super::Refused::NotLoggedIn.into();
+    }
+    match answer.json::<Refusal>().await {
+        Ok(Refusal { error }) => anyhow::anyhow!("the hub refused: {} (status {status})", printable(&error)),
+        Err(_) => anyhow::anyhow!("the hub answered with status {status}"),
+    }
 }
 
 #[cfg(test)]

@@ -153,8 +153,9 @@ impl Incoming {
 pub fn printable(text: &str) -> String {
     /// Longer explanations help nobody.
     const MOST: usize = 400;
-    let one_line = text.trim().replace(['\r', '\n', '\t'], " ");
-    one_line.chars().filter(|letter| !letter.is_control()).take(MOST).collect()
+    let one_line = text.replace(['\r', '\n', '\t'], " ");
+    let printable: String = one_line.chars().filter(|letter| !letter.is_control()).collect();
+    printable.trim().chars().take(MOST).collect()
 }
 
 impl<'de> Deserialize<'de> for Prop {

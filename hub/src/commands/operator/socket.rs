@@ -70,9 +70,8 @@ impl Socket {
     /// Opens a websocket at this path of the hub.
     pub async fn open(operator: &Operator, path: &str) -> Result<Self, Refused> {
         let request = operator.upgrade_request(path).map_err(|error| Refused::Other(format!("{error:#}")))?;
-        let config = WebSocketConfig::default()
-            .max_message_size(Some(LARGEST_MESSAGE))
-            .max_frame_size(Some(LARGEST_MESSAGE));
+        let config =
+            WebSocketConfig::default().max_message_size(Some(LARGEST_MESSAGE)).max_frame_size(Some(LARGEST_MESSAGE));
         // Every key is a packet of its own and must not wait for the next.
         let opening = connect_async_with_config(request, Some(config), true);
         let (socket, _answer) = match tokio::time::timeout(OPEN_LIMIT, opening).await {

@@ -82,7 +82,8 @@ impl Reader {
             events.push(Event::Started { width: header.width, height: header.height });
             return Ok(());
         }
-        let (at, code, data): (f64, String, Value) = serde_json::from_slice(line).context("the recording is damaged")?;
+        let (at, code, data): (f64, String, Value) =
+            serde_json::from_slice(line).context("the recording is damaged")?;
         let at = Duration::try_from_secs_f64(at).context("the recording is damaged: a time is none")?;
         let text = data.as_str().unwrap_or_default();
         if code == "x-bytes" {

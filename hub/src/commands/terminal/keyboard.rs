@@ -27,6 +27,12 @@ impl Keyboard {
         Ok(Self { typed, ended: false })
     }
 
+    /// A keyboard on which this is typed.
+    #[cfg(test)]
+    pub fn of(typed: mpsc::Receiver<Vec<u8>>) -> Self {
+        Self { typed, ended: false }
+    }
+
     /// Whether standard input has ended.
     pub fn is_at_end(&self) -> bool {
         self.ended

@@ -58,13 +58,22 @@ impl Ledger {
             self.shown += gap.output;
         }
         self.reported = self.reported.min(self.shown);
-        if !self.take(input) {
+        if input < self.taken {
+            // A hub that took the session over from another one may count anew; what was taken stays taken.
+            self.taken = input;
+        } else if !self.take(input) {
             gap.input = true;
             // Half a command that was meant for another moment does more harm than none.
             self.untaken.clear();
             self.taken = input;
         }
         gap
+    }
+
+    /// The hub has left out output, since we were too slow for it.
+    pub fn skip(&mut self, length: u64) {
+        self.received += length;
+        self.shown += length;
     }
 
     /// Where the hub shall go on with its output.
@@ -101,11 +110,12 @@ impl Ledger {
         self.sent = 0;
     }
 
-    /// The session has taken so many keystrokes since it began; `false` if that cannot be.
+    /// The session has taken so many keystrokes since it began; `false` if that cannot be. It may tell less than it told
+    /// when the websocket was opened, since then it speaks of what it has handed on.
     #[must_use]
     pub fn take(&mut self, total: u64) -> bool {
-        let more = total.checked_sub(self.taken).and_then(|more| usize::try_from(more).ok());
-        let Some(more) = more.filter(|&more| more <= self.untaken.len()) else { return false };
+        let Some(more) = total.checked_sub(self.taken) else { return true };
+        let Some(more) = usize::try_from(more).ok().filter(|&more| more <= self.untaken.len()) else { return false };
         self.untaken.drain(..more);
         self.sent = self.sent.saturating_sub(more);
         self.taken = total;
@@ -168,8 +178,13 @@ mod tests {
         fn hear(&mut self) {
             if let Some(keys) = self.to_hub.pop_front() {
                 self.input.extend(keys);
-                self.to_client.push_back(ToClient::Input(self.input.len() as u64));
             }
+        }
+
+        /// Tells what has been handed on, which is at times less than was taken.
+        fn tell_input(&mut self, random: &mut StdRng) {
+            let told = self.input.len() - random.random_range(0..=self.input.len().min(10));
+            self.to_client.push_back(ToClient::Input(told as u64));
         }
 
         fn print(&mut self, random: &mut StdRng) {
@@ -234,7 +249,8 @@ mod tests {
                         client.ledger.typed(&keys);
                     }
                     15..35 if client.ledger.has_unsent() => hub.to_hub.push_back(client.ledger.send(25)),
-                    35..50 => hub.hear(),
+                    35..45 => hub.hear(),
+                    45..50 => hub.tell_input(random),
                     50..60 => hub.print(random),
                     60..72 => hub.send(random),
                     72..85 => client.hear(&mut hub),
@@ -255,6 +271,7 @@ mod tests {
             while !hub.to_hub.is_empty() {
                 hub.hear();
             }
+            hub.to_client.push_back(ToClient::Input(hub.input.len() as u64));
             while hub.sent < hub.output.len() {
                 hub.send(random);
             }
@@ -289,9 +306,31 @@ mod tests {
         assert_eq!(ledger.send(3), b"rm ");
         assert_eq!(ledger.attached(0, 100), Gap { output: 0, input: true });
         assert!(!ledger.has_unsent());
-        // Nor is a hub believed that has taken less than it said before.
+        // Nor is a hub believed that has taken more than was typed.
         ledger.typed(b"ls");
-        assert!(!ledger.take(99) && !ledger.take(103) && ledger.take(102));
+        assert!(ledger.take(99) && !ledger.take(103) && ledger.take(102));
+    }
+
+    #[test]
+    fn a_hub_that_counts_anew_gets_what_was_not_taken() {
+        let mut ledger = Ledger::default();
+        ledger.attached(0, 10);
+        ledger.typed(b"ls -l");
+        ledger.send(5);
+        assert!(ledger.take(12));
+        assert_eq!(ledger.attached(0, 3), Gap::default());
+        assert_eq!(ledger.send(100), b" -l");
+        assert!(ledger.take(6) && ledger.untaken.is_empty());
+    }
+
+    #[test]
+    fn output_the_hub_leaves_out_is_counted() {
+        let mut ledger = Ledger::default();
+        ledger.attached(0, 0);
+        ledger.receive(b"abc");
+        ledger.show(3);
+        ledger.skip(1000);
+        assert_eq!((ledger.received(), ledger.report()), (1003, 1003));
     }
 
     #[test]

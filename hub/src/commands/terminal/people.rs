@@ -41,7 +41,11 @@ impl People {
         };
         let mut news = Vec::new();
         for person in others(&now).iter().filter(|person| is_new(&before, person)).take(MOST_NAMED) {
-            news.push(format!("{} {}", name(person), if person.role == "writer" { "is typing here" } else { "is watching" }));
+            news.push(format!(
+                "{} {}",
+                name(person),
+                if person.role == "writer" { "is typing here" } else { "is watching" }
+            ));
         }
         for person in others(&before).iter().filter(|person| is_new(&now, person)).take(MOST_NAMED) {
             news.push(format!("{} has left", name(person)));
@@ -49,19 +53,19 @@ impl People {
         news
     }
 
-    /// Who types, if that is somebody else.
-    pub fn other_writer(&self) -> Option<String> {
-        let mut all = self.all.iter().flatten();
-        all.find(|person| person.role == "writer" && person.attachment != self.me).map(name)
-    }
-
     /// Everybody on one line.
     pub fn line(&self) -> String {
-        let Some(all) = self.all.as_ref().filter(|all| !all.is_empty()) else { return "nobody else is here".to_owned() };
-        let mut words: Vec<String> = all.iter().take(MOST_NAMED).map(|person| {
-            let you = if person.attachment == self.me { ", you" } else { "" };
-            format!("{} ({}{you})", name(person), printable(&person.role))
-        }).collect();
+        let Some(all) = self.all.as_ref().filter(|all| !all.is_empty()) else {
+            return "nobody else is here".to_owned();
+        };
+        let mut words: Vec<String> = all
+            .iter()
+            .take(MOST_NAMED)
+            .map(|person| {
+                let you = if person.attachment == self.me { ", you" } else { "" };
+                format!("{} ({}{you})", name(person), printable(&person.role))
+            })
+            .collect();
         if all.len() > MOST_NAMED {
             words.push(format!("and {} more", all.len() - MOST_NAMED));
         }
@@ -96,7 +100,6 @@ mod tests {
         let two = list(&[("1", "me@x", "writer"), ("2", "anna\u{1b}@x", "watcher")]);
         assert_eq!(people.now(&two), ["anna@x is watching"]);
         assert_eq!(people.line(), "here: me@x (writer, you), anna@x (watcher)");
-        assert_eq!(people.other_writer(), None);
         assert_eq!(people.now(&list(&[("1", "me@x", "watcher")])), ["anna@x has left"]);
     }
 

@@ -8,7 +8,7 @@ use std::{
     io::{IsTerminal, Write},
     sync::Once,
 };
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncWrite, AsyncWriteExt};
 
 /// Output that may wait for a terminal that was stopped with Ctrl-S; then the hub has to keep it.
 const MOST_WAITING: usize = 1 << 20;
@@ -16,11 +16,10 @@ const MOST_WAITING: usize = 1 << 20;
 const MOST_NOTICES: usize = 8;
 
 /// The screen. Dropping it gives the terminal back as it was.
-#[derive(Debug)]
 pub struct Screen {
     is_raw: bool,
     is_terminal: bool,
-    output: tokio::io::Stdout,
+    output: Box<dyn AsyncWrite + Send + Unpin>,
     waiting: VecDeque<Vec<u8>>,
     waiting_bytes: usize,
     /// So many bytes of the first that waits are written.
@@ -40,10 +39,18 @@ impl Screen {
             restore_before_a_panic_is_told();
             enable_raw_mode().context("cannot switch the terminal to raw mode")?;
         }
-        Ok(Self {
-            is_raw,
-            is_terminal: is_raw && std::io::stdout().is_terminal(),
-            output: tokio::io::stdout(),
+        let mut screen = Self::on(Box::new(tokio::io::stdout()));
+        screen.is_raw = is_raw;
+        screen.is_terminal = is_raw && std::io::stdout().is_terminal();
+        Ok(screen)
+    }
+
+    /// A screen that writes here, where nobody sits.
+    pub fn on(output: Box<dyn AsyncWrite + Send + Unpin>) -> Self {
+        Self {
+            is_raw: false,
+            is_terminal: false,
+            output,
             waiting: VecDeque::new(),
             waiting_bytes: 0,
             written: 0,
@@ -51,7 +58,7 @@ impl Screen {
             notices: VecDeque::new(),
             own: vec![],
             has_set_title: false,
-        })
+        }
     }
 
     /// Whether a person types.
@@ -145,6 +152,15 @@ impl Screen {
     }
 }
 
+impl std::fmt::Debug for Screen {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Screen")
+            .field("is_raw", &self.is_raw)
+            .field("waiting", &self.waiting_bytes)
+            .finish_non_exhaustive()
+    }
+}
+
 impl Drop for Screen {
     fn drop(&mut self) {
         if self.has_set_title {
@@ -171,4 +187,50 @@ fn restore_before_a_panic_is_told() {
             tell(panic);
         }));
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::AsyncReadExt;
+
+    #[tokio::test]
+    async fn a_line_of_ours_waits_until_it_breaks_nothing() {
+        let (output, mut shown) = tokio::io::duplex(1 << 16);
+        let mut screen = Screen::on(Box::new(output));
+        screen.is_terminal = true;
+        screen.add(b"$ ls\x1b[1");
+        screen.write().await.expect("written");
+        screen.say("anna is watching");
+        assert!(!screen.has_work(), "in the middle of a sequence nothing of ours is written");
+        screen.add(b"mx");
+        screen.finish().await.expect("written");
+        screen.add(b"\x1b[?1049h~");
+        screen.finish().await.expect("written");
+        screen.say("anna has left");
+        screen.finish().await.expect("written");
+        screen.is_terminal = false;
+        screen.has_set_title = false;
+        drop(screen);
+
+        let mut text = String::new();
+        shown.read_to_string(&mut text).await.expect("text");
+        assert_eq!(
+            text,
+            "$ ls\x1b[1mx\r\n\x1b[2m[mooring] anna is watching\x1b[22m\r\n\
+             \x1b[?1049h~\x1b[22;2t\x1b]2;mooring: anna has left\x07"
+        );
+    }
+
+    #[test]
+    fn lines_of_ours_that_wait_are_bounded() {
+        let mut screen = Screen::on(Box::new(tokio::io::sink()));
+        screen.is_terminal = true;
+        for number in 0..100 {
+            screen.say(&number.to_string());
+        }
+        assert_eq!(screen.notices.len(), MOST_NOTICES);
+        assert_eq!(screen.notices.back().map(String::as_str), Some("99"));
+        screen.is_terminal = false;
+    }
 }

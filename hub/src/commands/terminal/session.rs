@@ -19,7 +19,14 @@ const START_LIMIT: Duration = Duration::from_secs(20);
 /// The hub learns within this time what is on the screen.
 const REPORT_WITHIN: Duration = Duration::from_millis(200);
 /// What a hub gives as the reason of a `stop` that is not the shell's own end.
-const LOSSES: &[&str] = &["device disconnected", "the hub is restarting", "the link between two hub nodes was lost"];
+const LOSSES: &[&str] = &["device disconnected"];
+/// The same, where the hub may have kept the session nevertheless: one that was asked to will tell.
+const MOVES: &[&str] = &[
+    "the hub is restarting",
+    "the link between two hub nodes was lost",
+    "the session goes on at another hub node",
+    "internal error",
+];
 /// What an agent says to a second request for the same shell.
 const RUNS_ALREADY: &str = "shell is already running";
 
@@ -253,7 +260,7 @@ impl Session {
                 desk.screen.add(new);
             }
             Heard::Ping if desk.is_writer => self.say(Say::Pong),
-            Heard::Stopped(why) => return Some(stopped(why)),
+            Heard::Stopped(why) => return Some(stopped(why, self.is_counted)),
             Heard::Refused(why) if why.contains(RUNS_ALREADY) => self.has_started = true,
             Heard::Refused(why) if self.has_started => return Some(Ended::Gone(why)),
             Heard::Refused(why) => return Some(Ended::Failed(why)),
@@ -270,9 +277,13 @@ impl Session {
             }
             Heard::DeviceIsAway(true) => desk.screen.say("the device is away; what you type waits for it"),
             Heard::DeviceIsAway(false) => desk.screen.say("the device is back"),
-            Heard::WeType(is_writer) => {
+            Heard::Skipped(bytes) => {
+                desk.ledger.skip(bytes);
+                desk.screen.say(&format!("{bytes} bytes of output were left out: this end was too slow"));
+            }
+            Heard::WeType(is_writer, by) => {
                 if desk.is_writer && !is_writer {
-                    let who = desk.people.other_writer().unwrap_or_else(|| "somebody else".to_owned());
+                    let who = by.filter(|by| !by.is_empty()).unwrap_or_else(|| "somebody else".to_owned());
                     desk.screen.say(&format!("{who} has taken over; you are watching"));
                 } else if !desk.is_writer && is_writer {
                     desk.screen.say("you are typing now");
@@ -322,8 +333,12 @@ impl Session {
     }
 }
 
-fn stopped(why: String) -> Ended {
-    if LOSSES.iter().any(|loss| why.contains(loss)) {
+fn stopped(why: String, is_counted: bool) -> Ended {
+    let is_one_of = |reasons: &[&str]| reasons.iter().any(|reason| why.contains(reason));
+    if is_one_of(MOVES) {
+        return if is_counted { Ended::Lost(why) } else { Ended::Gone(why) };
+    }
+    if is_one_of(LOSSES) {
         return Ended::Gone(why);
     }
     if why.starts_with("session ended:") {
@@ -338,11 +353,21 @@ mod tests {
 
     #[test]
     fn the_shells_own_end_is_told_from_a_lost_way_to_it() {
-        let ended = |why: &str| stopped(why.to_owned());
+        let ended = |why: &str| stopped(why.to_owned(), false);
         assert_eq!(ended("read /dev/ptmx: input/output error"), Ended::Exited);
         assert_eq!(ended(""), Ended::Exited);
         assert!(matches!(ended("device disconnected"), Ended::Gone(_)));
         assert!(matches!(ended("session ended: the hub is restarting"), Ended::Gone(_)));
         assert!(matches!(ended("session ended: access was withdrawn"), Ended::Failed(_)));
+    }
+
+    #[test]
+    fn a_session_that_the_hub_may_have_kept_is_asked_for_again() {
+        let ended = |why: &str| stopped(why.to_owned(), true);
+        for why in ["session ended: the hub is restarting", "the session goes on at another hub node"] {
+            assert!(matches!(ended(why), Ended::Lost(_)), "{why}");
+        }
+        assert!(matches!(ended("device disconnected"), Ended::Gone(_)));
+        assert!(matches!(ended("session ended: nobody came back to it in time"), Ended::Failed(_)));
     }
 }

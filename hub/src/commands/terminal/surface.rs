@@ -141,7 +141,8 @@ mod tests {
 
     #[test]
     fn output_that_stops_in_the_middle_is_noticed() {
-        for whole in [&b""[..], b"$ ", b"\x1b[1;31mred", b"\x1b]2;title\x07", b"\x1b]2;t\x1b\\", "für €".as_bytes()] {
+        for whole in [&b""[..], b"$ ", b"\x1b[1;31mred", b"\x1b]2;title\x07", b"\x1b]2;t\x1b\\", "für €".as_bytes()]
+        {
             assert!(after(whole).is_at_rest(), "{whole:?}");
         }
         for half in [&b"\x1b"[..], b"\x1b[1;3", b"\x1b]2;tit", b"\x1b]2;t\x1b", b"\xe2\x82", b"\x1b(", b"\xf0"] {

@@ -46,8 +46,10 @@ pub enum Heard {
     People(Vec<u8>),
     /// The device is away, or back.
     DeviceIsAway(bool),
-    /// We type from now on, or only watch.
-    WeType(bool),
+    /// So many bytes of output were left out, since we were too slow for them.
+    Skipped(u64),
+    /// We type from now on, or only watch; who brought that about, if the hub says so.
+    WeType(bool, Option<String>),
     /// Something else, for somebody else.
     Other,
 }
@@ -108,13 +110,17 @@ pub fn decode(bytes: &[u8]) -> Result<Heard, rmp_serde::decode::Error> {
             is_writer: is_writer(),
             output: message.number("output").unwrap_or(0),
             input: message.number("input").unwrap_or(0),
-            size: message.number("width").zip(message.number("height")).filter(|&(width, height)| width > 0 && height > 0),
+            size: message
+                .number("width")
+                .zip(message.number("height"))
+                .filter(|&(width, height)| width > 0 && height > 0),
             has_shell: message.number("shell") == Some(1),
         }),
         (HUB, "input") => message.number("bytes").map_or(Heard::Other, Heard::Taken),
         (HUB, "people") => Heard::People(message.body),
         (HUB, "device") => Heard::DeviceIsAway(message.text("state") == Some("away")),
-        (HUB, "role") => Heard::WeType(is_writer()),
+        (HUB, "skipped") => message.number("bytes").map_or(Heard::Other, Heard::Skipped),
+        (HUB, "role") => Heard::WeType(is_writer(), message.text("by").map(printable)),
         _ => Heard::Other,
     })
 }
@@ -194,7 +200,9 @@ mod tests {
         assert_eq!(read("attached", &props), Heard::Attached(attached));
         assert_eq!(read("input", &[("bytes", Prop::Number(9))]), Heard::Taken(9));
         assert_eq!(read("device", &[("state", Prop::from("away"))]), Heard::DeviceIsAway(true));
-        assert_eq!(read("role", &[("role", Prop::from("watcher"))]), Heard::WeType(false));
+        assert_eq!(read("skipped", &[("bytes", Prop::Number(9))]), Heard::Skipped(9));
+        let role = [("role", Prop::from("watcher")), ("by", Prop::from("anna"))];
+        assert_eq!(read("role", &role), Heard::WeType(false, Some("anna".to_owned())));
         assert_eq!(read("of a later version", &[]), Heard::Other);
     }
 }
