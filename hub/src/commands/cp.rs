@@ -30,10 +30,10 @@ Status 0 when the file was copied, 1 when it was not, 2 for wrong usage, 130 aft
 /// What to copy.
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
-    /// A file, DEVICE:/path, or - for standard input
+    /// A file, `DEVICE:/path`, or - for standard input
     #[arg(value_name = "SRC")]
     source: String,
-    /// A file or directory, DEVICE:/path, or - for standard output
+    /// A file or directory, `DEVICE:/path`, or - for standard output
     #[arg(value_name = "DST")]
     destination: String,
     #[command(flatten)]

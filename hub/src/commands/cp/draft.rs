@@ -17,7 +17,7 @@ use tokio::{
 pub struct Draft {
     file: File,
     /// `None` once it has its name, and for what has no draft: devices, pipes.
-    draft: Option<PathBuf>,
+    unnamed: Option<PathBuf>,
     path: PathBuf,
 }
 
@@ -34,14 +34,14 @@ impl Draft {
         };
         if existing.as_ref().is_some_and(|existing| !existing.is_file()) {
             let file = OpenOptions::new().write(true).open(&path).await.with_context(context)?;
-            return Ok(Self { file, draft: None, path });
+            return Ok(Self { file, unnamed: None, path });
         }
         let draft = beside(&path);
         let mode = existing.map_or(mode, |existing| existing.permissions().mode());
         let mut options = OpenOptions::new();
         // Nobody else reads what may only be readable for few, not even for the moment before it is whole.
         let file = options.write(true).create_new(true).mode(mode & 0o777).open(&draft).await.with_context(context)?;
-        Ok(Self { file, draft: Some(draft), path })
+        Ok(Self { file, unnamed: Some(draft), path })
     }
 
     /// Adds bytes at the end.
@@ -51,7 +51,7 @@ impl Draft {
 
     /// Forgets what was written; `false` if it has gone where nothing can be taken back.
     pub async fn start_again(&mut self) -> anyhow::Result<bool> {
-        if self.draft.is_none() {
+        if self.unnamed.is_none() {
             return Ok(false);
         }
         self.file.seek(SeekFrom::Start(0)).await.context("cannot start the file again")?;
@@ -63,7 +63,7 @@ impl Draft {
     pub async fn finish(mut self, mode: Option<u32>, owner: (Option<u32>, Option<u32>)) -> anyhow::Result<()> {
         let context = || format!("cannot write {}", self.path.display());
         self.file.flush().await.with_context(context)?;
-        let Some(draft) = &self.draft else { return Ok(()) };
+        let Some(draft) = &self.unnamed else { return Ok(()) };
         if owner != (None, None) {
             std::os::unix::fs::chown(draft, owner.0, owner.1)
                 .with_context(|| format!("cannot change the owner of {}", self.path.display()))?;
@@ -76,14 +76,14 @@ impl Draft {
         // Otherwise a crash of this machine could leave the name without the content.
         self.file.sync_all().await.with_context(context)?;
         std::fs::rename(draft, &self.path).with_context(context)?;
-        self.draft = None;
+        self.unnamed = None;
         Ok(())
     }
 }
 
 impl Drop for Draft {
     fn drop(&mut self) {
-        if let Some(draft) = &self.draft {
+        if let Some(draft) = &self.unnamed {
             // Somebody else may have cleaned up; what counts is that it is not there.
             let _ = std::fs::remove_file(draft);
         }

@@ -2,7 +2,10 @@
 
 use indicatif::{BinaryBytes, HumanDuration, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use sha2::{Digest, Sha256};
-use std::time::{Duration, Instant};
+use std::{
+    fmt::Write,
+    time::{Duration, Instant},
+};
 
 /// Counts, and digests what it counts.
 pub struct Progress {
@@ -58,7 +61,7 @@ impl Progress {
     /// What was done, on one line.
     pub fn summary(&self) -> String {
         let took = self.started.elapsed();
-        let how_long = if took < Duration::from_secs(60) {
+        let how_long = if took < Duration::from_mins(1) {
             format!("{:.1} s", took.as_secs_f64())
         } else {
             HumanDuration(took).to_string()
@@ -75,7 +78,11 @@ impl Drop for Progress {
 
 /// Two digits a byte.
 pub fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    bytes.iter().fold(String::new(), |mut digits, byte| {
+        // Writing to a text cannot fail.
+        let _ = write!(digits, "{byte:02x}");
+        digits
+    })
 }
 
 #[cfg(test)]

@@ -44,13 +44,12 @@ pub async fn upload(
     to: &Remote,
     options: &Options,
 ) -> anyhow::Result<String> {
-    let (reading, name, size, mode) = match source {
-        Some(path) => open(path).await?,
-        None => {
-            let name = to.base_name().context("standard input has no name: give the whole path on the device")?;
-            let input: Source = Box::new(tokio::io::stdin());
-            (input, name.to_owned(), None, None)
-        }
+    let (reading, name, size, mode) = if let Some(path) = source {
+        open(path).await?
+    } else {
+        let name = to.base_name().context("standard input has no name: give the whole path on the device")?;
+        let input: Source = Box::new(tokio::io::stdin());
+        (input, name.to_owned(), None, None)
     };
     let watched =
         Arc::new(Watched { progress: Mutex::new(Progress::of(&name, size)), is_reading: AtomicBool::new(false) });

@@ -83,7 +83,9 @@ mod tests {
 
     fn asked() -> Openings {
         let mut openings = Openings::default();
-        ids().into_iter().for_each(|id| openings.asked(id));
+        for id in ids() {
+            openings.asked(id);
+        }
         openings
     }
 

@@ -15,11 +15,11 @@ pub fn is_open(peer: SocketAddr, here: SocketAddr) -> Option<bool> {
         return None;
     }
     let table = if peer.is_ipv4() { "/proc/net/tcp" } else { "/proc/net/tcp6" };
-    Some(owner(&fs::read_to_string(table).ok()?, peer, here)?.is_some_and(|file| file != 0))
+    is_listed_as_open(&fs::read_to_string(table).ok()?, peer, here)
 }
 
-/// The file that the connection belongs to in this table; `Some(None)` if it is not there, `None` if the table is none.
-fn owner(table: &str, peer: SocketAddr, here: SocketAddr) -> Option<Option<u64>> {
+/// Whether the connection belongs to an open file in this table; `None` if the table is none.
+fn is_listed_as_open(table: &str, peer: SocketAddr, here: SocketAddr) -> Option<bool> {
     let (peer, here) = (as_listed(peer), as_listed(here));
     let mut lines = table.lines();
     lines.next().filter(|header| header.contains("inode"))?;
@@ -27,10 +27,10 @@ fn owner(table: &str, peer: SocketAddr, here: SocketAddr) -> Option<Option<u64>>
         let mut fields = line.split_ascii_whitespace().skip(1);
         if fields.next() == Some(&peer) && fields.next() == Some(&here) {
             // After state, queues, timer, retransmissions, user and timeout.
-            return Some(Some(fields.nth(6)?.parse().ok()?));
+            return Some(fields.nth(6)?.parse::<u64>().ok()? != 0);
         }
     }
-    Some(None)
+    Some(false)
 }
 
 /// The kernel's spelling: words of 32 bits in the machine's byte order.
@@ -86,7 +86,7 @@ mod tests {
     fn what_cannot_be_found_out_is_not_guessed() {
         let [local, far] = ["127.0.0.1:1", "192.0.2.1:1"].map(|address| address.parse().expect("an address"));
         assert_eq!(is_open(far, local), None);
-        assert_eq!(owner("", local, local), None);
-        assert_eq!(owner("sl local rem inode\n", local, local), Some(None));
+        assert_eq!(is_listed_as_open("", local, local), None);
+        assert_eq!(is_listed_as_open("sl local rem inode\n", local, local), Some(false));
     }
 }

@@ -203,9 +203,8 @@ impl Tunnel {
             Heard::Failed { connection: None, of, why } if of == "new" || of.is_empty() => {
                 self.openings.refused(Instant::now(), why);
             }
-            // Of what was on its way when a connection ended.
-            Heard::Failed { .. } => {}
-            Heard::Complaint(..) | Heard::Accepted(_) | Heard::ShellsOnly | Heard::Other => {}
+            // What failed was on its way when its connection ended.
+            Heard::Failed { .. } | Heard::Complaint(..) | Heard::Accepted(_) | Heard::ShellsOnly | Heard::Other => {}
         }
         None
     }

@@ -5,7 +5,7 @@ use super::{
     message::{Incoming, Outgoing},
 };
 use futures_util::{SinkExt, StreamExt};
-use std::{collections::HashMap, time::Duration};
+use std::{collections::HashMap, fmt::Write, time::Duration};
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
     net::{TcpListener, TcpStream},
@@ -142,7 +142,7 @@ impl Asked {
     pub async fn answer_short(mut self, status: u16, headers: &[(&str, &str)], body: &[u8], length: usize) {
         let mut head = format!("HTTP/1.1 {status} Status\r\nConnection: close\r\nContent-Length: {length}\r\n");
         for (name, value) in headers {
-            head.push_str(&format!("{name}: {value}\r\n"));
+            write!(head, "{name}: {value}\r\n").expect("written");
         }
         head.push_str("\r\n");
         self.stream.write_all(head.as_bytes()).await.expect("answered");

@@ -191,7 +191,7 @@ mod tests {
     fn waits_follow_the_speed_and_the_longest_wait() {
         let mut pace = Pace::new(2.0, Some(Duration::from_secs(1)));
         assert_eq!(pace.wait_until(Duration::from_millis(500)), Duration::from_millis(250));
-        assert_eq!(pace.wait_until(Duration::from_secs(60)), Duration::from_millis(500));
+        assert_eq!(pace.wait_until(Duration::from_mins(1)), Duration::from_millis(500));
         // Time does not run backwards.
         assert_eq!(pace.wait_until(Duration::from_secs(50)), Duration::ZERO);
         assert_eq!(pace.wait_until(Duration::from_millis(60_500)), Duration::from_millis(250));

@@ -165,7 +165,7 @@ mod tests {
         output: Vec<u8>,
         /// Output up to here was sent over the present websocket.
         sent: usize,
-        to_hub: VecDeque<Vec<u8>>,
+        from_client: VecDeque<Vec<u8>>,
         to_client: VecDeque<ToClient>,
     }
 
@@ -176,7 +176,7 @@ mod tests {
 
     impl Hub {
         fn hear(&mut self) {
-            if let Some(keys) = self.to_hub.pop_front() {
+            if let Some(keys) = self.from_client.pop_front() {
                 self.input.extend(keys);
             }
         }
@@ -200,7 +200,7 @@ mod tests {
 
         /// The websocket is lost at whatever point it was, and another one opened.
         fn attach(&mut self, ledger: &mut Ledger, random: &mut StdRng) {
-            self.to_hub.clear();
+            self.from_client.clear();
             self.to_client.clear();
             let from = usize::try_from(ledger.received()).expect("small");
             // A hub may start earlier than it is asked to.
@@ -248,7 +248,7 @@ mod tests {
                         client.typed.extend(&keys);
                         client.ledger.typed(&keys);
                     }
-                    15..35 if client.ledger.has_unsent() => hub.to_hub.push_back(client.ledger.send(25)),
+                    15..35 if client.ledger.has_unsent() => hub.from_client.push_back(client.ledger.send(25)),
                     35..45 => hub.hear(),
                     45..50 => hub.tell_input(random),
                     50..60 => hub.print(random),
@@ -266,9 +266,9 @@ mod tests {
             }
             // At the end all of it arrives.
             while client.ledger.has_unsent() {
-                hub.to_hub.push_back(client.ledger.send(25));
+                hub.from_client.push_back(client.ledger.send(25));
             }
-            while !hub.to_hub.is_empty() {
+            while !hub.from_client.is_empty() {
                 hub.hear();
             }
             hub.to_client.push_back(ToClient::Input(hub.input.len() as u64));

@@ -54,40 +54,56 @@ impl Surface {
     }
 
     fn after(&mut self, byte: u8) -> State {
-        match (self.state, byte) {
-            (State::Text, 0x07 | 0x18 | 0x1a) => State::Ground,
-            (State::Text, 0x1b) => State::TextEscape,
-            (State::Text, _) => State::Text,
-            (State::TextEscape, b'\\') => State::Ground,
-            // Not the end of the text but a sequence that breaks it off.
-            (_, 0x1b) => State::Escape,
-            (_, 0x18 | 0x1a) => State::Ground,
-            (State::Character(missing), 0x80..=0xbf) if missing > 1 => State::Character(missing - 1),
-            (State::Character(_), 0x80..=0xbf) => State::Ground,
-            (State::Ground | State::Character(_), _) => self.between_characters(byte),
-            (State::Escape | State::TextEscape, b'[') => {
+        /// These end whatever was begun.
+        const CANCEL: [u8; 2] = [0x18, 0x1a];
+        const ESCAPE: u8 = 0x1b;
+        if CANCEL.contains(&byte) {
+            return State::Ground;
+        }
+        match self.state {
+            State::Text => match byte {
+                0x07 => State::Ground,
+                ESCAPE => State::TextEscape,
+                _ => State::Text,
+            },
+            State::TextEscape if byte == b'\\' => State::Ground,
+            _ if byte == ESCAPE => State::Escape,
+            // What does not end the text breaks it off.
+            State::Escape | State::TextEscape => self.after_escape(byte),
+            State::Control => self.in_a_sequence(byte),
+            State::Character(missing) if matches!(byte, 0x80..=0xbf) => match missing {
+                0 | 1 => State::Ground,
+                more => State::Character(more - 1),
+            },
+            State::Ground | State::Character(_) => self.between_characters(byte),
+        }
+    }
+
+    fn after_escape(&mut self, byte: u8) -> State {
+        match byte {
+            b'[' => {
                 self.parameters.clear();
                 State::Control
             }
-            (State::Escape | State::TextEscape, b']' | b'P' | b'X' | b'^' | b'_') => State::Text,
-            (State::Escape | State::TextEscape, 0x20..=0x2f) => State::Escape,
-            (State::Escape | State::TextEscape, byte) => {
-                if byte == b'c' {
-                    self.has_whole_screen = false;
-                }
+            b']' | b'P' | b'X' | b'^' | b'_' => State::Text,
+            0x20..=0x2f => State::Escape,
+            _ => {
+                // ESC c: the terminal starts anew.
+                self.has_whole_screen &= byte != b'c';
                 State::Ground
-            }
-            (State::Control, 0x40..=0x7e) => {
-                self.obey(byte);
-                State::Ground
-            }
-            (State::Control, byte) => {
-                if self.parameters.len() < MOST_PARAMETERS {
-                    self.parameters.push(byte);
-                }
-                State::Control
             }
         }
+    }
+
+    fn in_a_sequence(&mut self, byte: u8) -> State {
+        if matches!(byte, 0x40..=0x7e) {
+            self.obey(byte);
+            return State::Ground;
+        }
+        if self.parameters.len() < MOST_PARAMETERS {
+            self.parameters.push(byte);
+        }
+        State::Control
     }
 
     fn between_characters(&mut self, byte: u8) -> State {
