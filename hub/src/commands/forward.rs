@@ -96,7 +96,6 @@ pub async fn run(arguments: &Arguments) -> anyhow::Result<()> {
         let why = tokio::select! {
             why = tunnel.serve(&mut local, &status) => why,
             _ = interrupts.next() => {
-                status.clear();
                 tunnel.close().await;
                 return Ok(());
             }
@@ -112,10 +111,7 @@ pub async fn run(arguments: &Arguments) -> anyhow::Result<()> {
         status.say(&format!("the way to {name} is lost{broken}: {why}; connecting again"));
         tunnel = tokio::select! {
             tunnel = reconnect(&operator, &device.id, name, &mut backoff, &carried) => tunnel?,
-            _ = interrupts.next() => {
-                status.clear();
-                return Ok(());
-            }
+            _ = interrupts.next() => return Ok(()),
         };
         status.say(&format!("connected to {name} again"));
     }

@@ -174,8 +174,9 @@ async fn stay(subject: &Subject, mut session: Session, desk: &mut Desk) -> anyho
     loop {
         let opened = Instant::now();
         let why = match session.serve(desk).await {
-            Ended::Exited | Ended::Left => return Ok(false),
-            Ended::Detached | Ended::HungUp => return Ok(true),
+            // Nobody is left to be told how to come back when the terminal is gone.
+            Ended::Exited | Ended::Left | Ended::HungUp => return Ok(false),
+            Ended::Detached => return Ok(true),
             Ended::Failed(why) => bail!("{name}: {why}"),
             Ended::Lost(why) => why,
             Ended::Gone(why) => {
@@ -230,7 +231,7 @@ async fn reconnect(subject: &Subject, desk: &mut Desk, backoff: &mut Backoff) ->
                     None => {}
                 },
                 written = desk.screen.write(), if desk.screen.has_work() => desk.ledger.show(written?),
-                () = desk.signals.end() => return Ok(Reconnected::GaveUp { is_kept: desk.kept.is_some() }),
+                () = desk.signals.end() => return Ok(Reconnected::GaveUp { is_kept: false }),
             }
         };
         match opened {

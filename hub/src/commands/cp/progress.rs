@@ -3,7 +3,8 @@
 use indicatif::{BinaryBytes, HumanDuration, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use sha2::{Digest, Sha256};
 use std::{
-    fmt::Write,
+    fmt::Write as _,
+    io::Write as _,
     time::{Duration, Instant},
 };
 
@@ -50,7 +51,8 @@ impl Progress {
 
     /// A line of its own.
     pub fn say(&self, line: &str) {
-        self.bar.suspend(|| eprintln!("mooring: {line}"));
+        // Without a place to say it there is nothing to do about it.
+        self.bar.suspend(|| drop(writeln!(std::io::stderr(), "mooring: {line}")));
     }
 
     /// The SHA-256 of what was copied.

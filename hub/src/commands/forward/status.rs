@@ -1,7 +1,7 @@
 //! What a person sees while ports are forwarded: one line with figures on a terminal, and lines about what happens.
 
 use indicatif::{HumanBytes, ProgressBar, ProgressDrawTarget, ProgressStyle};
-use std::cell::Cell;
+use std::{cell::Cell, io::Write};
 
 /// Standard error; the line with figures is there only if that is a terminal.
 #[derive(Debug)]
@@ -29,7 +29,8 @@ impl Status {
 
     /// A line of its own.
     pub fn say(&self, line: &str) {
-        self.line.suspend(|| eprintln!("mooring: {line}"));
+        // Without a place to say it there is nothing to do about it.
+        self.line.suspend(|| drop(writeln!(std::io::stderr(), "mooring: {line}")));
     }
 
     /// A line that would be tiresome a second time.
@@ -38,9 +39,11 @@ impl Status {
             self.say(line);
         }
     }
+}
 
-    /// Takes the figures off the screen.
-    pub fn clear(&self) {
+impl Drop for Status {
+    fn drop(&mut self) {
+        // Figures of something that has ended.
         self.line.finish_and_clear();
     }
 }
