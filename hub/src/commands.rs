@@ -1,16 +1,21 @@
 //! What can be typed after `mooring`.
 //!
 //! One file per command. Those of the hub (`serve`, `user`, `migrate`, `config`, `demo`) read the settings; those of the
-//! operator (`login`, `logout`, `devices`, `accept`, `terminal`) speak to a hub over the network and read none.
+//! operator (`login`, `logout`, `devices`, `accept`, `terminal`, `forward`, `cp`, `sessions`, `play`) speak to a hub over the
+//! network and read none.
 
 mod accept;
+mod cp;
 mod demo;
 mod devices;
+mod forward;
 mod login;
 mod migrate;
 mod operator;
+mod play;
 mod private_file;
 mod serve;
+mod sessions;
 mod show_config;
 mod terminal;
 mod user;
@@ -37,7 +42,9 @@ const FAILURE: u8 = 1;
   mooring user add you@example.com   The first user (asks for a password)
   mooring devices                    What is there, and what is connected
   mooring accept 3f8f                Let a device in
-  mooring terminal 3f8f              Open a shell on it; Ctrl-] leaves
+  mooring terminal 3f8f              Open a shell on it; Ctrl-] opens a menu
+  mooring forward 3f8f 8022:22       Its port 22 as port 8022 of this machine
+  mooring cp 3f8f:/etc/hostname .    Copy a file from it, or to it
 
 `mooring COMMAND --help` says more about each."
 )]
@@ -73,9 +80,21 @@ enum Command {
     Devices(devices::Arguments),
     /// Let a device in
     Accept(accept::Arguments),
-    /// Open a terminal on a device; Ctrl-] leaves it
+    /// Open a terminal on a device, or come back to one
     #[command(after_help = terminal::EXAMPLES)]
     Terminal(terminal::Arguments),
+    /// Reach ports of a device, or of what is near it, as ports of this machine
+    #[command(after_help = forward::EXAMPLES)]
+    Forward(forward::Arguments),
+    /// Copy a file to a device or from it
+    #[command(after_help = cp::EXAMPLES)]
+    Cp(cp::Arguments),
+    /// List the sessions that run, or all that are remembered
+    #[command(after_help = sessions::EXAMPLES)]
+    Sessions(sessions::Arguments),
+    /// Play the recording of a terminal
+    #[command(after_help = play::EXAMPLES)]
+    Play(play::Arguments),
 }
 
 #[derive(Debug, Subcommand)]
@@ -180,12 +199,16 @@ fn carry_out(command: Command) -> anyhow::Result<ExitCode> {
         Command::Devices(arguments) => in_runtime(devices::run(&arguments))?,
         Command::Accept(arguments) => in_runtime(accept::run(&arguments))?,
         Command::Terminal(arguments) => in_runtime(terminal::run(&arguments))?,
+        Command::Forward(arguments) => in_runtime(forward::run(&arguments))?,
+        Command::Cp(arguments) => return in_runtime(cp::run(&arguments)),
+        Command::Sessions(arguments) => in_runtime(sessions::run(&arguments))?,
+        Command::Play(arguments) => return in_runtime(play::run(&arguments)),
     }
     Ok(ExitCode::SUCCESS)
 }
 
 /// Runs a command that waits for the network or the database, but serves nobody.
-fn in_runtime(command: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+fn in_runtime<T>(command: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.context("cannot start a runtime")?;
     let result = runtime.block_on(command);

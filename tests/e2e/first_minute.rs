@@ -34,6 +34,8 @@ async fn the_demo_gives_a_shell_in_two_commands() {
     again.type_line("echo again-$((40+2))");
     again.shows("again-42", LIMIT).await;
     again.press("C-]");
+    again.shows("q end the shell", LIMIT).await;
+    again.press("q");
     assert_eq!(again.ended(LIMIT).await, 0, "{}", again.text());
 
     demo.press("C-c");

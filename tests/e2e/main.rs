@@ -14,6 +14,7 @@ mod gateway;
 mod internal_api;
 mod inventory;
 mod live_events;
+mod operator_commands;
 mod real_clients;
 mod recordings;
 mod remote_terminal;

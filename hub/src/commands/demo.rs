@@ -134,7 +134,7 @@ Try this now, in another terminal:
 
     {program} terminal {DEVICE_NAME}{server}
 
-  `exit` or Ctrl-] leaves. You are logged in already; also try
+  `exit` leaves, Ctrl-] opens a menu. You are logged in already; also try
 
     {program} devices{server}
 

@@ -51,7 +51,7 @@ fn table(devices: &[ListedDevice]) -> Table {
 }
 
 /// `2026-08-01T10:00:00.123Z` to the second, in words a table has room for.
-fn to_seconds(time: &str) -> String {
+pub fn to_seconds(time: &str) -> String {
     match time.split_once('.') {
         Some((seconds, _)) => format!("{}Z", seconds.replace('T', " ")),
         None => time.replace('T', " "),

@@ -1,19 +1,31 @@
 //! The operator's client: which hub, who is asking, and the questions.
 
+mod backoff;
 mod connection;
 mod device;
+mod interrupts;
+pub mod message;
+mod socket;
+#[cfg(test)]
+pub mod stand_in;
 
-pub use connection::{Operator, TokenStore};
+pub use backoff::Backoff;
+pub use connection::{Operator, TokenStore, refusal};
 pub use device::ListedDevice;
+pub use interrupts::Interrupts;
+pub use socket::{Refused, Socket};
 
 use anyhow::{Context, bail};
 use std::io::{BufRead, IsTerminal};
+
+/// Where a hub listens when nothing else was said.
+const USUAL_SERVER: &str = "http://127.0.0.1:8080";
 
 /// Which hub, and who asks.
 #[derive(Debug, Clone, clap::Args)]
 pub struct OperatorArguments {
     /// The hub
-    #[arg(long, value_name = "URL", env = "MOORING_SERVER", default_value = "http://127.0.0.1:8080")]
+    #[arg(long, value_name = "URL", env = "MOORING_SERVER", default_value = USUAL_SERVER)]
     pub server: String,
     /// E-mail address to log in with, if there is no valid token from an earlier login
     #[arg(long, value_name = "EMAIL", env = "MOORING_USER")]
@@ -21,6 +33,14 @@ pub struct OperatorArguments {
     /// Read the password from the first line of standard input instead of asking for it
     #[arg(long)]
     pub password_stdin: bool,
+}
+
+impl OperatorArguments {
+    /// What has to follow a command so that it speaks to the same hub.
+    pub fn flags(&self) -> String {
+        let is_known = self.server == USUAL_SERVER || std::env::var("MOORING_SERVER").is_ok_and(|it| it == self.server);
+        if is_known { String::new() } else { format!(" --server {}", self.server) }
+    }
 }
 
 /// Asks for a password without showing it, or takes the first line of standard input.

@@ -1,6 +1,6 @@
 //! Requests with a token, and where tokens are kept between commands.
 
-use super::{ListedDevice, OperatorArguments, ask, password_from_terminal_or_stdin};
+use super::{ListedDevice, OperatorArguments, ask, message::printable, password_from_terminal_or_stdin};
 use crate::commands::private_file;
 use anyhow::{Context, bail};
 use futures_util::{StreamExt, stream};
@@ -138,6 +138,13 @@ impl Operator {
         }
     }
 
+    /// With any token.
+    #[cfg(test)]
+    pub fn of_a_test(base: Url) -> Self {
+        crate::commands::install_tls_provider();
+        Self { base, http: http_client().expect("a client"), token: "token".to_owned() }
+    }
+
     /// The hub's URL.
     pub fn base(&self) -> &Url {
         &self.base
@@ -148,11 +155,10 @@ impl Operator {
         &self.token
     }
 
-    /// The request that opens a websocket to a device.
-    pub fn upgrade_request(&self, device: &str) -> anyhow::Result<Request> {
-        let path = format!("/api/management/v1/deviceconnect/devices/{device}/connect");
+    /// The request that opens a websocket at this path of the hub.
+    pub fn upgrade_request(&self, path: &str) -> anyhow::Result<Request> {
         // `http` becomes `ws` and `https` becomes `wss`.
-        let url = address(&self.base, &path).replacen("http", "ws", 1);
+        let url = address(&self.base, path).replacen("http", "ws", 1);
         let mut request = url.into_client_request().context("cannot make a request of the hub's URL")?;
         let bearer = format!("Bearer {}", self.token).parse().context("the kept token is no token")?;
         request.headers_mut().insert("Authorization", bearer);
@@ -228,7 +234,28 @@ impl Operator {
         }
     }
 
-    async fn get<T: for<'de> Deserialize<'de>>(&self, path: &str) -> anyhow::Result<T> {
+    /// Whether the hub knows the device with this id.
+    pub async fn knows(&self, device: &str) -> anyhow::Result<bool> {
+        let answer = self.ask(Method::GET, &format!("/api/management/v2/devauth/devices/{device}"), None).await?;
+        match answer.status() {
+            StatusCode::OK => Ok(true),
+            StatusCode::NOT_FOUND => Ok(false),
+            _ => Err(refusal(answer).await),
+        }
+    }
+
+    /// A request whose body or answer may take any time: without the limit that other requests have.
+    pub fn transfer(&self, method: Method, path: &str) -> anyhow::Result<reqwest::RequestBuilder> {
+        let http = reqwest::Client::builder()
+            .connect_timeout(REQUEST_TIMEOUT)
+            .tcp_keepalive(REQUEST_TIMEOUT)
+            .build()
+            .context("cannot make an HTTP client")?;
+        Ok(http.request(method, address(&self.base, path)).bearer_auth(&self.token))
+    }
+
+    /// Reads the JSON at this path of the hub.
+    pub async fn get<T: for<'de> Deserialize<'de>>(&self, path: &str) -> anyhow::Result<T> {
         let answer = self.ask(Method::GET, path, None).await?;
         match answer.status() {
             StatusCode::OK => answer.json().await.context("cannot read the hub's answer"),
@@ -270,15 +297,18 @@ fn http_client() -> anyhow::Result<reqwest::Client> {
 }
 
 /// What the hub said when it did not do what was asked.
-async fn refusal(answer: reqwest::Response) -> anyhow::Error {
+pub async fn refusal(answer: reqwest::Response) -> anyhow::Error {
     #[derive(Deserialize)]
     struct Refusal {
         error: String,
     }
-    let status = answer.status();
+    let status = answer.status().as_u16();
+    if status == 401 {
+        return super::Refused::NotLoggedIn.into();
+    }
     match answer.json::<Refusal>().await {
-        Ok(refusal) => anyhow::anyhow!("the hub refused: {} (status {})", refusal.error, status.as_u16()),
-        Err(_) => anyhow::anyhow!("the hub answered with status {}", status.as_u16()),
+        Ok(Refusal { error }) => anyhow::anyhow!("the hub refused: {} (status {status})", printable(&error)),
+        Err(_) => anyhow::anyhow!("the hub answered with status {status}"),
     }
 }
 

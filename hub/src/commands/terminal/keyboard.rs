@@ -5,22 +5,9 @@ use std::io::Read;
 use tokio::sync::mpsc;
 
 /// What mender-cli sends at most in one message.
-const MOST_KEYS: usize = 1024;
+pub const MOST_KEYS: usize = 1024;
 /// Messages that may wait for a slow hub; a paste then stays in the terminal's own buffer.
 const WAITING: usize = 16;
-/// Ctrl-], which leaves the terminal.
-const LEAVE: u8 = 0x1d;
-
-/// What came from the keyboard.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Keys {
-    /// Keys.
-    Typed(Vec<u8>),
-    /// Keys, and then Ctrl-].
-    Leave(Vec<u8>),
-    /// Nothing will come any more.
-    End,
-}
 
 /// The keyboard.
 #[derive(Debug)]
@@ -40,18 +27,26 @@ impl Keyboard {
         Ok(Self { typed, ended: false })
     }
 
+    /// A keyboard on which this is typed.
+    #[cfg(test)]
+    pub fn of(typed: mpsc::Receiver<Vec<u8>>) -> Self {
+        Self { typed, ended: false }
+    }
+
     /// Whether standard input has ended.
     pub fn is_at_end(&self) -> bool {
         self.ended
     }
 
-    /// The next keys. Nothing is lost when this is called off.
-    pub async fn next(&mut self) -> Keys {
-        let Some(keys) = self.typed.recv().await else {
-            self.ended = true;
-            return Keys::End;
-        };
-        sort(keys)
+    /// The next keys; `None` once when nothing will come any more, and never again. Nothing is lost when this is called
+    /// off.
+    pub async fn next(&mut self) -> Option<Vec<u8>> {
+        if self.ended {
+            return std::future::pending().await;
+        }
+        let keys = self.typed.recv().await;
+        self.ended = keys.is_none();
+        keys
     }
 }
 
@@ -71,25 +66,9 @@ fn read(mut input: impl Read, keys: &mpsc::Sender<Vec<u8>>) {
     }
 }
 
-fn sort(mut keys: Vec<u8>) -> Keys {
-    match keys.iter().position(|&key| key == LEAVE) {
-        Some(position) => {
-            keys.truncate(position);
-            Keys::Leave(keys)
-        }
-        None => Keys::Typed(keys),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn control_and_bracket_leaves_after_what_was_typed_before() {
-        assert_eq!(sort(b"ls\x1dmore".to_vec()), Keys::Leave(b"ls".to_vec()));
-        assert_eq!(sort(b"ls".to_vec()), Keys::Typed(b"ls".to_vec()));
-    }
 
     #[test]
     fn input_is_cut_into_messages_and_ends() {

@@ -2,241 +2,349 @@
 
 use super::{
     TerminalSignals,
-    keyboard::{Keyboard, Keys},
+    keyboard::{Keyboard, MOST_KEYS},
+    ledger::Ledger,
+    menu::{Menu, Pressed},
+    people::People,
     screen::Screen,
-    wire::{Heard, Say, decode, encode},
+    wire::{Attached, Heard, Say, decode, encode},
 };
-use crate::commands::operator::Operator;
-use bytes::Bytes;
-use futures_util::{SinkExt, StreamExt, stream::SplitStream};
+use crate::commands::operator::{Operator, Refused, Socket};
 use std::time::{Duration, Instant};
-use tokio::{net::TcpStream, sync::mpsc, task::JoinHandle, time::MissedTickBehavior};
-use tokio_tungstenite::{
-    MaybeTlsStream, WebSocketStream, connect_async_with_config,
-    tungstenite::{Error, Message as Frame, error::ProtocolError, protocol::WebSocketConfig},
-};
+use tokio::sync::mpsc;
+use tokio_tungstenite::tungstenite::Message as Frame;
 
-const OPEN_LIMIT: Duration = Duration::from_secs(20);
 /// How long the device may take to start a shell; an agent that ends another one answers nobody for 6 s.
 const START_LIMIT: Duration = Duration::from_secs(20);
-const PING_INTERVAL: Duration = Duration::from_secs(25);
-/// Without a sign of the hub for this long the connection counts as lost.
-const SILENCE_LIMIT: Duration = Duration::from_mins(1);
-/// How long the last words may take.
-const GOODBYE_LIMIT: Duration = Duration::from_secs(2);
-/// Messages that may wait for a slow hub; beyond that the keyboard waits.
-const WAITING: usize = 32;
+/// The hub learns within this time what is on the screen.
+const REPORT_WITHIN: Duration = Duration::from_millis(200);
 /// What a hub gives as the reason of a `stop` that is not the shell's own end.
-const LOSSES: &[&str] = &["device disconnected", "the hub is restarting", "the link between two hub nodes was lost"];
+const LOSSES: &[&str] = &["device disconnected"];
+/// The same, where the hub may have kept the session nevertheless: one that was asked to will tell.
+const MOVES: &[&str] = &[
+    "the hub is restarting",
+    "the link between two hub nodes was lost",
+    "the session goes on at another hub node",
+    "internal error",
+];
+/// What an agent says to a second request for the same shell.
+const RUNS_ALREADY: &str = "shell is already running";
 
-/// Why a session ended.
+/// Why a websocket was left.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Ended {
     /// The shell ended by itself, as after `exit`.
     Exited,
-    /// The person left.
+    /// The person ended the shell, or stopped watching.
     Left,
-    /// The way to the shell broke.
+    /// The person left; the shell runs on.
+    Detached,
+    /// The person's terminal is gone.
+    HungUp,
+    /// The websocket broke.
     Lost(String),
+    /// The session is over, but not because the shell ended.
+    Gone(String),
     /// There is no shell to be had.
     Failed(String),
 }
 
-/// Why no session opened.
+/// What outlives a websocket: the person, and how far the session has got.
 #[derive(Debug)]
-pub enum Refused {
-    /// The hub no longer takes the token.
-    NotLoggedIn,
-    /// The device is not connected.
-    NotConnected,
-    /// Anything else.
-    Other(String),
+pub struct Desk {
+    /// What is typed.
+    pub keyboard: Keyboard,
+    /// What is shown.
+    pub screen: Screen,
+    /// What happens to the person's terminal.
+    pub signals: TerminalSignals,
+    /// What was typed and printed.
+    pub ledger: Ledger,
+    /// Where to go on, if the hub keeps the session.
+    pub kept: Option<Kept>,
+    /// Who is at the session.
+    pub people: People,
+    /// Whether we type, and do not only watch.
+    pub is_writer: bool,
+    menu: Menu,
 }
 
-impl std::fmt::Display for Refused {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::NotLoggedIn => f.write_str("the hub no longer takes the token: run `mooring login`"),
-            Self::NotConnected => f.write_str("the device is not connected"),
-            Self::Other(why) => write!(f, "cannot open a terminal: {why}"),
+/// A session that the hub keeps when its websocket is lost.
+#[derive(Debug, Clone)]
+pub struct Kept {
+    /// The session.
+    pub session: String,
+    /// The websocket's name in it.
+    pub attachment: String,
+}
+
+impl Desk {
+    /// Nothing has happened yet.
+    pub fn new(keyboard: Keyboard, screen: Screen, signals: TerminalSignals) -> Self {
+        Self {
+            keyboard,
+            screen,
+            signals,
+            ledger: Ledger::default(),
+            kept: None,
+            people: People::default(),
+            is_writer: true,
+            menu: Menu::default(),
         }
     }
+
+    /// Whether more may be typed now.
+    pub fn takes_keys(&self) -> bool {
+        // A watching pipe has nothing to say.
+        self.ledger.has_room() && (self.is_writer || self.screen.is_raw())
+    }
+
+    /// Sorts what was typed; what it means, if that is to leave.
+    pub fn typed(&mut self, keys: &[u8]) -> Option<Ended> {
+        if !self.screen.is_raw() {
+            // Nobody sits there who could choose from a menu.
+            self.ledger.typed(keys);
+            return None;
+        }
+        for pressed in self.menu.sort(keys) {
+            match pressed {
+                Pressed::Keys(keys) if self.is_writer => self.ledger.typed(&keys),
+                Pressed::Keys(_) | Pressed::Nothing => {}
+                Pressed::Menu => self.screen.say(match (&self.kept, self.is_writer) {
+                    (Some(_), true) => "d detach, q end the shell, s who is here, Ctrl-] send Ctrl-]",
+                    (Some(_), false) => "d or q stop watching, s who is here",
+                    (None, _) => "q end the shell, Ctrl-] send Ctrl-]",
+                }),
+                Pressed::Detach if self.kept.is_some() => return Some(Ended::Detached),
+                Pressed::Detach => self.screen.say("this hub does not keep a shell that nobody is at; q ends it"),
+                Pressed::End => return Some(Ended::Left),
+                Pressed::Who => self.screen.say(&self.people.line()),
+            }
+        }
+        None
+    }
 }
-
-impl std::error::Error for Refused {}
-
-type Incoming = SplitStream<WebSocketStream<MaybeTlsStream<TcpStream>>>;
 
 /// An open websocket to a device's shell.
 #[derive(Debug)]
 pub struct Session {
-    incoming: Incoming,
-    outgoing: mpsc::Sender<Frame>,
-    writer: JoinHandle<()>,
+    socket: Socket,
     id: String,
+    /// Whether the hub counts with us.
+    is_counted: bool,
+    is_attached: bool,
     has_started: bool,
 }
 
 impl Session {
-    /// Opens the websocket; the shell starts with [`serve`](Self::serve).
-    pub async fn open(operator: &Operator, device: &str) -> Result<Self, Refused> {
-        let request = operator.upgrade_request(device).map_err(|error| Refused::Other(format!("{error:#}")))?;
-        // Every key is a packet of its own and must not wait for the next.
-        let opening = connect_async_with_config(request, Some(WebSocketConfig::default()), true);
-        let (socket, _answer) = match tokio::time::timeout(OPEN_LIMIT, opening).await {
-            Ok(opened) => opened.map_err(refused)?,
-            Err(_elapsed) => return Err(Refused::Other("the hub does not answer".to_owned())),
-        };
-        let (mut sink, incoming) = socket.split();
-        let (outgoing, mut waiting) = mpsc::channel(WAITING);
-        // Apart from the reading half: a hub that is slow to take keys still gets its pings answered.
-        let writer = tokio::spawn(async move {
-            while let Some(frame) = waiting.recv().await {
-                if sink.send(frame).await.is_err() {
-                    // The reading half learns of it too.
-                    break;
-                }
-            }
-        });
-        Ok(Self { incoming, outgoing, writer, id: String::new(), has_started: false })
+    /// Opens a websocket of the Mender API: it is the session, and the session ends with it.
+    pub async fn open_plain(operator: &Operator, device: &str) -> Result<Self, Refused> {
+        Self::open(operator, &format!("/api/management/v1/deviceconnect/devices/{device}/connect"), false).await
     }
 
-    /// Starts a shell and passes keys and output to and fro until one side ends it.
-    pub async fn serve(mut self, keyboard: &mut Keyboard, screen: &mut Screen, signals: &mut TerminalSignals) -> Ended {
-        self.say(Say::New(screen.size()));
-        let ended = self.relay(keyboard, screen, signals).await;
-        if !matches!(ended, Ended::Lost(_)) {
-            // Also after the shell's own end: the agent keeps a slot until it hears this.
-            self.say(Say::Stop);
-            let _full = self.outgoing.try_send(Frame::Close(None));
+    /// Opens a websocket to a session that outlives it.
+    pub async fn open_counted(operator: &Operator, path: &str) -> Result<Self, Refused> {
+        Self::open(operator, path, true).await
+    }
+
+    async fn open(operator: &Operator, path: &str, is_counted: bool) -> Result<Self, Refused> {
+        let socket = Socket::open(operator, path).await?;
+        Ok(Self { socket, id: String::new(), is_counted, is_attached: false, has_started: false })
+    }
+
+    /// Passes keys and output to and fro until one side ends it.
+    pub async fn serve(mut self, desk: &mut Desk) -> Ended {
+        if !self.is_counted {
+            desk.kept = None;
+            desk.ledger.attached(0, 0);
+            self.say(Say::New(desk.screen.size()));
         }
-        drop(self.outgoing);
-        let _last_words = tokio::time::timeout(GOODBYE_LIMIT, &mut self.writer).await;
-        self.writer.abort();
+        let ended = self.relay(desk).await;
+        match ended {
+            // What is lost, the hub keeps or ends as it was asked to.
+            Ended::Lost(_) | Ended::HungUp => return ended,
+            Ended::Detached => self.say(Say::Leave),
+            Ended::Left if !desk.is_writer => self.say(Say::Leave),
+            // Also after the shell's own end: the agent keeps a slot until it hears this.
+            Ended::Exited | Ended::Left | Ended::Gone(_) | Ended::Failed(_) if desk.is_writer => self.say(Say::Stop),
+            _ => {}
+        }
+        if !matches!(ended, Ended::Left | Ended::Detached) {
+            // What cannot be written any more is nobody's loss.
+            let _gone = desk.screen.finish().await;
+        }
+        self.socket.close().await;
         ended
     }
 
-    async fn relay(&mut self, keyboard: &mut Keyboard, screen: &mut Screen, signals: &mut TerminalSignals) -> Ended {
+    async fn relay(&mut self, desk: &mut Desk) -> Ended {
         let opened = Instant::now();
-        let mut heard_last = opened;
-        let mut pings = tokio::time::interval(PING_INTERVAL);
-        pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let outgoing = self.outgoing.clone();
-        let TerminalSignals { resized, hung_up, interrupted, terminated } = signals;
+        let outgoing: mpsc::Sender<Frame> = self.socket.outgoing().clone();
+        let mut report_by = None;
         loop {
-            let is_at_end = keyboard.is_at_end();
+            let takes_keys = self.has_started && desk.takes_keys();
+            let has_keys = self.has_started && desk.is_writer && desk.ledger.has_unsent();
+            if report_by.is_none() && self.is_counted && desk.ledger.owes_report() {
+                report_by = Some(Instant::now() + REPORT_WITHIN);
+            }
             tokio::select! {
-                frame = self.incoming.next() => {
-                    heard_last = Instant::now();
-                    if let Some(ended) = self.hear(frame, screen).await {
+                message = self.socket.next(), if desk.screen.has_room() => {
+                    let ended = match message {
+                        Ok(message) => self.hear(&message, desk),
+                        Err(why) => Some(Ended::Lost(why)),
+                    };
+                    if let Some(ended) = ended {
                         return ended;
                     }
                 }
-                (keys, permit) = next_keys(keyboard, &outgoing), if self.has_started && !is_at_end => {
-                    let (typed, leaves) = match keys {
-                        Keys::Typed(typed) => (typed, false),
-                        Keys::Leave(typed) => (typed, true),
-                        Keys::End => continue,
-                    };
-                    if let Some(permit) = permit.filter(|_| !typed.is_empty()) {
-                        permit.send(Frame::Binary(encode(&self.id, Say::Keys(&typed)).into()));
-                    }
-                    if leaves {
-                        return Ended::Left;
+                keys = desk.keyboard.next(), if takes_keys => {
+                    if let Some(ended) = keys.and_then(|keys| desk.typed(&keys)) {
+                        return ended;
                     }
                 }
-                _ = resized.recv() => {
-                    if let Some((width, height)) = screen.size() {
+                permit = outgoing.reserve(), if has_keys => match permit {
+                    Ok(permit) => {
+                        let keys = desk.ledger.send(MOST_KEYS);
+                        permit.send(Frame::Binary(encode(&self.id, Say::Keys(&keys)).into()));
+                        if !self.is_counted {
+                            desk.ledger.sent_is_taken();
+                        }
+                    }
+                    Err(_ended) => return Ended::Lost("it broke off".to_owned()),
+                },
+                written = desk.screen.write(), if desk.screen.has_work() => match written {
+                    Ok(length) => {
+                        desk.ledger.show(length);
+                        if self.is_counted && desk.ledger.owes_much() {
+                            self.say(Say::Shown(desk.ledger.report()));
+                            report_by = None;
+                        }
+                    }
+                    Err(error) => return Ended::Failed(format!("cannot write to standard output: {error}")),
+                },
+                () = tokio::time::sleep_until(report_by.unwrap_or(opened).into()), if report_by.is_some() => {
+                    self.say(Say::Shown(desk.ledger.report()));
+                    report_by = None;
+                }
+                _ = desk.signals.resized.recv() => {
+                    if let Some((width, height)) = desk.screen.size().filter(|_| self.has_started && desk.is_writer) {
                         self.say(Say::Resize(width, height));
                     }
                 }
-                _ = pings.tick() => {
-                    if heard_last.elapsed() > SILENCE_LIMIT {
-                        return Ended::Lost("the hub is silent".to_owned());
-                    }
-                    let _full = self.outgoing.try_send(Frame::Ping(Bytes::from_static(b"60")));
-                }
                 () = tokio::time::sleep_until((opened + START_LIMIT).into()), if !self.has_started => {
+                    // The hub has not said that the session is ours: it may be on its way to another node.
+                    if self.is_counted && !self.is_attached && desk.kept.is_some() {
+                        return Ended::Lost("the hub does not answer".to_owned());
+                    }
                     return Ended::Failed("the device does not start a shell".to_owned());
                 }
-                _ = hung_up.recv() => return Ended::Left,
-                _ = interrupted.recv() => return Ended::Left,
-                _ = terminated.recv() => return Ended::Left,
+                _ = desk.signals.hung_up.recv() => return Ended::HungUp,
+                _ = desk.signals.interrupted.recv() => return Ended::Left,
+                _ = desk.signals.terminated.recv() => return Ended::Left,
             }
         }
     }
 
-    async fn hear(&mut self, frame: Option<Result<Frame, Error>>, screen: &mut Screen) -> Option<Ended> {
-        let bytes = match frame {
-            Some(Ok(frame @ (Frame::Binary(_) | Frame::Text(_)))) => frame.into_data(),
-            Some(Ok(Frame::Close(frame))) => {
-                let reason = frame.map(|frame| frame.reason.to_string()).filter(|reason| !reason.is_empty());
-                return Some(Ended::Lost(reason.unwrap_or_else(|| "closed by the hub".to_owned())));
-            }
-            // Pings are answered by the library.
-            Some(Ok(_)) => return None,
-            // How a killed hub, or a network between, looks from here.
-            Some(Err(Error::Protocol(ProtocolError::ResetWithoutClosingHandshake))) => {
-                return Some(Ended::Lost("it broke off".to_owned()));
-            }
-            Some(Err(error)) => return Some(Ended::Lost(error.to_string())),
-            None => return Some(Ended::Lost("closed by the hub".to_owned())),
+    fn hear(&mut self, message: &[u8], desk: &mut Desk) -> Option<Ended> {
+        let heard = match decode(message) {
+            Ok(heard) => heard,
+            Err(error) => return Some(Ended::Lost(format!("unreadable message: {error}"))),
         };
-        match decode(&bytes) {
-            Ok(Heard::Started(id)) => {
+        match heard {
+            Heard::Started(id) => {
                 self.id = id;
                 self.has_started = true;
             }
-            Ok(Heard::Printed(bytes)) => {
-                if let Err(error) = screen.show(&bytes).await {
-                    return Some(Ended::Failed(format!("cannot write to standard output: {error}")));
+            Heard::Printed(bytes) => {
+                let new = desk.ledger.receive(&bytes);
+                desk.screen.add(new);
+            }
+            Heard::Ping if desk.is_writer => self.say(Say::Pong),
+            Heard::Stopped(why) => return Some(stopped(why, self.is_counted)),
+            Heard::Refused(why) if why.contains(RUNS_ALREADY) => self.has_started = true,
+            Heard::Refused(why) if self.has_started => return Some(Ended::Gone(why)),
+            Heard::Refused(why) => return Some(Ended::Failed(why)),
+            Heard::Attached(attached) => self.attached(attached, desk),
+            Heard::Taken(total) => {
+                if !desk.ledger.take(total) {
+                    return Some(Ended::Lost("the hub miscounts what was typed".to_owned()));
                 }
             }
-            Ok(Heard::Ping) => self.say(Say::Pong),
-            Ok(Heard::Stopped(why)) => return Some(stopped(why)),
-            Ok(Heard::Refused(why)) if self.has_started => return Some(Ended::Lost(why)),
-            Ok(Heard::Refused(why)) => return Some(Ended::Failed(why)),
-            Ok(Heard::Other) => {}
-            Err(error) => return Some(Ended::Lost(format!("unreadable message: {error}"))),
+            Heard::People(list) => {
+                for news in desk.people.now(&list) {
+                    desk.screen.say(&news);
+                }
+            }
+            Heard::DeviceIsAway(true) => desk.screen.say("the device is away; what you type waits for it"),
+            Heard::DeviceIsAway(false) => desk.screen.say("the device is back"),
+            Heard::Skipped(bytes) => {
+                desk.ledger.skip(bytes);
+                desk.screen.say(&format!("{bytes} bytes of output were left out: this end was too slow"));
+            }
+            Heard::WeType(is_writer, by) => {
+                if desk.is_writer && !is_writer {
+                    let who = by.filter(|by| !by.is_empty()).unwrap_or_else(|| "somebody else".to_owned());
+                    desk.screen.say(&format!("{who} has taken over; you are watching"));
+                } else if !desk.is_writer && is_writer {
+                    desk.screen.say("you are typing now");
+                }
+                desk.is_writer = is_writer;
+            }
+            Heard::Ping | Heard::Other => {}
         }
         None
     }
 
-    /// Says it if the hub listens; whoever does not take 32 messages takes no 33rd.
+    fn attached(&mut self, attached: Attached, desk: &mut Desk) {
+        let Attached { session, attachment, is_writer, output, input, size, has_shell } = attached;
+        self.is_attached = true;
+        desk.people.i_am(&attachment);
+        self.id.clone_from(&session);
+        desk.kept = Some(Kept { session, attachment });
+        desk.is_writer = is_writer;
+        let gap = desk.ledger.attached(output, input);
+        if gap.output > 0 {
+            desk.screen.say(&format!("{} bytes of output are lost", gap.output));
+        }
+        if gap.input && is_writer {
+            desk.screen.say("others have typed meanwhile; what you typed last was not sent");
+        }
+        let ours = desk.screen.size();
+        if !is_writer {
+            self.has_started = true;
+            if let (Some((width, height)), Some((columns, rows))) = (size, ours)
+                && (width > columns.into() || height > rows.into())
+            {
+                desk.screen.say(&format!("the shell's window is larger than yours: {width} columns, {height} rows"));
+            }
+        } else if has_shell {
+            self.has_started = true;
+            if let Some((width, height)) = ours {
+                self.say(Say::Resize(width, height));
+            }
+        } else {
+            self.say(Say::New(ours));
+        }
+    }
+
+    /// Says it if the hub listens.
     fn say(&self, say: Say<'_>) {
-        let _full = self.outgoing.try_send(Frame::Binary(encode(&self.id, say).into()));
+        self.socket.say(encode(&self.id, say));
     }
 }
 
-/// The next keys, once there is room to send them.
-async fn next_keys<'a>(
-    keyboard: &mut Keyboard,
-    outgoing: &'a mpsc::Sender<Frame>,
-) -> (Keys, Option<mpsc::Permit<'a, Frame>>) {
-    // An error means that the writer has ended, which the reading half reports.
-    let permit = outgoing.reserve().await.ok();
-    (keyboard.next().await, permit)
-}
-
-fn stopped(why: String) -> Ended {
-    if LOSSES.iter().any(|loss| why.contains(loss)) {
-        return Ended::Lost(why);
+fn stopped(why: String, is_counted: bool) -> Ended {
+    let is_one_of = |reasons: &[&str]| reasons.iter().any(|reason| why.contains(reason));
+    if is_one_of(MOVES) {
+        return if is_counted { Ended::Lost(why) } else { Ended::Gone(why) };
+    }
+    if is_one_of(LOSSES) {
+        return Ended::Gone(why);
     }
     if why.starts_with("session ended:") {
         return Ended::Failed(why);
     }
     Ended::Exited
-}
-
-fn refused(error: Error) -> Refused {
-    match error {
-        Error::Http(answer) => match answer.status().as_u16() {
-            401 => Refused::NotLoggedIn,
-            404 => Refused::NotConnected,
-            status => Refused::Other(format!("the hub answered with status {status}")),
-        },
-        other => Refused::Other(other.to_string()),
-    }
 }
 
 #[cfg(test)]
@@ -245,11 +353,21 @@ mod tests {
 
     #[test]
     fn the_shells_own_end_is_told_from_a_lost_way_to_it() {
-        let ended = |why: &str| stopped(why.to_owned());
+        let ended = |why: &str| stopped(why.to_owned(), false);
         assert_eq!(ended("read /dev/ptmx: input/output error"), Ended::Exited);
         assert_eq!(ended(""), Ended::Exited);
-        assert!(matches!(ended("device disconnected"), Ended::Lost(_)));
-        assert!(matches!(ended("session ended: the hub is restarting"), Ended::Lost(_)));
+        assert!(matches!(ended("device disconnected"), Ended::Gone(_)));
+        assert!(matches!(ended("session ended: the hub is restarting"), Ended::Gone(_)));
         assert!(matches!(ended("session ended: access was withdrawn"), Ended::Failed(_)));
+    }
+
+    #[test]
+    fn a_session_that_the_hub_may_have_kept_is_asked_for_again() {
+        let ended = |why: &str| stopped(why.to_owned(), true);
+        for why in ["session ended: the hub is restarting", "the session goes on at another hub node"] {
+            assert!(matches!(ended(why), Ended::Lost(_)), "{why}");
+        }
+        assert!(matches!(ended("device disconnected"), Ended::Gone(_)));
+        assert!(matches!(ended("session ended: nobody came back to it in time"), Ended::Failed(_)));
     }
 }
