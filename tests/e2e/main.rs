@@ -3,6 +3,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that is surprised has failed")]
 
+mod backend_outages;
 mod conformance;
 mod device_admission;
 mod device_tokens;
@@ -10,9 +11,15 @@ mod failures;
 mod first_minute;
 mod gateway;
 mod inventory;
+mod many_operators;
+mod paste;
+mod port_forward;
 mod real_clients;
 mod remote_terminal;
+mod rolling_restart;
+mod session_survival;
 mod sessions;
+mod sharing;
 mod sockets;
 mod stalled_peers;
 mod structure;
