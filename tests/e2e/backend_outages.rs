@@ -27,12 +27,8 @@ struct Place {
 }
 
 async fn node(site: &Site) -> TestHub {
-    site.hub_with(|config| {
-        config.actors.lease = Duration::from_secs(5);
-        // An outage is what this is about: as long as a hub of its own would wait.
-        config.storage.acquire_timeout = Duration::from_millis(2500);
-    })
-    .await
+    // An outage is what this is about: the hub waits for a database as long as it does by default.
+    site.process(&[("MOORING_ACTORS__LEASE", "5s"), ("MOORING_STORAGE__ACQUIRE_TIMEOUT", "2500ms")]).await
 }
 
 /// A device on a node, which answers like a shell and comes back whenever it is sent away.
@@ -116,15 +112,15 @@ impl Place {
 async fn terminals_go_on_without_the_database_and_writes_are_told_to_wait() {
     let _turn = harness::turn_of_the_heavy().await;
     let mut place = Place::new().await;
+    let idle = place.one.accepted_by(&place.user).await;
     place.go_on("before").await;
 
     place.kill(Backend::Postgres).await;
 
     place.go_on("without a database").await;
     // What would have to be written is refused, and says when to try again.
-    let device = &place.devices[0];
     let refusal = wait_until(LIMIT, "a refusal", async || {
-        let answer = place.user.decide(&device.id, &device.set(), "rejected").await;
+        let answer = place.user.decide(&idle.id, &idle.set(), "rejected").await;
         (answer.status == 503).then_some(answer)
     })
     .await;
@@ -137,7 +133,7 @@ async fn terminals_go_on_without_the_database_and_writes_are_told_to_wait() {
     place.is_well().await;
     place.go_on("after").await;
     // What was refused was not half done.
-    assert!(place.devices[0].has_access().await);
+    assert!(idle.has_access().await);
     assert_eq!((place.near.len(), place.far.len()), (TERMINALS / 2, TERMINALS / 2));
 }
 

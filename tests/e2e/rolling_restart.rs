@@ -67,6 +67,12 @@ fn answer(shells: &mut HashMap<String, (usize, Vec<u8>)>, heard: &Heard) -> Vec<
     }
 }
 
+/// What the shell says to this many lines.
+fn counted(lines: usize) -> String {
+    let lines: Vec<String> = (1..=lines).map(|number| format!("count {number} line-{number}\n")).collect();
+    lines.concat()
+}
+
 #[tokio::test]
 async fn a_counter_is_typed_through_a_rolling_restart_without_a_lost_or_doubled_byte() {
     let mut cluster = Cluster::start(3, &[("MOORING_ACTORS__LEASE", "3s")]).await;
@@ -111,8 +117,7 @@ async fn a_counter_is_typed_through_a_rolling_restart_without_a_lost_or_doubled_
     }
     terminal.shows(&format!("count {typed} line-{typed}\n"), LIMIT).await;
 
-    let wanted: String = (1..=typed).map(|number| format!("count {number} line-{number}\n")).collect();
-    assert_eq!(terminal.text(), wanted);
+    assert_eq!(terminal.text(), counted(typed));
     assert_eq!(terminal.stopped, None);
     // It was no still life: both have moved.
     assert!(terminal.returns >= 1, "the operator was never moved");
@@ -146,7 +151,6 @@ async fn a_counter_is_typed_through_the_death_of_the_operator_s_nodes() {
         terminal.shows(&format!("count {typed} line-{typed}\n"), LIMIT).await;
     }
 
-    let wanted: String = (1..=typed).map(|number| format!("count {number} line-{number}\n")).collect();
-    assert_eq!(terminal.text(), wanted);
+    assert_eq!(terminal.text(), counted(typed));
     assert_eq!(terminal.returns, 2);
 }

@@ -423,7 +423,7 @@ async fn losses_of_running_shells(losses: usize, other_losses_each: usize) {
         shells.push(started_shell(&user, &id).await);
     }
     a_new_shell_opens(&user, &id).await;
-    assert_eq!(device.connections(), 1, "the agent never left");
+    assert_eq!(device.connections(), 1, "the agent left: {}", device.agent_log());
 }
 
 /// An agent has 16 slots for shells, and one that is not given back is lost until it restarts.
