@@ -128,11 +128,6 @@ impl RealDevice {
         assert!(output.status.success(), "{output:?}\n{}", self.client.log());
     }
 
-    /// What its agent has logged.
-    pub fn agent_log(&self) -> String {
-        self.connect.log()
-    }
-
     /// How often its agent has connected.
     pub fn connections(&self) -> usize {
         self.connect.log().matches("Connection established with").count()
