@@ -3,6 +3,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that is surprised has failed")]
 
+mod backend_outages;
 mod conformance;
 mod connection_history;
 mod device_admission;
@@ -15,10 +16,16 @@ mod internal_api;
 mod inventory;
 mod live_events;
 mod operator_commands;
+mod many_operators;
+mod paste;
+mod port_forward;
 mod real_clients;
 mod recordings;
 mod remote_terminal;
+mod rolling_restart;
+mod session_survival;
 mod sessions;
+mod sharing;
 mod sockets;
 mod stalled_peers;
 mod structure;

@@ -65,9 +65,11 @@ impl Servers {
 
     fn start() -> Self {
         let directory = temporary_directory();
-        let (postgres, postgres_port) = start_postgres(&directory);
-        let (redis, redis_port) = start_redis(&directory);
-        let (nats, nats_port) = start_nats(&directory);
+        let [postgres_port, redis_port, nats_port] = [free_port(), free_port(), free_port()];
+        init_postgres(&directory);
+        let postgres = start_postgres(&directory, postgres_port);
+        let redis = start_redis(&directory, redis_port);
+        let nats = start_nats(&directory, nats_port);
         let s3 = S3Server::start(&directory.join("s3"));
         Self { postgres, postgres_port, redis_port, nats_port, s3, _redis: redis, _nats: nats }
     }
@@ -110,40 +112,135 @@ impl Servers {
     }
 }
 
+/// Where the servers of a place are.
+pub struct ServerUrls {
+    pub(crate) database: String,
+    pub(crate) redis: String,
+    pub(crate) nats: String,
+}
+
+/// A server that can be away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Backend {
+    /// The database.
+    Postgres,
+    /// Presence.
+    Redis,
+    /// The bus between nodes.
+    Nats,
+}
+
+/// Servers of one story's own, which it may end and start again.
+pub struct OwnServers {
+    directory: PathBuf,
+    ports: [u16; 3],
+    running: [Option<Process>; 3],
+}
+
+impl OwnServers {
+    /// Starts them.
+    ///
+    /// # Panics
+    /// When one does not start.
+    pub async fn start() -> Self {
+        let starting = tokio::task::spawn_blocking(|| {
+            let directory = temporary_directory();
+            init_postgres(&directory);
+            let mut this =
+                Self { directory, ports: [free_port(), free_port(), free_port()], running: [None, None, None] };
+            for backend in [Backend::Postgres, Backend::Redis, Backend::Nats] {
+                this.run(backend);
+            }
+            this
+        });
+        starting.await.expect("the servers start")
+    }
+
+    /// A fresh place in them. There can be one.
+    pub fn site(&self) -> Site {
+        let [postgres, redis, nats] = self.ports;
+        Site::in_servers(ServerUrls {
+            database: format!("postgres://postgres@127.0.0.1:{postgres}/postgres"),
+            redis: format!("redis://127.0.0.1:{redis}/0"),
+            nats: format!("nats://127.0.0.1:{nats}"),
+        })
+    }
+
+    fn run(&mut self, backend: Backend) {
+        let port = self.ports[backend as usize];
+        let process = match backend {
+            Backend::Postgres => start_postgres(&self.directory, port),
+            Backend::Redis => start_redis(&self.directory, port),
+            Backend::Nats => start_nats(&self.directory, port),
+        };
+        self.running[backend as usize] = Some(process);
+    }
+
+    /// Ends a server at once, without letting it put anything in order.
+    ///
+    /// # Panics
+    /// When it is not running.
+    pub async fn kill(&mut self, backend: Backend) {
+        let mut process = self.running[backend as usize].take().expect("it runs");
+        if backend == Backend::Postgres {
+            // Takes its children with it, which would outlive a plain kill and keep its memory.
+            process.signal("QUIT");
+            process.end(START_LIMIT).await;
+        } else {
+            process.kill();
+        }
+    }
+
+    /// Starts a server again, where it was and with what is on its disk.
+    ///
+    /// # Panics
+    /// When it does not start.
+    pub async fn restart(mut self, backend: Backend) -> Self {
+        let starting = tokio::task::spawn_blocking(move || {
+            self.run(backend);
+            self
+        });
+        starting.await.expect("the server starts")
+    }
+}
+
 /// How long a server may take to start.
 const START_LIMIT: Duration = Duration::from_mins(1);
 
 /// Redis databases of one server: one per site.
 pub const REDIS_DATABASES: u32 = 4096;
 
-fn start_postgres(directory: &Path) -> (Process, u16) {
+/// A command of Postgres, which refuses to run as root.
+fn as_postgres(program: &str, data: &Path) -> Command {
+    let is_root = is_root();
+    let mut command = Command::new(if is_root { PathBuf::from("setpriv") } else { postgres_program(program) });
+    if is_root {
+        let (user, group) = (format!("--reuid={}", postgres_user()), format!("--regid={}", postgres_group()));
+        command.args([&user, &group, "--clear-groups", "--pdeathsig", "KILL"]);
+        command.arg(postgres_program(program));
+    }
+    command.current_dir(data);
+    command
+}
+
+fn init_postgres(directory: &Path) {
     let data = directory.join("postgres");
     std::fs::create_dir(&data).expect("a directory can be made");
-    let is_root = is_root();
-    if is_root {
+    if is_root() {
         let status = Command::new("chown").arg(postgres_user()).arg(&data).status();
         assert!(status.is_ok_and(|status| status.success()), "cannot give {} to {}", data.display(), postgres_user());
     }
-    let as_another = |program: &str| {
-        let mut command = Command::new(if is_root { PathBuf::from("setpriv") } else { postgres_program(program) });
-        if is_root {
-            // Postgres refuses to run as root.
-            let (user, group) = (format!("--reuid={}", postgres_user()), format!("--regid={}", postgres_group()));
-            command.args([&user, &group, "--clear-groups", "--pdeathsig", "KILL"]);
-            command.arg(postgres_program(program));
-        }
-        command.current_dir(&data);
-        command
-    };
-    let init = as_another("initdb")
+    let init = as_postgres("initdb", &data)
         .args(["--no-sync", "--auth=trust", "--username=postgres", "--encoding=UTF8", "--locale=C", "--pgdata"])
         .arg(&data)
         .output()
         .expect("Postgres is installed (tests/setup.sh)");
     assert!(init.status.success(), "initdb: {}", String::from_utf8_lossy(&init.stderr));
+}
 
-    let port = free_port();
-    let mut server = as_another("postgres");
+fn start_postgres(directory: &Path, port: u16) -> Process {
+    let data = directory.join("postgres");
+    let mut server = as_postgres("postgres", &data);
     server.arg("-D").arg(&data).args(["-p", &port.to_string(), "-k", "", "-h", "127.0.0.1"]);
     // Nothing here has to survive a power failure.
     for setting in ["fsync=off", "synchronous_commit=off", "full_page_writes=off", "max_connections=400"] {
@@ -163,26 +260,24 @@ fn start_postgres(directory: &Path) -> (Process, u16) {
         assert!(Instant::now() < deadline, "Postgres does not get ready:\n{}", process.log());
         std::thread::sleep(Duration::from_millis(20));
     }
-    (process, port)
+    process
 }
 
-fn start_redis(directory: &Path) -> (Process, u16) {
-    let port = free_port();
+fn start_redis(directory: &Path, port: u16) -> Process {
     let mut server = Command::new("redis-server");
     server.args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--port", &port.to_string()]);
     server.args(["--databases", &REDIS_DATABASES.to_string()]).current_dir(directory);
     let process = Process::start(&server, &directory.join("redis.log"));
     wait_for_listener("redis-server", port, &process);
-    (process, port)
+    process
 }
 
-fn start_nats(directory: &Path) -> (Process, u16) {
-    let port = free_port();
+fn start_nats(directory: &Path, port: u16) -> Process {
     let mut server = Command::new("nats-server");
     server.args(["-a", "127.0.0.1", "-p", &port.to_string()]).current_dir(directory);
     let process = Process::start(&server, &directory.join("nats.log"));
     wait_for_listener("nats-server", port, &process);
-    (process, port)
+    process
 }
 
 fn wait_for_listener(name: &str, port: u16, process: &Process) {

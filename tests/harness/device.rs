@@ -1,6 +1,7 @@
 //! A device of the tests' own: its key, its requests, its websocket.
 
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
 
 use base64::Engine;
 use serde_json::{Value, json};
@@ -11,6 +12,9 @@ use crate::key::Key;
 use crate::socket::Socket;
 use crate::user::{TestUser, claims};
 use crate::wait::{LIMIT, wait_until};
+
+/// Between two attempts to connect.
+const PAUSE: Duration = Duration::from_millis(20);
 
 /// A device. It says nothing that it was not told to say.
 pub struct TestDevice {
@@ -145,6 +149,23 @@ impl TestDevice {
         let bearer = format!("Bearer {}", self.token);
         let headers = [&[("Authorization", bearer.as_str())], headers].concat();
         Socket::connect(&self.door, Self::SOCKET, &headers).await
+    }
+
+    /// Connects once the hub lets it, for tasks of their own.
+    ///
+    /// # Panics
+    /// When it does not in time.
+    pub async fn connect_again(&self) -> Socket {
+        let bearer = format!("Bearer {}", self.token);
+        let deadline = Instant::now() + LIMIT;
+        loop {
+            let headers = [("Authorization", bearer.as_str())];
+            if let Some(Ok(socket)) = Socket::try_connect(&self.door, Self::SOCKET, &headers).await {
+                return socket;
+            }
+            assert!(Instant::now() < deadline, "a device cannot connect again");
+            tokio::time::sleep(PAUSE).await;
+        }
     }
 
     /// Connects once the hub lets it.

@@ -41,7 +41,10 @@ impl TestHub {
     }
 
     pub(crate) async fn process(site: Site, settings: &Settings) -> Self {
-        let port = free_port();
+        Self::process_at(site, free_port(), settings).await
+    }
+
+    pub(crate) async fn process_at(site: Site, port: u16, settings: &Settings) -> Self {
         let address = ([127, 0, 0, 1], port).into();
         let mut command = Command::new(program("mooring"));
         command.args(["serve", "--listen", &format!("127.0.0.1:{port}")]);

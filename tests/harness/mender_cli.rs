@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::door::Door;
 use crate::process::{Output, Process, run};
+use crate::traffic::listens;
 use crate::wait::LIMIT;
 use crate::workspace::temporary_directory;
 
@@ -28,6 +29,12 @@ impl MenderCli {
     /// Not logged in yet.
     pub fn new(door: &Door) -> Self {
         Self { home: temporary_directory(), server: door.url() }
+    }
+
+    /// The same person with the same login, at another address.
+    #[must_use]
+    pub fn at(&self, door: &Door) -> Self {
+        Self { home: self.home.clone(), server: door.url() }
     }
 
     fn command(&self, arguments: &[&str]) -> Command {
@@ -59,6 +66,23 @@ impl MenderCli {
     /// Opens a terminal; type with [`Process::type_in`], read with [`Process::printed`].
     pub fn terminal(&self, device: &str) -> Process {
         Process::start_interactive(&self.command(&["terminal", device]), &temporary_directory().join("terminal.log"))
+    }
+
+    /// Forwards ports, each given as `[udp/]PORT:HOST:PORT`, and waits until all of them listen.
+    ///
+    /// # Panics
+    /// When they do not.
+    pub async fn port_forward(&self, device: &str, mappings: &[String]) -> Process {
+        let mut arguments = vec!["port-forward", device];
+        arguments.extend(mappings.iter().map(String::as_str));
+        let log = temporary_directory().join("port-forward.log");
+        let process = Process::start(&self.command(&arguments), &log);
+        for mapping in mappings {
+            let (protocol, rest) = mapping.split_once('/').unwrap_or(("tcp", mapping));
+            let port = rest.split(':').next().and_then(|port| port.parse().ok()).expect("a mapping names a port");
+            listens(protocol, port).await;
+        }
+        process
     }
 
     /// Opens a terminal, waits for the prompt, types `text` and waits until the device prints `expected`.

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use crate::backends::is_root;
 use crate::door::Door;
-use crate::process::Process;
+use crate::process::{Process, run};
 use crate::tls::Certificate;
 use crate::user::TestUser;
 use crate::wait::{LIMIT, wait_until};
@@ -121,6 +121,51 @@ impl RealDevice {
     /// Makes it send its inventory now.
     pub fn send_inventory(&self) {
         self.client.signal("USR2");
+    }
+
+    /// Makes it fetch another token. Its agent leaves its websocket for a new one because of that.
+    ///
+    /// # Panics
+    /// When the client does not take the order.
+    pub async fn renew_token(&self) {
+        let mut command = Command::new("dbus-send");
+        command.args(["--system", "--print-reply", "--dest=io.mender.AuthenticationManager"]);
+        command.args(["/io/mender/AuthenticationManager", "io.mender.Authentication1.FetchJwtToken"]);
+        command.env("DBUS_SYSTEM_BUS_ADDRESS", format!("unix:path={}", self.directory.join("bus.sock").display()));
+        let output = run(&command, "", LIMIT).await;
+        assert!(output.status.success(), "{output:?}\n{}", self.client.log());
+    }
+
+    /// How often its agent has connected.
+    pub fn connections(&self) -> usize {
+        self.connect.log().matches("Connection established with").count()
+    }
+
+    /// Waits until its agent has connected more often than that; how often it has.
+    ///
+    /// # Panics
+    /// When it does not come back; its log is in the message.
+    pub async fn connected_again(&self, before: usize) -> usize {
+        let deadline = Instant::now() + CONNECT_LIMIT;
+        loop {
+            let now = self.connections();
+            if now > before {
+                return now;
+            }
+            assert!(Instant::now() < deadline, "a real device does not come back:\n{}", self.connect.log());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// Brings it back soon after its websocket was lost, for which its agent would wait 10 to 21 s: another token is a
+    /// reason to connect at once.
+    ///
+    /// # Panics
+    /// When it does not come back.
+    pub async fn back_soon(&self, before: usize) {
+        // The client notices by itself that its own connection is gone, and may be asking already.
+        self.renew_token().await;
+        self.connected_again(before).await;
     }
 
     /// `kill -9` for the program that holds the websocket.

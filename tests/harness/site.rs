@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use crate::backends::{REDIS_DATABASES, Servers, Set};
+use crate::backends::{REDIS_DATABASES, ServerUrls, Servers, Set};
 use crate::hub::TestHub;
 use crate::s3_server::{ACCESS_KEY, SECRET_KEY};
 use crate::tls::Certificate;
@@ -81,6 +81,22 @@ impl Site {
         Self { place: Arc::new(place) }
     }
 
+    /// A place in servers of the story's own.
+    pub(crate) fn in_servers(urls: ServerUrls) -> Self {
+        let place = Place {
+            set: Set::Production,
+            directory: temporary_directory(),
+            // Goes with its server.
+            database: None,
+            database_url: urls.database,
+            redis_url: Some(urls.redis),
+            nats_url: Some(urls.nats),
+            nats_prefix: "site".to_owned(),
+            has_admin: Mutex::default(),
+        };
+        Self { place: Arc::new(place) }
+    }
+
     /// Which backends it is in.
     pub fn set(&self) -> Set {
         self.place.set
@@ -114,6 +130,11 @@ impl Site {
     /// A hub as a child process: it can be killed, and its memory measured.
     pub async fn process(&self, settings: &Settings) -> TestHub {
         TestHub::process(self.clone(), settings).await
+    }
+
+    /// The same at a port, where one that has ended may have been before.
+    pub async fn process_at(&self, port: u16, settings: &Settings) -> TestHub {
+        TestHub::process_at(self.clone(), port, settings).await
     }
 
     /// The settings of a hub in this place.

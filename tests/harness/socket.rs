@@ -68,15 +68,32 @@ impl Socket {
     /// # Panics
     /// When there is no answer.
     pub async fn connect(door: &Door, path: &str, headers: &[(&str, &str)]) -> Result<Self, Answer> {
+        let stream = Self::reach(door).await.expect("the hub listens");
+        match Self::shake_hands(stream, door, path, headers).await {
+            Ok(outcome) => outcome,
+            Err(error) => panic!("no answer to a handshake: {error}"),
+        }
+    }
+
+    async fn reach(door: &Door) -> std::io::Result<TcpStream> {
+        let socket = TcpSocket::new_v4().expect("a socket");
+        socket.set_recv_buffer_size(RECEIVE_BUFFER).expect("a size the kernel takes");
+        let stream = socket.connect(door.address()).await?;
+        stream.set_nodelay(true).expect("an open socket");
+        Ok(stream)
+    }
+
+    async fn shake_hands(
+        stream: TcpStream,
+        door: &Door,
+        path: &str,
+        headers: &[(&str, &str)],
+    ) -> Result<Result<Self, Answer>, Error> {
         let mut request = format!("ws://{}{path}", door.address()).into_client_request().expect("a request");
         for (name, value) in headers {
             let name: reqwest::header::HeaderName = name.parse().expect("a header name");
             request.headers_mut().insert(name, value.parse().expect("a header value"));
         }
-        let socket = TcpSocket::new_v4().expect("a socket");
-        socket.set_recv_buffer_size(RECEIVE_BUFFER).expect("a size the kernel takes");
-        let stream = socket.connect(door.address()).await.expect("the hub listens");
-        stream.set_nodelay(true).expect("an open socket");
         let config = WebSocketConfig::default()
             .read_buffer_size(4096)
             .write_buffer_size(0)
@@ -87,15 +104,21 @@ impl Socket {
         match within(LIMIT, "an answer to a handshake", shaking).await {
             Ok((stream, answer)) => {
                 let handshake = Answer::new(asked, 101, answer.headers().clone(), bytes::Bytes::new());
-                Ok(Self { stream, handshake, pings: vec![] })
+                Ok(Ok(Self { stream, handshake, pings: vec![] }))
             }
             Err(Error::Http(answer)) => {
                 let (parts, body) = answer.into_parts();
                 let body = body.unwrap_or_default().into();
-                Err(Answer::new(asked, parts.status.as_u16(), parts.headers, body))
+                Ok(Err(Answer::new(asked, parts.status.as_u16(), parts.headers, body)))
             }
-            Err(error) => panic!("no answer to a handshake: {error}"),
+            Err(error) => Err(error),
         }
+    }
+
+    /// Shakes hands where nobody may be at the moment; `None` if that is so.
+    pub async fn try_connect(door: &Door, path: &str, headers: &[(&str, &str)]) -> Option<Result<Self, Answer>> {
+        let stream = Self::reach(door).await.ok()?;
+        Self::shake_hands(stream, door, path, headers).await.ok()
     }
 
     /// Says something.

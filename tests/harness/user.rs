@@ -49,6 +49,11 @@ impl TestUser {
         Self { door: door.clone(), ..self.clone() }
     }
 
+    /// Where it knocks.
+    pub fn door(&self) -> &Door {
+        &self.door
+    }
+
     /// A request with the token.
     pub fn request(&self, method: &str, path: &str) -> reqwest::RequestBuilder {
         self.door.request(method, path).bearer_auth(&self.token)
