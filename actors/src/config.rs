@@ -61,6 +61,8 @@ pub struct Config {
     pub nats_prefix: String,
     /// Credits and limits of sessions between operators and devices.
     pub sessions: session::Config,
+    /// Limits of file transfers.
+    pub file_transfer: file_transfer::Config,
     /// How long is remembered what happened.
     pub retention: Retention,
     /// Who may listen to events.
@@ -100,6 +102,9 @@ impl Config {
         if let Some(fault) = self.sessions.fault() {
             return Some(format!("sessions.{fault}"));
         }
+        if let Some(fault) = self.file_transfer.fault() {
+            return Some(format!("file_transfer.{fault}"));
+        }
         let Retention { events, connections, connections_per_device, sessions } = self.retention;
         for (key, time) in [("events", events), ("connections", connections), ("sessions", sessions)] {
             if time < Duration::from_secs(1) {
@@ -125,8 +130,6 @@ impl Default for EventStreams {
     fn default() -> Self {
         Self { per_user: 16, per_node: 1000 }
     }
-    /// Limits of file transfers.
-    pub file_transfer: file_transfer::Config,
 }
 
 impl Default for Config {

@@ -546,10 +546,10 @@ impl<E> DeviceLink<E> {
         }
         if let Some(forwarding) = session.forwarding.take() {
             for (stream, is_busy) in forwarding.into_streams() {
-                if !is_busy {
-                    self.say_close(stream, &stream.to_string());
-                } else {
+                if is_busy {
                     linger(&mut self.lingering, stream);
+                } else {
+                    self.say_close(stream, &stream.to_string());
                 }
             }
         }

@@ -50,8 +50,8 @@ pub mod operator_link;
 pub mod output_gate;
 pub mod session;
 
-pub mod recording;
 pub mod file_transfer;
+pub mod recording;
 
 pub mod reach;
 pub mod registry;

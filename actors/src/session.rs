@@ -62,6 +62,8 @@ pub struct Config {
     /// Output kept of each terminal for those who come to it later.
     #[serde(with = "storage::units::size")]
     pub scrollback: usize,
+    /// Whether terminals are recorded: what devices print, never what operators type.
+    pub record: bool,
 }
 
 impl Default for Config {
@@ -77,6 +79,7 @@ impl Default for Config {
             operator_grace: Duration::from_mins(5),
             detached_limit: Duration::from_hours(24),
             scrollback: 256 * 1024,
+            record: true,
         }
     }
 }

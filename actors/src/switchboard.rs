@@ -118,7 +118,7 @@ impl Switchboard {
 
     fn take(&self, message: NodeMessage, ctx: &mut Context<Self>) {
         match message {
-            NodeMessage::Ask { nonce, from, question } => self.answer(nonce, from, question, ctx),
+            NodeMessage::Ask { nonce, from, question } => self.answer(nonce, from, &question, ctx),
             NodeMessage::Answer { nonce, answer } => self.reach.answered(nonce, answer),
             NodeMessage::OpenSession { session, device, from, binding, user, kept, resume } => {
                 self.parts.registry.enter_guest(session, Guest { device, from, binding });
@@ -176,13 +176,13 @@ impl Switchboard {
         }
     }
 
-    fn answer(&self, nonce: u64, from: NodeId, question: Question, ctx: &mut Context<Self>) {
+    fn answer(&self, nonce: u64, from: NodeId, question: &Question, ctx: &mut Context<Self>) {
         let reply = |bus: &Bus, answer| {
             // Whoever asked gives up by itself.
             let _ = bus.send(from, NodeMessage::Answer { nonce, answer });
         };
         let registry = &self.parts.registry;
-        match question {
+        match *question {
             Question::HasDevice(device) => reply(&self.parts.bus, Answer::Is(registry.find(device).is_some())),
             Question::HasSession(session) => {
                 let Some(hosted) = registry.find_session(session) else {

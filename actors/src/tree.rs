@@ -16,6 +16,7 @@ use crate::gate::Gate;
 use crate::housekeeping::{Housekeeping, RemoveRecordings};
 use crate::leases::{self, Leases, Resign};
 use crate::reach::Reach;
+use crate::recording::RecordingConfig;
 use crate::registry::Registry;
 use crate::session::{self, host};
 use crate::status_writer::{SessionQueue, StatusQueue, StatusWriter};
@@ -43,6 +44,8 @@ pub struct Tree {
     /// Commands to devices' update clients.
     pub triggers: Triggers,
     is_draining: Arc<AtomicBool>,
+    /// Bounds that all recordings of this node share.
+    recording: RecordingConfig,
     storage: Storage,
     status_writer: Service<StatusWriter>,
     event_reader: Service<EventReader>,
@@ -122,6 +125,7 @@ impl Tree {
             announce,
             triggers,
             is_draining,
+            recording: RecordingConfig::default(),
             storage: storage.clone(),
             status_writer,
             event_reader,
@@ -147,6 +151,7 @@ impl Tree {
             reach: self.reach.clone(),
             bus: self.bus.clone(),
             records: self.sessions.clone(),
+            recording: config.record.then(|| (self.storage.objects.clone(), self.recording.clone())),
             config,
         }
     }

@@ -95,6 +95,20 @@ fn has_token(headers: &HeaderMap, name: &header::HeaderName, wanted: &str) -> bo
         .any(|token| token.trim().eq_ignore_ascii_case(wanted))
 }
 
+/// `GET /devices/{id}/flow`: what flows through a device's connection and its sessions right now. (Ours.)
+///
+/// # Errors
+/// 404 for a device that is not connected.
+pub async fn flow(
+    _: AuthenticatedUser,
+    id: web::Path<String>,
+    state: web::Data<ApiState>,
+) -> Result<HttpResponse, ApiError> {
+    let device: DeviceId = id.parse().map_err(|_| Unreachable::Offline)?;
+    let figures = state.reach.describe(device).await?.ok_or(Unreachable::Offline)?;
+    Ok(answer_json(&mut HttpResponse::Ok(), &figures))
+}
+
 /// `GET /sessions/{id}/attach` by somebody who opens no websocket. (Ours.)
 ///
 /// # Errors

@@ -3,12 +3,10 @@
 use actix_web::web::ServiceConfig;
 
 use crate::endpoint::Endpoint as E;
-use crate::{device_connect, devices, exposition, health, inventory, recordings, users, web_ui};
 use crate::{
-    connections, device_connect, devices, events, exposition, health, internal, inventory, sessions, triggers, users,
-    web_ui,
+    connections, device_connect, devices, events, exposition, file_transfer, health, internal, inventory, recordings,
+    sessions, triggers, users, web_ui,
 };
-use crate::{device_connect, devices, exposition, file_transfer, health, inventory, users, web_ui};
 
 /// Tells the router, which tries the patterns in this order: what devices ask all day long stands first.
 pub fn routes(service: &mut ServiceConfig) {
@@ -52,6 +50,7 @@ pub fn routes(service: &mut ServiceConfig) {
         )
         .service(E::at("/api/management/v1/deviceconnect/devices/{id}/check-update").post(triggers::check_update))
         .service(E::at("/api/management/v1/deviceconnect/devices/{id}/send-inventory").post(triggers::send_inventory))
+        .service(E::at("/api/management/v1/mooring/devices/{id}/flow").get(device_connect::flow))
         .service(E::at("/api/management/v1/mooring/devices/{id}/terminal").get(device_connect::user_without_socket))
         .service(
             E::at("/api/management/v1/mooring/sessions/{id}/attach").get(device_connect::attachment_without_socket),
@@ -63,12 +62,14 @@ pub fn routes(service: &mut ServiceConfig) {
     service
         .service(playback.get(recordings::playback_without_socket))
         .service(recording.get(recordings::download).delete(recordings::delete));
+
     // What happens, and what has happened.
     service
         .service(E::at("/api/management/v1/mooring/events").get(events::stream_events))
         .service(E::at("/api/management/v1/mooring/devices/{id}/connections").get(connections::list))
         .service(E::at("/api/management/v1/mooring/sessions").get(sessions::list))
         .service(E::at("/api/management/v1/mooring/sessions/{id}").get(sessions::get));
+
     // Files from and to devices.
     let download = E::at("/api/management/v1/deviceconnect/devices/{id}/download");
     let file = E::at("/api/management/v1/mooring/devices/{id}/files");

@@ -120,9 +120,6 @@ impl Config {
         if let Some(fault) = self.actors.fault() {
             bail!("actors.{fault}");
         }
-        if let Some(fault) = self.actors.file_transfer.fault() {
-            bail!("actors.file_transfer.{fault}");
-        }
         Ok(())
     }
 

@@ -235,6 +235,20 @@ fn run(config: Config, ready: &mpsc::Sender<anyhow::Result<Started>>, stopping: 
     });
 }
 
+/// Removes the recordings of sessions that are forgotten.
+fn remove_recordings(storage: &Storage) -> RemoveRecordings {
+    let recordings = Recordings::new(&storage.objects);
+    Arc::new(move |sessions| {
+        let recordings = recordings.clone();
+        Box::pin(async move {
+            for session in sessions {
+                recordings.remove(session).await?;
+            }
+            Ok(())
+        })
+    })
+}
+
 async fn boot(config: Config) -> anyhow::Result<Booted> {
     let node = NodeId::random();
     let storage = Storage::open(&config.storage).await.context("cannot open the storage")?;
@@ -251,16 +265,7 @@ async fn boot(config: Config) -> anyhow::Result<Booted> {
     let gate = Gate::new(storage.devices.clone(), storage.users.clone(), keyring.clone(), &config.actors);
     let arbiter = actix_rt::System::current().arbiter().clone();
     let lease = config.actors.lease;
-    let recordings = Recordings::new(&storage.objects);
-    let remove_recordings: RemoveRecordings = Arc::new(move |sessions| {
-        let recordings = recordings.clone();
-        Box::pin(async move {
-            for session in sessions {
-                recordings.remove(session).await?;
-            }
-            Ok(())
-        })
-    });
+    let remove_recordings = remove_recordings(&storage);
     let tree = Tree::start(&storage, &gate, &bus, &config.actors, Arc::clone(&remove_recordings), &arbiter);
     tree.enlist(lease).await.context("cannot enlist this node in the shared store")?;
     let announce = tree.announce.clone();
@@ -300,14 +305,8 @@ async fn boot(config: Config) -> anyhow::Result<Booted> {
     };
     let asked_to_stop = Arc::new(Notify::new());
     let stopping = Arc::clone(&asked_to_stop);
-    let transfers = Transfers::new(
-        tree.registry.clone(),
-        tree.reach.clone(),
-        bus.clone(),
-        gate.clone(),
-        config.actors.sessions.clone(),
-        config.actors.file_transfer.clone(),
-    );
+    let hosts = tree.hosts(config.actors.sessions.clone());
+    let transfers = Transfers::new(hosts, gate.clone(), config.actors.file_transfer.clone());
     let state = ApiState {
         storage,
         gate,

@@ -10,6 +10,10 @@ use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 
+fn signed(size: usize) -> i64 {
+    i64::try_from(size).expect("sizes of tests are small")
+}
+
 both_sets!([
     a_download_brings_the_file_and_what_is_known_about_it,
     a_head_asks_for_nothing_but_what_is_known,
@@ -144,8 +148,8 @@ async fn a_download_brings_the_file_and_what_is_known_about_it(set: Set) {
             assert_eq!(answer.header(name), value, "{name} of {size} bytes");
         }
         assert_eq!(scene.agent.closed().await, 1);
-        let mut acks: Vec<i64> = (1..).map(|tens| tens * 40_960).take_while(|end| *end <= size as i64).collect();
-        acks.push(size as i64);
+        let mut acks: Vec<i64> = (1..=size / 40_960).map(|tens| signed(tens * 40_960)).collect();
+        acks.push(signed(size));
         assert_eq!(scene.agent.acks(), acks, "{size} bytes");
         let get = scene.agent.heard("get_file").pop().unwrap();
         assert_eq!(get.text("user_id"), Some(scene.user.id.as_str()));
@@ -276,7 +280,7 @@ async fn an_upload_brings_the_file_its_owner_and_its_mode(set: Set) {
         let put = |name| came.put.get(name);
         let (path, name) = (put("path").and_then(|path| path.text()), put("src_path").and_then(|name| name.text()));
         assert_eq!((path, name), (Some("/srv/a.bin"), Some("a.bin")));
-        let number = |name| put(name).and_then(|number| number.int());
+        let number = |name| put(name).and_then(harness::msgpack::Value::int);
         assert_eq!((number("uid"), number("gid"), number("mode")), (Some(1000), Some(0), Some(0o600)));
         assert_eq!(scene.agent.heard("put_file")[0].text("user_id"), Some(scene.user.id.as_str()));
         assert_eq!(scene.agent.closed().await, 1);
@@ -441,8 +445,8 @@ async fn a_client_that_leaves_ends_its_transfer(set: Set) {
     response.chunk().await.unwrap();
     drop(response);
     assert_eq!(scene.agent.closed().await, 1);
-    let (sent, _) = scene.agent.progress();
-    assert_eq!(sent, 0, "the agent has stopped");
+    let (under_way, _) = scene.agent.progress();
+    assert_eq!(under_way, 0, "the agent has stopped");
     scene.agent.forget();
 
     let mut stream = scene

@@ -160,8 +160,8 @@ async fn playback_begins_late_enough_and_never_falls_silent(set: Set) {
             let gap = last.elapsed();
             last = Instant::now();
             assert!(heard.is(1, "shell"), "{heard:?}");
-            let least = Duration::from_millis(if number == 0 { 100 } else { shortest });
-            assert!(gap >= least, "{query}: {gap:?} before message {number}");
+            let at_least = Duration::from_millis(if number == 0 { 100 } else { shortest });
+            assert!(gap >= at_least, "{query}: {gap:?} before message {number}");
             assert!(gap < Duration::from_secs(1), "{query}: {gap:?} before message {number}");
         }
         assert_eq!(socket.end(Duration::from_secs(1)).await.code(), Some(1000), "{query}");

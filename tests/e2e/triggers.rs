@@ -127,7 +127,7 @@ async fn a_device_that_never_answers_gets_a_few_commands_and_no_close(set: Set) 
         // A close in between would be another message.
         let heard = socket.hear().await;
         assert!(heard.is(4, "check-update"), "{heard:?}");
-        last = heard.sid().to_owned();
+        heard.sid().clone_into(&mut last);
     }
     socket.hears_nothing().await;
     // A reply that comes late still ends its session in good order, and makes room.

@@ -83,9 +83,12 @@ impl Site {
 
     /// A place in servers of the story's own.
     pub(crate) fn in_servers(urls: ServerUrls) -> Self {
+        let directory = temporary_directory();
         let place = Place {
             set: Set::Production,
-            directory: temporary_directory(),
+            objects_url: format!("file:{}", directory.join("objects").display()),
+            objects_endpoint: None,
+            directory,
             // Goes with its server.
             database: None,
             database_url: urls.database,

@@ -1,14 +1,17 @@
-//! One session on a device, with the hub where an operator would be.
+//! One session on a device, of which the hub itself is host and operator.
 //!
-//! Everything that ties a transfer to the way sessions work stands here: the registry, credits both ways, numbers across
-//! nodes. Dropping a [`Peer`] ends its session, and the device is told `close`.
+//! Everything that ties a transfer to the way sessions work stands here: the registry, credits both ways, numbers, the
+//! record of the session. Dropping a [`Peer`] ends its session, and the device is told `close`.
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
 use actix::{Actor, ActorContext, Addr, Context, Handler};
 use bytes::Bytes;
-use storage::{DeviceId, SessionId, TokenId, UserId};
+use storage::{
+    AttachmentId, DeviceId, OpenedSession, SessionChange, SessionFigures, SessionId, SessionKind, TokenId, UserId,
+    clock,
+};
 use tokio::sync::mpsc;
 use tokio::time::{Interval, MissedTickBehavior, interval};
 use tracing::{debug, info};
@@ -17,8 +20,11 @@ use super::{Failure, Transfers};
 use crate::bus::DisconnectReason;
 use crate::gate::Refusal;
 use crate::reach::Unreachable;
-use crate::registry::ConnectedOperator;
-use crate::session::{DeviceEnd, OperatorEnd, SOCKET_MAILBOX, SessionEnd, ToDevice, ToOperator, charge};
+use crate::registry::{ConnectedOperator, HostedSession};
+use crate::session::attachment::ToAttached;
+use crate::session::{
+    Binding, DeviceEnd, DeviceSays, FromDevice, HostEnd, HostSays, Open, SOCKET_MAILBOX, SessionEnd, charge,
+};
 
 /// Messages of a device that may wait for a transfer. Credit keeps them below: its largest window, all in empty messages.
 const INBOX: usize = 4096;
@@ -46,57 +52,91 @@ pub struct Whom {
 /// A session on a device.
 pub(super) struct Peer {
     session: SessionId,
+    /// Counts among the user's sockets, and is how a withdrawal of their access gets here.
+    attachment: AttachmentId,
     user: UserId,
+    kind: SessionKind,
     device: DeviceEnd,
     transfers: Transfers,
-    inbox: mpsc::Receiver<ToOperator>,
+    inbox: mpsc::Receiver<Heard>,
     _ear: Addr<Ear>,
     outbox: VecDeque<Bytes>,
     /// Credit in use towards the device.
     in_flight: usize,
     /// Credit for the device's messages that were heard and not yet given back.
     unreturned: usize,
-    /// Number of the next message from another node.
-    next_number: u32,
+    /// Number of the next message from the device.
+    next_from_device: u32,
+    /// Number of the next message to it.
+    next_to_device: u32,
     look: Interval,
+    /// Bytes of the file that were moved.
+    moved: i64,
+    /// Why it ends, unless the transfer itself does.
+    why: SessionEnd,
 }
 
 impl Peer {
     /// Opens a session.
-    pub(super) async fn open(transfers: &Transfers, whom: Whom) -> Result<Self, Failure> {
+    pub(super) async fn open(transfers: &Transfers, whom: Whom, kind: SessionKind) -> Result<Self, Failure> {
         let Whom { device, user, token, credential } = whom;
-        let reachable = transfers.reach.find(device).await?;
-        let session = SessionId::random();
+        let parts = &transfers.parts;
+        let end = parts.reach.find(device).await?.into_end(device);
+        let (session, attachment) = (SessionId::random(), AttachmentId::random());
         let (sender, inbox) = mpsc::channel(INBOX);
         let ear = Ear(sender).start();
-        let operator =
-            ConnectedOperator { user: user.clone(), token, to: ear.clone().recipient(), device_node: reachable.node() };
-        transfers
+        let operator = ConnectedOperator { user: user.clone(), token, to: ear.clone().recipient(), host_node: None };
+        parts
             .registry
-            .enter_operator(session, operator, transfers.sessions.per_user)
+            .enter_operator(attachment, operator, parts.config.per_user)
             .map_err(|_| Failure::TooManySessions)?;
+        let hosted = HostedSession {
+            device,
+            user: user.clone(),
+            from_device: ear.clone().recipient(),
+            host: None,
+            device_node: end.node(),
+            writer: None,
+        };
+        parts.registry.enter_session(session, hosted);
         metrics::gauge!(crate::metrics::SESSIONS_OPEN).increment(1.0);
-        info!(session.id = %session, user.id = %user, device.id = %device, "file transfer opened");
+        info!(session.id = %session, user.id = %user, device.id = %device, kind = kind.as_str(), "session opened");
+        parts.records.note(SessionChange::Opened(OpenedSession {
+            session,
+            device,
+            user: user.clone(),
+            node: parts.bus.node(),
+            kind,
+            at: clock::now(),
+            address: None,
+            kept: false,
+            recorded: false,
+        }));
         let mut look = interval(LOOK_FOR_THE_DEVICE);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let peer = Self {
+        let mut peer = Self {
             session,
+            attachment,
             user: user.clone(),
-            device: reachable.into_end(device),
+            kind,
+            device: end,
             transfers: transfers.clone(),
             inbox,
             _ear: ear.clone(),
             outbox: VecDeque::new(),
             in_flight: 0,
             unreturned: 0,
-            next_number: 0,
+            next_from_device: 0,
+            next_to_device: 0,
             look,
+            moved: 0,
+            why: SessionEnd::OperatorLeft,
         };
-        peer.tell(ToDevice::Open { session, user, operator: OperatorEnd::Here(ear.recipient()) })
-            .map_err(|_| Unreachable::Offline)?;
+        let open = Open { user, kept: false, resume: None, host: HostEnd::Here(ear.recipient()) };
+        peer.tell(HostSays::Open(open)).map_err(|_| Unreachable::Offline)?;
         // Access withdrawn between the request's arrival and the registry would have found nobody to cut.
         if matches!(transfers.gate.user(&credential).await, Err(Refusal::Refused(_))) {
-            return Err(Failure::Ended(SessionEnd::AccessWithdrawn));
+            return Err(peer.over(SessionEnd::AccessWithdrawn));
         }
         Ok(peer)
     }
@@ -128,42 +168,57 @@ impl Peer {
                 _ = self.look.tick() => {
                     // A device's actor that was ending may have taken the session and died with it.
                     if self.device.is_gone() {
-                        return Err(device_gone());
+                        return Err(self.over(DEVICE_GONE));
                     }
                     continue;
                 }
             };
             return match heard {
-                Some(ToOperator::Deliver { number, message }) => {
-                    if number.is_some_and(|number| number != self.next_number) {
-                        return Err(Failure::Ended(SessionEnd::LinkLost));
+                Some(Heard::Device(DeviceSays::Deliver { number, message })) => {
+                    if number != self.next_from_device {
+                        return Err(self.over(SessionEnd::LinkLost));
                     }
-                    self.next_number = self.next_number.wrapping_add(1);
+                    self.next_from_device = number.wrapping_add(1);
                     self.return_credit(message.len())?;
                     Ok(Some(message))
                 }
-                Some(ToOperator::Credit { bytes }) => {
+                Some(Heard::Device(DeviceSays::Credit { bytes })) => {
                     self.in_flight = self.in_flight.saturating_sub(bytes);
                     self.flush()?;
                     Ok(None)
                 }
-                Some(ToOperator::End { why }) => Err(Failure::Ended(why)),
+                // Only of sessions that are bound anew.
+                Some(Heard::Device(DeviceSays::Resumed(_))) => continue,
+                Some(Heard::Device(DeviceSays::End { why }) | Heard::Cut(why)) => Err(self.over(why)),
                 // The ear has overflowed, which credit rules out, or fell over.
-                None => Err(Failure::Ended(SessionEnd::LinkLost)),
+                None => Err(self.over(SessionEnd::HubFault)),
             };
         }
+    }
+
+    /// How much of the file was moved so far.
+    pub(super) fn note_moved(&mut self, bytes: i64) {
+        self.moved = bytes;
+    }
+
+    /// Notes why the session ends.
+    fn over(&mut self, why: SessionEnd) -> Failure {
+        self.why = why;
+        Failure::Ended(why)
     }
 
     fn flush(&mut self) -> Result<(), Failure> {
         while let Some(message) = self.outbox.front() {
             let cost = charge(message.len());
             // A message larger than the whole window goes alone rather than never.
-            if self.in_flight > 0 && self.in_flight + cost > self.transfers.sessions.to_device_window {
+            if self.in_flight > 0 && self.in_flight + cost > self.transfers.parts.config.to_device_window {
                 break;
             }
             self.in_flight += cost;
             if let Some(message) = self.outbox.pop_front() {
-                self.tell(ToDevice::Deliver { session: self.session, number: None, message })?;
+                let number = self.next_to_device;
+                self.next_to_device = number.wrapping_add(1);
+                self.tell(HostSays::Deliver { number, message })?;
             }
         }
         Ok(())
@@ -171,36 +226,61 @@ impl Peer {
 
     fn return_credit(&mut self, len: usize) -> Result<(), Failure> {
         self.unreturned += charge(len);
-        if self.unreturned < self.transfers.sessions.to_operator_window / 4 {
+        if self.unreturned < self.transfers.parts.config.to_operator_window / 4 {
             return Ok(());
         }
         let bytes = std::mem::take(&mut self.unreturned);
-        self.tell(ToDevice::Credit { session: self.session, bytes })
+        self.tell(HostSays::Credit { bytes })
     }
 
-    fn tell(&self, message: ToDevice) -> Result<(), Failure> {
-        self.device.send(&self.transfers.bus, message).map_err(|_| device_gone())
+    fn tell(&mut self, says: HostSays) -> Result<(), Failure> {
+        let told = self.device.send(&self.transfers.parts.bus, self.session, Binding::ONLY, says);
+        told.map_err(|_| self.over(DEVICE_GONE))
     }
 }
 
 impl Drop for Peer {
     fn drop(&mut self) {
-        self.transfers.registry.leave_operator(self.session);
-        metrics::gauge!(crate::metrics::SESSIONS_OPEN).decrement(1.0);
-        info!(session.id = %self.session, user.id = %self.user, "file transfer closed");
+        let why = self.why;
         // The device hears `close`: its end knows that this session used the session layer.
-        if self.tell(ToDevice::HangUp { session: self.session }).is_err() {
+        if self.tell(HostSays::HangUp).is_err() {
             debug!(session.id = %self.session, "the device's end was gone first");
         }
+        let parts = &self.transfers.parts;
+        parts.registry.leave_session(self.session);
+        parts.registry.leave_operator(self.attachment);
+        metrics::gauge!(crate::metrics::SESSIONS_OPEN).decrement(1.0);
+        info!(session.id = %self.session, user.id = %self.user, why = why.as_str(), "session closed");
+        let is_upload = self.kind == SessionKind::FileUpload;
+        let (bytes_to_device, bytes_to_operator) = if is_upload { (self.moved, 0) } else { (0, self.moved) };
+        parts.records.note(SessionChange::Ended {
+            session: self.session,
+            generation: 0,
+            at: clock::now(),
+            reason: why.as_str().to_owned(),
+            figures: SessionFigures {
+                kind: self.kind,
+                bytes_to_device,
+                bytes_to_operator,
+                ..SessionFigures::default()
+            },
+        });
     }
 }
 
-const fn device_gone() -> Failure {
-    Failure::Ended(SessionEnd::DeviceGone(DisconnectReason::ConnectionLost))
+const DEVICE_GONE: SessionEnd = SessionEnd::DeviceGone(DisconnectReason::ConnectionLost);
+
+/// What a transfer hears.
+enum Heard {
+    /// From the device's end.
+    Device(DeviceSays),
+    /// The hub ends it.
+    Cut(SessionEnd),
 }
 
-/// Hears what the device's actor says, as an operator's socket would, and passes it on.
-struct Ear(mpsc::Sender<ToOperator>);
+/// Hears what the device's actor says, as a session's host would, and what an operator's socket would be told, and passes
+/// it on.
+struct Ear(mpsc::Sender<Heard>);
 
 impl Actor for Ear {
     type Context = Context<Self>;
@@ -210,12 +290,29 @@ impl Actor for Ear {
     }
 }
 
-impl Handler<ToOperator> for Ear {
+impl Ear {
+    fn pass_on(&self, heard: Heard, ctx: &mut Context<Self>) {
+        if self.0.try_send(heard).is_err() {
+            ctx.stop();
+        }
+    }
+}
+
+impl Handler<FromDevice> for Ear {
     type Result = ();
 
-    fn handle(&mut self, message: ToOperator, ctx: &mut Self::Context) {
-        if self.0.try_send(message).is_err() {
-            ctx.stop();
+    fn handle(&mut self, said: FromDevice, ctx: &mut Self::Context) {
+        self.pass_on(Heard::Device(said.says), ctx);
+    }
+}
+
+impl Handler<ToAttached> for Ear {
+    type Result = ();
+
+    fn handle(&mut self, said: ToAttached, ctx: &mut Self::Context) {
+        // Nobody else takes part, so that is all there is to be told.
+        if let ToAttached::End { why } = said {
+            self.pass_on(Heard::Cut(why), ctx);
         }
     }
 }

@@ -7,17 +7,15 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
+use storage::SessionKind;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until, timeout};
 use tracing::debug;
 
 use super::peer::{Peer, Whom};
 use super::{ACK_EVERY, Config, Download, Failure, FileInfo, Target, Upload, download, upload};
-use crate::bus::Bus;
 use crate::gate::Gate;
-use crate::reach::Reach;
-use crate::registry::Registry;
-use crate::session;
+use crate::session::host;
 
 /// How long after the last acknowledgement of an upload a failure to give the file its name, owner or mode is waited for.
 const GRACE: Duration = Duration::from_millis(200);
@@ -28,11 +26,8 @@ const CERTAIN: i64 = 4096;
 /// Transfers files. Cloning is cheap.
 #[derive(Clone)]
 pub struct Transfers {
-    pub(super) registry: Registry,
-    pub(super) reach: Reach,
-    pub(super) bus: Bus,
+    pub(super) parts: host::Parts,
     pub(super) gate: Gate,
-    pub(super) sessions: session::Config,
     config: Config,
 }
 
@@ -79,16 +74,9 @@ pub enum UploadError<E> {
 }
 
 impl Transfers {
-    /// Transfers over the sessions of this node.
-    pub fn new(
-        registry: Registry,
-        reach: Reach,
-        bus: Bus,
-        gate: Gate,
-        sessions: session::Config,
-        config: Config,
-    ) -> Self {
-        Self { registry, reach, bus, gate, sessions, config }
+    /// Transfers in sessions of this node.
+    pub fn new(parts: host::Parts, gate: Gate, config: Config) -> Self {
+        Self { parts, gate, config }
     }
 
     /// The limits.
@@ -103,7 +91,7 @@ impl Transfers {
     pub async fn find(&self, whom: Whom, path: String) -> Result<Found, Failure> {
         let deadline = self.config.deadline;
         let user = whom.user.clone();
-        let mut peer = Peer::open(self, whom).await?;
+        let mut peer = Peer::open(self, whom, SessionKind::FileDownload).await?;
         let (mut machine, open) = Download::start(peer.session(), user, path);
         peer.say(open)?;
         let mut until = Instant::now() + deadline;
@@ -137,7 +125,7 @@ impl Transfers {
     {
         let deadline = self.config.deadline;
         let user = whom.user.clone();
-        let mut peer = Peer::open(self, whom).await?;
+        let mut peer = Peer::open(self, whom, SessionKind::FileUpload).await?;
         let (mut machine, open) = Upload::start(peer.session(), user, target);
         peer.say(open)?;
         let mut until = Instant::now() + deadline;
@@ -146,6 +134,7 @@ impl Transfers {
                 && let Some(chunk) = machine.next_chunk()
             {
                 peer.say(chunk)?;
+                peer.note_moved(machine.sent());
             }
             tokio::select! {
                 heard = peer.hear() => {
@@ -273,6 +262,7 @@ impl Fetch {
                     return Ok(());
                 }
             }
+            peer.note_moved(machine.received());
             if machine.received() > CERTAIN {
                 self.begin();
             }

@@ -127,6 +127,11 @@ impl Upload {
         self.state == State::Written
     }
 
+    /// Bytes of the file that were sent so far.
+    pub fn sent(&self) -> i64 {
+        self.sent
+    }
+
     fn is_window_full(&self) -> bool {
         self.sent > self.acked.unwrap_or(0) + WINDOW
     }

@@ -103,7 +103,9 @@ mod tests {
     fn played(frames: Vec<Frame>) -> Vec<(String, Vec<u8>)> {
         let session = SessionId::random();
         let mut script = Script::of(session);
-        frames.into_iter().for_each(|frame| script.follow(frame));
+        for frame in frames {
+            script.follow(frame);
+        }
         script.finish();
         std::iter::from_fn(|| script.next_message())
             .map(|raw| {

@@ -254,17 +254,17 @@ async fn a_recording_that_ran_out_of_room_says_where_it_ends() {
     let mut recorder = Recorder::start(&objects, &config, session, &header());
     let output: Vec<u8> = (0..20_000_u32).flat_map(u32::to_be_bytes).collect();
     recorder.output(at(1), &output);
-    recorder.output(at(2), &[0; 60_000]);
+    recorder.output(at(2), &vec![0; 60_000]);
     assert!(recorder.is_truncated());
     std::fs::remove_file(barrier(&directory)).unwrap();
     // What comes after the gap is left out, so that what is there is the beginning.
     recorder.output(at(3), b"after");
-    let recorded = recorder.recorded_bytes();
+    let so_far = recorder.recorded_bytes();
     let summary = recorder.finish(at(4)).await.unwrap();
 
-    assert_eq!(summary, RecordingSummary { bytes: recorded, is_truncated: true });
-    let all = [&output[..], &[0; 60_000]].concat();
-    assert!(shown(&objects, session).await == all[..usize::try_from(recorded).unwrap()]);
+    assert_eq!(summary, RecordingSummary { bytes: so_far, is_truncated: true });
+    let all = [&output[..], &vec![0; 60_000]].concat();
+    assert!(shown(&objects, session).await == all[..usize::try_from(so_far).unwrap()]);
     let last = cast_file(&objects, session).await.lines().last().unwrap().to_owned();
     assert!(last.contains("\"m\", \"The recording ends here: "), "{last}");
 }
@@ -277,7 +277,7 @@ async fn all_recordings_of_a_node_share_its_room() {
     let config = RecordingConfig { node: NodeRoom::of(100_000), ..config() };
     let start = || Recorder::start(&objects, &config, SessionId::random(), &header());
     let (mut one, mut other) = (start(), start());
-    one.output(at(1), &[b'x'; 200_000]);
+    one.output(at(1), &vec![b'x'; 200_000]);
     assert!(one.spool.waiting() < 100_000 + cast::PIECE + EVENT);
     other.output(at(1), b"x");
     assert!(one.is_truncated() && other.is_truncated());

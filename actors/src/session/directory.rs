@@ -78,6 +78,7 @@ impl Directory {
                 record.device,
                 record.user,
                 generation,
+                record.opened,
                 handed_over,
             );
             return Ok(Found { side: SessionSide::Here(host), writer: None });

@@ -10,16 +10,18 @@ use std::time::Duration;
 use actix::{Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler, Recipient, SpawnHandle, WrapFuture};
 use serde::{Deserialize, Serialize};
 use storage::{
-    AttachmentId, DeviceId, NodeId, OpenedSession, SessionChange, SessionFigures, SessionId, SessionKind, UserId, clock,
+    AttachmentId, DeviceId, NodeId, Objects, OpenedSession, Participant, ParticipantRole, SessionChange,
+    SessionFigures, SessionId, SessionKind, Timestamp, UserId, clock,
 };
 use tracing::{debug, info, warn};
 
-use super::attachment::{AttachedEnd, AttachedSays, Leave, ToAttached, ToSession};
+use super::attachment::{AttachedEnd, AttachedSays, Leave, Role, ToAttached, ToSession};
 use super::link::{Effect, Past, SessionLink, Use};
 use super::{Config, DeviceEnd, FromDevice, HostEnd, HostSays, Open, SOCKET_MAILBOX, SessionEnd};
 use crate::bus::{Bus, DisconnectReason};
 use crate::message::proto;
 use crate::reach::{Reach, Unreachable};
+use crate::recording::{CastHeader, Recorder, RecordingConfig};
 use crate::registry::{HostedSession, Registry};
 use crate::status_writer::SessionQueue;
 
@@ -35,6 +37,15 @@ const RESUME_LIMIT: Duration = Duration::from_secs(3);
 /// How long a device may be away before those are told whose client cannot know.
 const SAY_AWAY_AFTER: Duration = Duration::from_secs(2);
 
+/// How often what a session has come to is written down.
+const NOTE_PROGRESS: Duration = Duration::from_secs(10);
+
+/// People of a session that are remembered.
+const PEOPLE_LIMIT: usize = 64;
+
+/// The size of a terminal whose client has not said it. (Mender: the agent's default.)
+const DEFAULT_SIZE: (u16, u16) = (80, 40);
+
 /// What a host works with.
 #[derive(Clone)]
 pub struct Parts {
@@ -46,6 +57,8 @@ pub struct Parts {
     pub bus: Bus,
     /// Takes down when sessions begin and end.
     pub records: SessionQueue,
+    /// Where and how terminals are recorded; `None` if they are not.
+    pub recording: Option<(Objects, RecordingConfig)>,
     /// Credits and limits.
     pub config: Config,
 }
@@ -70,6 +83,13 @@ pub struct SessionHost {
     away_notice: Option<SpawnHandle>,
     resume_limit: Option<SpawnHandle>,
     vacancy: Option<SpawnHandle>,
+    /// When the session began.
+    opened: Timestamp,
+    recorder: Option<Recorder>,
+    /// Everybody who is or was in it, the last of them if there were many.
+    people: Vec<Participant>,
+    /// What was last written down.
+    written: SessionFigures,
     /// This node is stopping and the session waits for another.
     is_draining: bool,
     /// It is over here, and who had to be told was.
@@ -113,6 +133,7 @@ impl SessionHost {
         device: DeviceId,
         user: UserId,
         generation: u32,
+        opened: Timestamp,
         handed_over: Option<HandedOver>,
     ) -> Recipient<ToSession> {
         let link = match handed_over {
@@ -122,6 +143,7 @@ impl SessionHost {
         let nowhere = DeviceEnd::There { node: parts.bus.node(), device };
         let mut host = Self::new(parts, session, device, user, link, nowhere);
         host.generation = i32::try_from(generation).unwrap_or(i32::MAX);
+        host.opened = opened;
         host.start().recipient()
     }
 
@@ -139,6 +161,10 @@ impl SessionHost {
             user,
             link,
             generation: 0,
+            opened: clock::now(),
+            recorder: None,
+            people: Vec::new(),
+            written: SessionFigures::default(),
             end,
             attached: HashMap::new(),
             parts,
@@ -190,7 +216,18 @@ impl SessionHost {
                 Effect::Forget { attachment } => {
                     self.attached.remove(&attachment);
                 }
-                Effect::Output(_) | Effect::Resized(..) => {}
+                Effect::Output(bytes) => {
+                    let at = self.age();
+                    if let Some(recorder) = self.recorder() {
+                        recorder.output(at, &bytes);
+                    }
+                }
+                Effect::Resized(width, height) => {
+                    let at = self.age();
+                    if let Some(recorder) = self.recorder() {
+                        recorder.resize(at, width, height);
+                    }
+                }
                 Effect::DeviceAway => self.await_device(ctx),
                 Effect::DeviceBack => self.greet_device(ctx),
                 Effect::Vacant(how) => self.await_operator(how, ctx),
@@ -295,8 +332,56 @@ impl SessionHost {
         }));
     }
 
-    fn note_writer(&self) {
-        let writer = self.link.people().into_iter().find(|person| person.role == super::attachment::Role::Writer);
+    /// Since the session began.
+    fn age(&self) -> Duration {
+        Duration::from_micros(u64::try_from(clock::now().0 - self.opened.0).unwrap_or_default())
+    }
+
+    /// The recording, begun with the first that there is to record.
+    fn recorder(&mut self) -> Option<&mut Recorder> {
+        if self.recorder.is_none() {
+            let (objects, config) = self.parts.recording.as_ref()?;
+            let (width, height) = self.link.size().unwrap_or(DEFAULT_SIZE);
+            let title = format!("{} on device {}", self.user, self.device);
+            let header = CastHeader { width, height, started: self.opened, title };
+            self.recorder = Some(Recorder::start(objects, config, self.session, &header));
+        }
+        self.recorder.as_mut()
+    }
+
+    fn note_people(&mut self) {
+        let (now, here) = (clock::now(), self.link.people());
+        for person in self.people.iter_mut().filter(|person| person.until.is_none()) {
+            let role = person.role;
+            if !here.iter().any(|it| it.user == person.user && it.since == person.since && participant(it.role) == role)
+            {
+                person.until = Some(now);
+            }
+        }
+        for it in here {
+            let role = participant(it.role);
+            if !self.people.iter().any(|other| other.user == it.user && other.since == it.since && other.role == role) {
+                if self.people.len() >= PEOPLE_LIMIT {
+                    self.people.remove(0);
+                }
+                self.people.push(Participant { user: it.user, role, since: it.since, until: None });
+            }
+        }
+    }
+
+    /// Writes down what the session has come to, if it has changed.
+    fn note_progress(&mut self, _: &mut Context<Self>) {
+        let figures = self.figures();
+        if figures != self.written && !self.is_finished {
+            self.written = figures.clone();
+            let (session, generation) = (self.session, self.generation);
+            self.parts.records.note(SessionChange::Progress { session, generation, figures });
+        }
+    }
+
+    fn note_writer(&mut self) {
+        self.note_people();
+        let writer = self.link.people().into_iter().find(|person| person.role == Role::Writer);
         self.parts.registry.update_session(self.session, |hosted| {
             hosted.writer = writer.map(|person| (person.user, person.attachment));
         });
@@ -352,7 +437,12 @@ impl SessionHost {
             kind,
             bytes_to_device: i64::try_from(input).unwrap_or(i64::MAX),
             bytes_to_operator: i64::try_from(output).unwrap_or(i64::MAX),
-            ..SessionFigures::default()
+            recorded_bytes: self
+                .recorder
+                .as_ref()
+                .map_or(0, |recorder| i64::try_from(recorder.recorded_bytes()).unwrap_or(i64::MAX)),
+            truncated: self.recorder.as_ref().is_some_and(Recorder::is_truncated),
+            people: self.people.clone(),
         }
     }
 
@@ -361,6 +451,7 @@ impl SessionHost {
             return;
         }
         info!(session.id = %self.session, user.id = %self.user, why = why.as_str(), "session closed");
+        self.note_people();
         self.parts.records.note(SessionChange::Ended {
             session: self.session,
             generation: self.generation,
@@ -368,8 +459,18 @@ impl SessionHost {
             reason: why.as_str().to_owned(),
             figures: self.figures(),
         });
+        let at = self.age();
+        // Its rest is written by a task of its own.
+        drop(self.recorder.take().map(|recorder| recorder.finish(at)));
         self.tell_device(HostSays::HangUp);
         self.parts.registry.leave_session(self.session);
+    }
+}
+
+const fn participant(role: Role) -> ParticipantRole {
+    match role {
+        Role::Writer => ParticipantRole::Writer,
+        Role::Watcher => ParticipantRole::Watcher,
     }
 }
 
@@ -390,6 +491,7 @@ impl Actor for SessionHost {
         metrics::gauge!(crate::metrics::SESSIONS_OPEN).increment(1.0);
         info!(session.id = %self.session, user.id = %self.user, device.id = %self.device, "session opened");
         ctx.run_interval(CHECK_DEVICE, Self::check_device);
+        ctx.run_interval(NOTE_PROGRESS, Self::note_progress);
         if self.begins {
             self.parts.records.note(SessionChange::Opened(OpenedSession {
                 session: self.session,
@@ -397,10 +499,10 @@ impl Actor for SessionHost {
                 user: self.user.clone(),
                 node: self.parts.bus.node(),
                 kind: SessionKind::Unknown,
-                at: clock::now(),
+                at: self.opened,
                 address: None,
                 kept: self.kept,
-                recorded: false,
+                recorded: self.parts.recording.is_some(),
             }));
             let effects = self.link.begin(self.kept);
             self.carry_out(effects, ctx);

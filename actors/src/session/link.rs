@@ -231,6 +231,10 @@ impl SessionLink {
         self.binding
     }
 
+    pub(super) fn size(&self) -> Option<(u16, u16)> {
+        self.size
+    }
+
     pub(super) fn is_kept(&self) -> bool {
         self.kept
     }
@@ -557,18 +561,18 @@ impl SessionLink {
                 if read.int_prop("status") != Some(status::ERROR.into()) {
                     self.shell = true;
                 }
-                self.to_writer(message, cost, limits, &mut effects);
+                self.tell_writer(message, cost, limits, &mut effects);
             }
             (proto::SHELL, "stop") => {
                 self.shell = false;
-                self.to_all(&message, cost, limits, &mut effects);
+                self.tell_all(&message, cost, limits, &mut effects);
                 if self.attached.is_empty() {
                     effects.extend(self.finish(SessionEnd::ShellEnded));
                     return effects;
                 }
             }
             (proto::SHELL, "ping") => {
-                self.to_all(&message, cost, limits, &mut effects);
+                self.tell_all(&message, cost, limits, &mut effects);
                 if !self.has_writer() {
                     // Nobody is there to say that the shell is still wanted.
                     let pong = Compose { proto: proto::SHELL, typ: "pong", sid: &self.sid, ..Compose::default() };
@@ -581,7 +585,7 @@ impl SessionLink {
                 effects.extend(self.finish(SessionEnd::ShellEnded));
                 return effects;
             }
-            _ => self.to_writer(message, cost, limits, &mut effects),
+            _ => self.tell_writer(message, cost, limits, &mut effects),
         }
         if matches!(self.use_of, Use::Layered(_)) && self.has_writer() {
             // Given back when the writer's socket has taken it.
@@ -816,7 +820,7 @@ impl SessionLink {
         effects.push(Effect::People);
     }
 
-    fn to_writer(&mut self, message: Bytes, cost: usize, limits: &Config, effects: &mut Vec<Effect>) {
+    fn tell_writer(&mut self, message: Bytes, cost: usize, limits: &Config, effects: &mut Vec<Effect>) {
         let Some(at) = self.attached.iter().position(|it| it.role == Role::Writer) else { return };
         if self.attached[at].gate.takes(cost, limits.to_operator_window + SIGNAL_RESERVE) {
             effects.push(self.attached[at].deliver(message));
@@ -826,7 +830,7 @@ impl SessionLink {
     }
 
     /// Something small for everybody; who is too slow for it does without.
-    fn to_all(&mut self, message: &Bytes, cost: usize, limits: &Config, effects: &mut Vec<Effect>) {
+    fn tell_all(&mut self, message: &Bytes, cost: usize, limits: &Config, effects: &mut Vec<Effect>) {
         for attached in &mut self.attached {
             if attached.gate.takes(cost, limits.to_operator_window + SIGNAL_RESERVE) {
                 effects.push(attached.deliver(message.clone()));

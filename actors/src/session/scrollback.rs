@@ -22,11 +22,6 @@ impl Scrollback {
         Self { start, ..Self::default() }
     }
 
-    /// The offset of the first byte kept.
-    pub(super) fn start(&self) -> u64 {
-        self.start
-    }
-
     pub(super) fn push(&mut self, output: &[u8], limit: usize) {
         match self.pieces.back_mut() {
             Some(last) if last.len() + output.len() <= PIECE => last.extend_from_slice(output),

@@ -7,6 +7,7 @@ mod nats_server;
 use std::time::Duration;
 
 use actors::bus::{Bus, BusError, DisconnectReason, Event, Incoming, LocalBus, NatsBus, NodeMessage};
+use actors::session::{Binding, DeviceSays};
 use bytes::Bytes;
 use storage::{DeviceId, Epoch, NodeId, SessionId};
 use tokio::sync::mpsc::Receiver;
@@ -42,7 +43,11 @@ async fn keeps_the_order_of_messages(one: Bus, two: Bus) {
 async fn carries_a_session_s_bytes_unchanged(one: Bus, two: Bus) {
     let mut at_two = two.listen().await.unwrap();
     let message = Bytes::from((0..=255_u8).cycle().take(8192).collect::<Vec<_>>());
-    let sent = NodeMessage::ToOperator { session: SessionId::random(), number: 3, message };
+    let sent = NodeMessage::FromDevice {
+        session: SessionId::random(),
+        binding: Binding::ONLY,
+        says: DeviceSays::Deliver { number: 3, message },
+    };
     one.send(two.node(), sent.clone()).unwrap();
     assert_eq!(hear(&mut at_two).await, Incoming::Message(sent));
 }

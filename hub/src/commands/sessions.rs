@@ -48,7 +48,7 @@ struct ListedSession {
     ended: Option<String>,
     #[serde(default)]
     reason: Option<String>,
-    #[serde(default)]
+    #[serde(default, alias = "participants")]
     people: Option<Value>,
 }
 
@@ -145,8 +145,8 @@ mod tests {
     fn sessions() -> Vec<ListedSession> {
         serde_json::from_value(serde_json::json!([
             {
-                "id": "6b1d", "device": "3f8f", "user": "u", "user_email": "anna@example.com", "kind": "terminal",
-                "opened": "2026-08-01T10:00:00.123Z", "people": [{}, {}], "something": "new",
+                "id": "6b1d", "device_id": "3f8f", "user_id": "u", "user_email": "anna@example.com", "kind": "terminal",
+                "opened": "2026-08-01T10:00:00.123Z", "participants": [{}, {}], "something": "new",
             },
             { "id": "6b2e", "ended": "2026-08-01T11:00:00Z", "reason": "user disconnected\u{1b}[2J", "people": null },
         ]))

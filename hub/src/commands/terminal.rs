@@ -24,6 +24,7 @@ use super::{
 use anyhow::bail;
 use keyboard::Keyboard;
 use ledger::Ledger;
+use people::People;
 use screen::Screen;
 use session::{Desk, Ended, Kept, Session};
 use std::time::{Duration, Instant};
@@ -149,7 +150,9 @@ pub async fn run(arguments: &Arguments) -> anyhow::Result<()> {
         (None, None) => bail!("neither a device nor a session is given"),
     };
     let signals = TerminalSignals::catch()?;
+    let names = subject.operator.user_names().await;
     let mut desk = Desk::new(Keyboard::start()?, Screen::take_over()?, signals);
+    desk.people = People::called(names);
     let is_detached = stay(&subject, session, &mut desk).await?;
     let kept = desk.kept.take().filter(|_| is_detached && desk.is_writer);
     // Only now is the terminal as it was.

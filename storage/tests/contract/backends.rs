@@ -116,17 +116,17 @@ pub struct TestObjects {
 }
 
 impl TestObjects {
-    pub async fn memory() -> Self {
+    pub fn memory() -> Self {
         Self::open(Config::in_memory(), None, None)
     }
 
-    pub async fn directory() -> Self {
+    pub fn directory() -> Self {
         let directory = TempDir::with_prefix("mooring-objects-").expect("a temporary directory");
         let objects_url = format!("file:{}", directory.path().display());
         Self::open(Config { objects_url, ..Config::in_memory() }, Some(directory), None)
     }
 
-    pub async fn s3() -> Self {
+    pub fn s3() -> Self {
         let server = S3Server::start();
         server.make_bucket("fleet");
         let config = Config { objects_url: "s3://fleet/hub".to_owned(), ..s3_config(&server) };

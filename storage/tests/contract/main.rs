@@ -56,7 +56,7 @@ macro_rules! on_every_object_store {
         mod $module {
             $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn $case() {
-                let objects = crate::TestObjects::$backend().await;
+                let objects = crate::TestObjects::$backend();
                 crate::cases::objects::$case(&objects).await;
             })+
         }

@@ -297,20 +297,20 @@ fn a_slow_watcher_misses_output_is_told_how_much_and_holds_nobody_up() {
     let (writer, _) = rig.ours("writer", Mode::Write, None);
     rig.start_shell(writer);
     let (watcher, _) = rig.ours("watcher", Mode::Watch, None);
-    let (mut written, mut watched) = (0, 0);
+    let (mut written, mut shown) = (0, 0);
     for _ in 0..1000 {
         let effects = rig.device("shell", &[b'x'; 255]);
         written += bodies(&effects, writer).len();
-        watched += bodies(&effects, watcher).len();
+        shown += bodies(&effects, watcher).len();
         let bytes = 255 + 512;
         rig.link.hear(writer, AttachedSays::Took { bytes }, NOW, &limits());
     }
     assert_eq!(written, 255_000);
-    assert!(watched < 64 * 1024, "{watched}");
+    assert!(shown < 64 * 1024, "{shown}");
     let effects = rig.link.hear(watcher, AttachedSays::Took { bytes: 1 << 20 }, NOW, &limits());
     let skipped = told(&effects, watcher);
     assert_eq!(skipped[0].typ, "skipped");
-    assert_eq!(usize::try_from(skipped[0].number.unwrap()).unwrap() + watched, 255_000);
+    assert_eq!(usize::try_from(skipped[0].number.unwrap()).unwrap() + shown, 255_000);
     assert_eq!(bodies(&rig.device("shell", b"live"), watcher), "live");
 }
 

@@ -6,7 +6,7 @@ use anyhow::{Context, bail};
 use futures_util::{StreamExt, stream};
 use reqwest::{Method, StatusCode};
 use serde::Deserialize;
-use std::{path::PathBuf, time::Duration};
+use std::{collections::HashMap, path::PathBuf, time::Duration};
 use tokio_tungstenite::tungstenite::{client::IntoClientRequest, handshake::client::Request};
 use url::Url;
 
@@ -242,6 +242,17 @@ impl Operator {
             StatusCode::NOT_FOUND => Ok(false),
             _ => Err(refusal(answer).await),
         }
+    }
+
+    /// The e-mail addresses of all users by their ids; none if the hub does not tell.
+    pub async fn user_names(&self) -> HashMap<String, String> {
+        #[derive(Deserialize)]
+        struct ListedUser {
+            id: String,
+            email: String,
+        }
+        let listed: Vec<ListedUser> = self.get("/api/management/v1/useradm/users").await.unwrap_or_default();
+        listed.into_iter().map(|user| (user.id, user.email)).collect()
     }
 
     /// A request whose body or answer may take any time: without the limit that other requests have.

@@ -2,6 +2,7 @@
 
 use crate::commands::operator::message::printable;
 use serde::Deserialize;
+use std::collections::HashMap;
 
 /// More are not named one by one.
 const MOST_NAMED: usize = 8;
@@ -20,11 +21,18 @@ struct Person {
 /// Everybody at a session.
 #[derive(Debug, Default)]
 pub struct People {
+    /// E-mail addresses by user id.
+    names: HashMap<String, String>,
     me: String,
     all: Option<Vec<Person>>,
 }
 
 impl People {
+    /// Whoever has a name here is called by it, and not by the id.
+    pub fn called(names: HashMap<String, String>) -> Self {
+        Self { names, ..Self::default() }
+    }
+
     /// This is who we are now.
     pub fn i_am(&mut self, attachment: &str) {
         attachment.clone_into(&mut self.me);
@@ -43,12 +51,12 @@ impl People {
         for person in others(&now).iter().filter(|person| is_new(&before, person)).take(MOST_NAMED) {
             news.push(format!(
                 "{} {}",
-                name(person),
+                self.name(&person.user),
                 if person.role == "writer" { "is typing here" } else { "is watching" }
             ));
         }
         for person in others(&before).iter().filter(|person| is_new(&now, person)).take(MOST_NAMED) {
-            news.push(format!("{} has left", name(person)));
+            news.push(format!("{} has left", self.name(&person.user)));
         }
         news
     }
@@ -63,7 +71,7 @@ impl People {
             .take(MOST_NAMED)
             .map(|person| {
                 let you = if person.attachment == self.me { ", you" } else { "" };
-                format!("{} ({}{you})", name(person), printable(&person.role))
+                format!("{} ({}{you})", self.name(&person.user), printable(&person.role))
             })
             .collect();
         if all.len() > MOST_NAMED {
@@ -71,12 +79,13 @@ impl People {
         }
         format!("here: {}", words.join(", "))
     }
-}
 
-fn name(person: &Person) -> String {
-    match printable(&person.user) {
-        empty if empty.is_empty() => "somebody".to_owned(),
-        name => name,
+    /// What to call a user.
+    pub fn name(&self, user: &str) -> String {
+        match printable(self.names.get(user).map_or(user, String::as_str)) {
+            empty if empty.is_empty() => "somebody".to_owned(),
+            name => name,
+        }
     }
 }
 
@@ -101,6 +110,13 @@ mod tests {
         assert_eq!(people.now(&two), ["anna@x is watching"]);
         assert_eq!(people.line(), "here: me@x (writer, you), anna@x (watcher)");
         assert_eq!(people.now(&list(&[("1", "me@x", "watcher")])), ["anna@x has left"]);
+    }
+
+    #[test]
+    fn a_user_with_a_name_is_called_by_it() {
+        let people = People::called([("7a1e".to_owned(), "anna@x".to_owned())].into());
+        assert_eq!(people.name("7a1e"), "anna@x");
+        assert_eq!((people.name("other"), people.name("")), ("other".to_owned(), "somebody".to_owned()));
     }
 
     #[test]

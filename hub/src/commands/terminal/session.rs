@@ -283,7 +283,7 @@ impl Session {
             }
             Heard::WeType(is_writer, by) => {
                 if desk.is_writer && !is_writer {
-                    let who = by.filter(|by| !by.is_empty()).unwrap_or_else(|| "somebody else".to_owned());
+                    let who = by.map_or_else(|| "somebody else".to_owned(), |by| desk.people.name(&by));
                     desk.screen.say(&format!("{who} has taken over; you are watching"));
                 } else if !desk.is_writer && is_writer {
                     desk.screen.say("you are typing now");
