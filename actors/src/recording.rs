@@ -16,6 +16,8 @@
 //! ends, says so, and counts as truncated.
 
 mod cast;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod playback;
 mod reader;
 mod spool;

@@ -5,6 +5,8 @@
 //! bytes before it still come from the device.
 
 mod form;
+#[doc(hidden)]
+pub mod fuzzing;
 mod headers;
 
 use std::time::Duration;

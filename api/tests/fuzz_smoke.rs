@@ -5,6 +5,10 @@
 mod frames;
 #[path = "../../tests/fuzz/src/message.rs"]
 mod message;
+#[path = "../../tests/fuzz/src/recording.rs"]
+mod recording;
+#[path = "../../tests/fuzz/src/upload_form.rs"]
+mod upload_form;
 
 use rand::{Rng, SeedableRng, rngs::StdRng, seq::IndexedRandom};
 use std::{
@@ -31,6 +35,16 @@ fn messages_keep_their_promises() {
 #[test]
 fn frames_keep_their_promises() {
     feed("frames", frames::run);
+}
+
+#[test]
+fn recordings_keep_their_promises() {
+    feed("recording", recording::run);
+}
+
+#[test]
+fn upload_forms_keep_their_promises() {
+    feed("upload_form", upload_form::run);
 }
 
 fn feed(target: &str, run: fn(&[u8])) {

@@ -79,7 +79,7 @@ pub(super) fn chunk_number(path: &str) -> Option<u32> {
     path.rsplit('/').next()?.strip_suffix(".cast.gz")?.parse().ok()
 }
 
-fn unpack(path: &str, packed: &[u8]) -> Result<Bytes, StorageError> {
+pub(super) fn unpack(path: &str, packed: &[u8]) -> Result<Bytes, StorageError> {
     let mut lines = Vec::new();
     let read = MultiGzDecoder::new(packed).take(CHUNK_LIMIT + 1).read_to_end(&mut lines);
     read.map_err(|error| StorageError::Corrupt(format!("{path} is no gzip: {error}")))?;

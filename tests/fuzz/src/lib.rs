@@ -6,3 +6,5 @@
 
 pub mod frames;
 pub mod message;
+pub mod recording;
+pub mod upload_form;
