@@ -241,7 +241,8 @@ async fn a_download_that_fails_half_way_is_never_a_complete_answer(set: Set) {
     for fault in [Fault::FailsAfter(65_536), Fault::SkipsAfter(65_536), Fault::StopsAfter(65_536)] {
         scene.agent.misbehave(fault.clone());
         let read = broken_off(scene.user.request("GET", &path)).await;
-        assert!(read <= 65_536, "{fault:?}");
+        // What came before is not lost: a client that resumes goes on after it.
+        assert!(matches!(read, 1..=65_536), "{fault:?}: {read}");
         assert_eq!(scene.agent.closed().await, 1, "{fault:?}");
         scene.agent.forget();
     }

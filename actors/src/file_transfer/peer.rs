@@ -13,7 +13,7 @@ use storage::{
     clock,
 };
 use tokio::sync::mpsc;
-use tokio::time::{Interval, MissedTickBehavior, interval};
+use tokio::time::{Interval, MissedTickBehavior, interval, timeout};
 use tracing::{debug, info};
 
 use super::{Failure, Transfers};
@@ -35,6 +35,9 @@ const OUTBOX: usize = 64;
 
 /// How often a transfer makes sure that there is still a device's actor.
 const LOOK_FOR_THE_DEVICE: Duration = Duration::from_secs(2);
+
+/// How long the last words of a transfer may take to leave for the device.
+const SETTLE_LIMIT: Duration = Duration::from_secs(5);
 
 /// Who transfers a file, and with which device.
 #[derive(Debug, Clone)]
@@ -194,6 +197,19 @@ impl Peer {
                 None => Err(self.over(SessionEnd::HubFault)),
             };
         }
+    }
+
+    /// Waits until everything that was said has left for the device: what has not when the session ends never does.
+    pub(super) async fn settle(&mut self) {
+        let leaving = async {
+            while self.in_flight > 0 || !self.outbox.is_empty() {
+                if self.hear().await.is_err() {
+                    return;
+                }
+            }
+        };
+        // A device that takes nothing loses its connection for that.
+        let _ = timeout(SETTLE_LIMIT, leaving).await;
     }
 
     /// How much of the file was moved so far.

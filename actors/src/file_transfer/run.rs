@@ -44,7 +44,15 @@ pub struct Found {
 #[derive(Debug)]
 pub struct Contents {
     pieces: mpsc::Receiver<Piece>,
-    is_over: bool,
+    state: ContentsState,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum ContentsState {
+    Flowing,
+    /// Broken off; whoever reads has yet to be told.
+    BrokenOff,
+    Over,
 }
 
 #[derive(Debug)]
@@ -199,7 +207,7 @@ impl Found {
         actix::spawn(fetch.run(self));
         // While this waits, nobody takes pieces; but no more can come than there is room for.
         beginning.await.unwrap_or(Err(Failure::OutOfStep("the transfer ended by a fault")))?;
-        Ok(Contents { pieces, is_over: false })
+        Ok(Contents { pieces, state: ContentsState::Flowing })
     }
 }
 
@@ -227,6 +235,13 @@ impl Fetch {
                 if let Some(begun) = self.begun.take() {
                     // Whoever asked may be gone.
                     let _ = begun.send(Err(failure));
+                    return;
+                }
+                // A client that comes back for the rest should have to ask for little again.
+                for (piece, _) in std::mem::take(&mut self.queue) {
+                    if self.pieces.send(Piece::Data(piece)).await.is_err() {
+                        return;
+                    }
                 }
             }
         }
@@ -259,6 +274,8 @@ impl Fetch {
                     until = Instant::now() + deadline;
                 }
                 if self.carry_out(effect, &mut peer, &mut machine)? == Progress::Finished {
+                    peer.note_moved(machine.received());
+                    peer.settle().await;
                     return Ok(());
                 }
             }
@@ -316,20 +333,29 @@ impl Stream for Contents {
     type Item = Result<Bytes, BrokenOff>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        if self.is_over {
-            return Poll::Ready(None);
+        match self.state {
+            ContentsState::Over => return Poll::Ready(None),
+            ContentsState::BrokenOff => {
+                self.state = ContentsState::Over;
+                return Poll::Ready(Some(Err(BrokenOff)));
+            }
+            ContentsState::Flowing => {}
         }
-        self.pieces.poll_recv(cx).map(|piece| match piece {
-            Some(Piece::Data(bytes)) => Some(Ok(bytes)),
-            Some(Piece::End) => {
-                self.is_over = true;
-                None
+        match self.pieces.poll_recv(cx) {
+            Poll::Pending => Poll::Pending,
+            Poll::Ready(Some(Piece::Data(bytes))) => Poll::Ready(Some(Ok(bytes))),
+            Poll::Ready(Some(Piece::End)) => {
+                self.state = ContentsState::Over;
+                Poll::Ready(None)
             }
-            None => {
-                self.is_over = true;
-                Some(Err(BrokenOff))
+            Poll::Ready(None) => {
+                // The server throws away what it has not written when the body fails. When there is nothing to read for a
+                // moment, it writes first.
+                self.state = ContentsState::BrokenOff;
+                cx.waker().wake_by_ref();
+                Poll::Pending
             }
-        })
+        }
     }
 }
 
@@ -340,7 +366,7 @@ mod tests {
     #[tokio::test]
     async fn contents_without_an_end_are_broken_off() {
         let (sender, pieces) = mpsc::channel(2);
-        let mut contents = Contents { pieces, is_over: false };
+        let mut contents = Contents { pieces, state: ContentsState::Flowing };
         sender.send(Piece::Data(Bytes::from_static(b"x"))).await.unwrap();
         drop(sender);
         assert_eq!(contents.next().await.unwrap().unwrap(), "x");
@@ -348,7 +374,7 @@ mod tests {
         assert!(contents.next().await.is_none());
 
         let (sender, pieces) = mpsc::channel(2);
-        let mut contents = Contents { pieces, is_over: false };
+        let mut contents = Contents { pieces, state: ContentsState::Flowing };
         sender.send(Piece::End).await.unwrap();
         drop(sender);
         assert!(contents.next().await.is_none());
