@@ -60,7 +60,7 @@ impl Default for RecordingConfig {
     fn default() -> Self {
         Self {
             gather: Duration::from_secs(2),
-            waiting_limit: 8 * 1024 * 1024,
+            waiting_limit: 16 * 1024 * 1024,
             node: NodeRoom::of(256 * 1024 * 1024),
             limit: 1024 * 1024 * 1024,
             shortest_pause: Duration::from_millis(250),

@@ -11,7 +11,7 @@ use super::cast::{self, Frame};
 
 /// The largest chunk that is read, packed or not. What is written stays below: a byte takes at most six in a line. A few
 /// kilobytes of gzip can stand for gigabytes, and others may be able to write where recordings are.
-const CHUNK_LIMIT: u64 = 4 * 1024 * 1024;
+const CHUNK_LIMIT: u64 = 8 * 1024 * 1024;
 
 /// Where all recordings are.
 const ROOT: &str = "recordings";

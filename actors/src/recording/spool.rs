@@ -19,6 +19,10 @@ use super::{NodeRoom, RecordingConfig, RecordingSummary, reader};
 /// A chunk is closed once it holds this many bytes.
 const CHUNK: usize = 256 * 1024;
 
+/// So much goes into one object when chunks are waiting: a store far away takes as long over a small object as over a
+/// larger one, and would fall behind a device that shows a lot.
+const OBJECT: usize = 1024 * 1024;
+
 /// What an event costs in memory beside its bytes, which bounds a flood of tiny ones.
 const EVENT_OVERHEAD: usize = size_of::<(Duration, Event)>();
 
@@ -69,6 +73,11 @@ struct Chunk {
 }
 
 impl Chunk {
+    fn absorb(&mut self, next: Self) {
+        self.output.extend(next.output);
+        self.events.extend(next.events);
+    }
+
     fn cost(&self) -> usize {
         self.output.len() + self.events.len() * EVENT_OVERHEAD
     }
@@ -141,7 +150,12 @@ impl Spool {
         loop {
             let due = {
                 let mut state = self.state.lock();
-                if let Some(chunk) = state.closed.pop_front() {
+                if let Some(mut chunk) = state.closed.pop_front() {
+                    while chunk.cost() < OBJECT
+                        && let Some(next) = state.closed.pop_front()
+                    {
+                        chunk.absorb(next);
+                    }
                     return Some(chunk);
                 }
                 let due = state.opened.map(|opened| opened + gather);
