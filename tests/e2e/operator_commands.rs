@@ -171,7 +171,9 @@ async fn an_interrupted_copy_leaves_nothing() {
     let there = temporary_directory();
     // It waits for what is typed.
     let copy = demo.on_a_screen(&["cp", "-", &format!("demo:{}/half", there.display())]).await;
+    copy.shows("half 0 B", LIMIT).await;
     copy.type_line("the first half");
+    copy.shows("half 15 B", LIMIT).await;
     copy.press("C-c");
     assert_eq!(copy.ended(LIMIT).await, 130, "{}", copy.text());
     wait_until(LIMIT, "the device to remove its half", async || {

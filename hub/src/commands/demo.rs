@@ -22,6 +22,7 @@ use loadtest::{
 use rand::distr::{Alphanumeric, SampleString};
 use std::{
     fs::File,
+    io,
     net::{Ipv4Addr, SocketAddr, TcpListener},
     path::{Path, PathBuf},
     sync::Arc,
@@ -56,11 +57,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
     telemetry::start_logging(&LogConfig { filter, format: LogFormat::Human })?;
     let signals = Signals::catch()?;
 
-    let port = free_port()?;
-    let mut config = Config { data_dir: directory.clone(), ..Config::default() };
-    config.api.listen = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-    config.settle_in()?;
-    let hub = Hub::start(config)?;
+    let (hub, port) = start_hub(&directory)?;
 
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
     let runtime = runtime.context("cannot start a runtime for the demo's device")?;
@@ -167,10 +164,31 @@ fn lock(directory: &Path) -> anyhow::Result<File> {
     Ok(file)
 }
 
-fn free_port() -> anyhow::Result<u16> {
+fn start_hub(directory: &Path) -> anyhow::Result<(Hub, u16)> {
+    let mut first = FIRST_PORT;
+    loop {
+        let port = free_port(first)?;
+        let mut config = Config { data_dir: directory.to_owned(), ..Config::default() };
+        config.api.listen = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        config.settle_in()?;
+        match Hub::start(config) {
+            Ok(hub) => return Ok((hub, port)),
+            // Somebody else was faster, such as another demo.
+            Err(error) if is_about_a_taken_port(&error) => first = port + 1,
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+fn free_port(first: u16) -> anyhow::Result<u16> {
     let is_free = |port: &u16| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok();
     let last = FIRST_PORT + PORTS_TRIED;
-    (FIRST_PORT..last).find(is_free).with_context(|| format!("no port from {FIRST_PORT} to {last} is free"))
+    (first..last).find(is_free).with_context(|| format!("no port from {FIRST_PORT} to {last} is free"))
+}
+
+fn is_about_a_taken_port(error: &anyhow::Error) -> bool {
+    let causes = error.chain().filter_map(|cause| cause.downcast_ref::<io::Error>());
+    causes.into_iter().any(|cause| cause.kind() == io::ErrorKind::AddrInUse)
 }
 
 /// The secret in the file, made first if it is not there.
@@ -226,6 +244,14 @@ mod tests {
         assert_eq!(first.0, second.0);
         assert_eq!(first.1.seed(), second.1.seed());
         assert!(first.0.contains(r#""name":"demo""#), "{}", first.0);
+    }
+
+    #[test]
+    fn a_port_that_somebody_else_has_taken_is_told_from_other_errors() {
+        let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
+        let error = TcpListener::bind(taken.local_addr().expect("an address")).expect_err("taken");
+        assert!(is_about_a_taken_port(&anyhow::Error::new(error).context("cannot listen")));
+        assert!(!is_about_a_taken_port(&anyhow::anyhow!("cannot open the database")));
     }
 
     #[test]
