@@ -1,7 +1,7 @@
 //! A long text is pasted into a terminal: all of it arrives, and the device never notices anything unusual.
 
 use harness::traffic::{Pattern, digest};
-use harness::{KeptTerminal, LIMIT, Packet, RealDevice, Set, Shell, TestUser, within};
+use harness::{KeptTerminal, LIMIT, Packet, RealDevice, Set, Shell, within};
 use std::fmt::Write;
 
 const MIB: usize = 1024 * 1024;
@@ -28,55 +28,26 @@ fn hashing(length: usize) -> String {
     format!("stty raw -echo; echo rea''dy; head -c {length} | sha256sum; stty sane\n")
 }
 
-/// Reads what a shell prints until that is in it.
-async fn prints(shell: &mut Shell, wanted: &str) {
-    let mut shown = String::new();
-    within(LIMIT * 4, wanted, async {
-        while !shown.contains(wanted) {
-            shown += &String::from_utf8_lossy(shell.socket.hear_within(LIMIT * 4).await.body());
-        }
-    })
-    .await;
-}
-
-/// A shell on a real agent. One of a fresh agent may stay silent, so another is opened then, as a person would.
-async fn shell_with_prompt(user: &TestUser, id: &str) -> Shell {
-    for _ in 0..4 {
-        let mut shell = Shell::start(user.open(id).await).await;
-        shell.type_in("echo sum-$((40+2))\n").await;
-        let mut shown = String::new();
-        let printing = async {
-            while !shown.contains("sum-42") {
-                shown += &String::from_utf8_lossy(shell.socket.hear().await.body());
-            }
-        };
-        if tokio::time::timeout(LIMIT / 3, printing).await.is_ok() {
-            return shell;
-        }
-    }
-    panic!("no shell prints anything");
-}
-
 #[tokio::test]
 async fn a_mebibyte_pasted_into_a_real_shell_arrives_and_the_device_stays() {
     let hub = Set::Embedded.hub().await;
     let user = hub.user().await;
     let device = RealDevice::start(&hub).await;
     let id = device.join(&user).await;
-    let mut shell = shell_with_prompt(&user, &id).await;
+    let mut shell = Shell::start_real(&user, &id).await;
     let connections = device.connections();
 
     // 20 000 bytes, and then a mebibyte, each as the single message that the web UI makes of a paste.
     for length in [20_000, MIB] {
         let text = text(length);
         shell.type_in(hashing(length)).await;
-        prints(&mut shell, "ready").await;
+        within(LIMIT, "the terminal to be raw", shell.prints("ready")).await;
         shell.socket.say(&Packet::shell("shell").body(&text)).await;
-        prints(&mut shell, &hexadecimal(&digest(&text).sha256)).await;
+        within(LIMIT * 4, "the digest", shell.prints(&hexadecimal(&digest(&text).sha256))).await;
     }
 
     shell.type_in("echo sum-$((40+3))\n").await;
-    prints(&mut shell, "sum-43").await;
+    within(LIMIT, "what is typed then", shell.prints("sum-43")).await;
     assert_eq!(device.connections(), connections, "the agent left its connection");
     assert_eq!(user.status(&id).await, "connected");
 }
@@ -88,7 +59,7 @@ async fn a_mebibyte_pasted_into_a_kept_terminal_arrives() {
     let user = hub.user().await;
     let device = RealDevice::start(&hub).await;
     let id = device.join(&user).await;
-    let mut terminal = KeptTerminal::open(&user, &id).await;
+    let mut terminal = KeptTerminal::open_real(&user, &id).await;
     let connections = device.connections();
     let text = text(MIB);
     terminal.type_in(hashing(MIB)).await;

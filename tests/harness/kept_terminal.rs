@@ -21,6 +21,10 @@ pub const HUB: u16 = 64000;
 const REPORT_EVERY: u64 = 8 * 1024;
 const REPORT_AFTER: Duration = Duration::from_millis(100);
 
+/// Shells of a real agent that are tried, and how long one may say nothing.
+const ATTEMPTS: usize = 4;
+const SILENCE: Duration = Duration::from_secs(8);
+
 /// Keystrokes sent as one message.
 const PIECE: usize = 4096;
 
@@ -82,6 +86,24 @@ impl KeptTerminal {
         .await;
         assert_eq!((started.number("status"), started.body()), (Some(1), &b"Shell started"[..]), "{started:?}");
         this
+    }
+
+    /// The same on a real agent, with a shell that speaks. Some are born mute: the agent starts to read what a shell prints
+    /// before it has noted that the shell runs, and gives up if it looks too early. A person opens another one then.
+    ///
+    /// # Panics
+    /// When several in a row stay silent.
+    pub async fn open_real(user: &TestUser, device: &str) -> Self {
+        for _ in 0..ATTEMPTS {
+            let mut this = Self::open(user, device).await;
+            this.type_in("echo sum-$((40+2))\n").await;
+            let speaking = this.told("a shell to speak", LIMIT, |this| contains(&this.shown, b"sum-42"));
+            if tokio::time::timeout(SILENCE, speaking).await.is_ok() {
+                return this;
+            }
+            this.say(&Packet::shell("stop")).await;
+        }
+        panic!("no shell of the device prints anything");
     }
 
     /// Attaches to somebody's session: `mode` is `write`, `watch` or `take-over`.

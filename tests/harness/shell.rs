@@ -1,7 +1,11 @@
 //! A device that answers like one with a shell, and an operator's terminal on it.
 
+use std::time::Duration;
+
 use crate::message::{Heard, Packet};
 use crate::socket::Socket;
+use crate::user::TestUser;
+use crate::wait::LIMIT;
 
 /// Answers of a device whose shell says back what it is told. Status values as `mender-connect` sends them.
 pub fn answer_like_a_shell(heard: &Heard) -> Vec<Packet> {
@@ -13,6 +17,10 @@ pub fn answer_like_a_shell(heard: &Heard) -> Vec<Packet> {
         _ => vec![],
     }
 }
+
+/// Shells of a real agent that are tried, and how long one may say nothing.
+const ATTEMPTS: usize = 4;
+const SILENCE: Duration = Duration::from_secs(8);
 
 /// An operator's terminal: a session in which a shell was started.
 pub struct Shell {
@@ -33,6 +41,34 @@ impl Shell {
         assert!(started.is(1, "new"), "{started:?}");
         assert_eq!((started.number("status"), started.body()), (Some(1), &b"Shell started"[..]));
         Self { sid: started.sid().to_owned(), socket }
+    }
+
+    /// Starts a shell that speaks, on a real agent: see [`crate::KeptTerminal::open_real`] for those that do not.
+    ///
+    /// # Panics
+    /// When several in a row stay silent.
+    pub async fn start_real(user: &TestUser, device: &str) -> Self {
+        for _ in 0..ATTEMPTS {
+            // The agent may be busy with ending others: it takes four seconds for each.
+            let mut socket = user.open_soon(device).await;
+            socket.say(&Packet::shell("new").prop("terminal_width", 80).prop("terminal_height", 24)).await;
+            let started = socket.hear_for(1, "new", LIMIT * 2).await;
+            assert_eq!((started.number("status"), started.body()), (Some(1), &b"Shell started"[..]), "{started:?}");
+            let mut this = Self { sid: started.sid().to_owned(), socket };
+            this.type_in("echo sum-$((40+2))\n").await;
+            if tokio::time::timeout(SILENCE, this.prints("sum-42")).await.is_ok() {
+                return this;
+            }
+        }
+        panic!("no shell of the device prints anything");
+    }
+
+    /// Reads until this is among what the device prints.
+    pub async fn prints(&mut self, wanted: &str) {
+        let mut shown = String::new();
+        while !shown.contains(wanted) {
+            shown += &String::from_utf8_lossy(self.socket.hear_within(LIMIT * 4).await.body());
+        }
     }
 
     /// Types something.
