@@ -120,7 +120,7 @@ async fn a_history_is_read_in_pages(set: Set) {
 
 async fn sessions_are_listed_while_they_last_and_afterwards(set: Set) {
     const SESSIONS: &str = "/api/management/v1/mooring/sessions";
-    let hub = set.hub().await;
+    let hub = set.hub_with(|config| config.actors.sessions.device_grace = Duration::from_secs(1)).await;
     let user = hub.user().await;
     let device = hub.accepted_by(&user).await;
     let mut socket = device.connect().await;

@@ -119,7 +119,7 @@ async fn a_shell_of_a_killed_terminal_ends_on_the_device(set: Set) {
 
 #[tokio::test]
 async fn a_lost_real_device_ends_the_real_terminal() {
-    let hub = Set::Embedded.hub().await;
+    let hub = Set::Embedded.hub_with(|config| config.actors.sessions.device_grace = Duration::from_secs(1)).await;
     let user = hub.user().await;
     let mut device = RealDevice::start(&hub).await;
     let id = device.join(&user).await;

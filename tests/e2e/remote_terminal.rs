@@ -111,18 +111,24 @@ async fn a_session_that_forwarded_a_port_is_closed_on_the_device(set: Set) {
     let device = hub.accepted_by(&user).await;
     let mut socket = device.connect().await;
     let mut session = user.open(&device.id).await;
-    session.say(&Packet::new(3, "new").prop("connection_id", "c").body("x")).await;
+    session.say(&Packet::control("open")).await;
     let sid = socket.hear().await.sid().to_owned();
+    session.say(&Packet::new(3, "new").prop("connection_id", "c").body("x")).await;
+    let stream = socket.hear().await.sid().to_owned();
+    socket.say(&Packet::new(3, "new").sid(&stream).prop("connection_id", "c")).await;
+    assert!(session.hear().await.is(3, "new"));
 
     session.hang_up();
 
-    let close = socket.hear_within(PROMPT).await;
-    assert!(close.is(65535, "close") && close.sid() == sid, "{close:?}");
-    assert!(!close.has_body());
+    for closed in [&sid, &stream] {
+        let close = socket.hear_within(PROMPT).await;
+        assert!(close.is(65535, "close") && close.sid() == *closed, "{close:?}");
+        assert!(!close.has_body());
+    }
 }
 
 async fn a_lost_device_is_told_to_its_operators(set: Set) {
-    let hub = set.hub().await;
+    let hub = set.hub_with(|config| config.actors.sessions.device_grace = Duration::from_millis(100)).await;
     let user = hub.user().await;
     let device = hub.accepted_by(&user).await;
     for way in ["reset", "hang up", "close"] {
@@ -165,7 +171,7 @@ async fn a_session_without_a_terminal_just_ends_with_its_device(set: Set) {
 }
 
 async fn shells_left_over_from_a_dead_hub_are_stopped_once(set: Set) {
-    let hub = set.hub().await;
+    let hub = set.hub_with(|config| config.actors.sessions.device_grace = Duration::from_millis(100)).await;
     let user = hub.user().await;
     let device = hub.accepted_by(&user).await;
     // It kept its shells over a lost socket, and goes on where it was.

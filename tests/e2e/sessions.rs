@@ -209,7 +209,7 @@ async fn what_cannot_be_split_is_refused_and_the_device_never_sees_it(set: Set) 
     assert_eq!(why.get("code").and_then(Value::int), Some(413));
     assert!(why.get("err").and_then(Value::text).is_some_and(|text| !text.is_empty()));
 
-    scene.session.say(&Packet::new(3, "forward").prop("connection_id", "c").body("small")).await;
+    scene.session.say(&Packet::new(12345, "small").body("small")).await;
     assert_eq!(scene.device.hear().await.body(), b"small");
 }
 

@@ -82,7 +82,8 @@ impl DeviceSocket {
                     let _ = host.send(&self.shared.tree.bus, session, binding, DeviceSays::End { why });
                 }
                 Effect::Unclaimed { session } => {
-                    ctx.run_later(CLAIM_LIMIT, move |socket, ctx| socket.give_up(session, ctx));
+                    let limit = CLAIM_LIMIT.min(self.shared.sessions.device_grace);
+                    ctx.run_later(limit, move |socket, ctx| socket.give_up(session, ctx));
                 }
             }
         }
