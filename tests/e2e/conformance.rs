@@ -61,7 +61,7 @@ fn statements_stand_once_and_under_known_headings() {
         assert!(["deviceconnect", "auth", "fleet-state", "updates"].contains(&prefix.as_str()), "{item}");
         assert!(seen.insert(item.clone()), "{item} stands twice");
     }
-    let first_slice = [1..=3, 5..=5, 7..=13, 15..=19, 21..=25, 27..=30, 33..=40, 46..=46].into_iter().flatten();
+    let first_slice = [1..=3, 5..=5, 7..=13, 15..=19, 21..=25, 27..=30, 33..=43, 46..=46].into_iter().flatten();
     for number in first_slice {
         assert!(seen.contains(&format!("deviceconnect-{number}")), "deviceconnect-{number} is missing");
     }

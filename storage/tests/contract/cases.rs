@@ -10,3 +10,4 @@ pub mod outages;
 pub mod presence;
 pub mod sessions;
 pub mod users;
+pub mod wiping;

@@ -130,6 +130,11 @@ on_every_database! {
         a_reader_misses_nothing_while_many_append,
         old_events_go_and_a_reader_can_tell,
     ],
+    wiping: [
+        cleared_connections_are_gone_with_their_log,
+        forgotten_sessions_are_gone_whether_they_are_over_or_not,
+        expired_events_leave_their_numbers_taken,
+    ],
     opening: [
         nodes_that_start_together_share_one_schema,
         all_nodes_get_the_same_signing_key,
