@@ -63,7 +63,7 @@ impl StatusQueue {
             }
             metrics::histogram!(crate::metrics::STATUS_BATCH)
                 .record(f64::from(u32::try_from(batch.len()).unwrap_or(u32::MAX)));
-            let changes: Vec<ConnectionChange> = batch.iter().flat_map(|noted| noted.changes()).collect();
+            let changes: Vec<ConnectionChange> = batch.iter().flat_map(Noted::changes).collect();
             connections.record(&changes).await?;
             let gone = self.0.lock().settle(&batch);
             for gone in gone {
