@@ -3,7 +3,7 @@
 //! Sockets note each change in a shared [`StatusQueue`]; this service writes what has gathered, one statement for
 //! thousands. The queue keeps a change until it is committed, so neither a panic here nor a database that is down loses
 //! one. The latest connection of each device is never dropped, which bounds them by the number of devices; earlier ones,
-//! which only the log still wants, are bounded by [`WAITING_FOR_LOG`].
+//! which only the log still wants, are bounded by `WAITING_FOR_LOG`.
 
 use std::cmp::Ordering;
 use std::collections::VecDeque;
