@@ -9,7 +9,7 @@
 //! ├─ StatusWriter   who is connected, written to the database in batches
 //! ├─ Leases         this node's lease and its devices' routes, renewed in bulk
 //! ├─ Switchboard    what other nodes say to this one: sessions, credit, displacement, revocations
-//! └─ Housekeeping   expired tokens
+//! └─ Housekeeping   expired tokens, old connections
 //!
 //! outside the tree, never restarted:
 //! ├─ one actor per connected device    (its socket; holds a DeviceLink)

@@ -67,9 +67,9 @@ impl Tree {
             })
         };
         let housekeeping = {
-            let (devices, users) = (storage.devices.clone(), storage.users.clone());
+            let Storage { devices, users, connections, .. } = storage.clone();
             Service::start("housekeeping", arbiter, move |alive| {
-                Housekeeping::new(devices.clone(), users.clone(), alive)
+                Housekeeping::new(devices.clone(), users.clone(), connections.clone(), alive)
             })
         };
         let announce: Announcer = Arc::new(move |event| parts.announce(&event));

@@ -42,7 +42,7 @@ pub use backends::Set;
 pub use balancer::Balancer;
 pub use device::{AuthRequest, TestDevice};
 pub use door::Door;
-pub use hub::TestHub;
+pub use hub::{TestHub, WrittenConnection};
 pub use issuer::Issuer;
 pub use key::Key;
 pub use mender_cli::MenderCli;

@@ -3,6 +3,7 @@
 //! Operators' actors and the switchboard talk to it. When it dies, for whatever reason, its entry in the registry goes
 //! with it, the end is recorded, and every open session is told; the device connects again by itself.
 
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 
@@ -31,6 +32,7 @@ pub(super) type Events = Pin<Box<dyn Stream<Item = SocketEvent>>>;
 pub(super) struct DeviceSocket {
     device: DeviceId,
     epoch: Epoch,
+    address: Option<IpAddr>,
     link: DeviceLink<OperatorEnd>,
     flow: Rc<Flow>,
     /// For [`Actor::started`]: the messages, and the token the device came with.
@@ -45,6 +47,8 @@ pub(super) struct DeviceSocket {
 pub(super) struct Opening {
     pub(super) device: DeviceId,
     pub(super) epoch: Epoch,
+    /// Where it connected from, as far as trusted proxies tell.
+    pub(super) address: Option<IpAddr>,
     pub(super) token: String,
 }
 
@@ -53,6 +57,7 @@ impl DeviceSocket {
         Self {
             device: opening.device,
             epoch: opening.epoch,
+            address: opening.address,
             link: DeviceLink::default(),
             flow,
             start: Some((events, opening.token)),
@@ -145,7 +150,7 @@ impl Actor for DeviceSocket {
             connected: true,
             at: now,
             reason: None,
-            address: None,
+            address: self.address,
             bytes_in: 0,
             bytes_out: 0,
             round_trip: None,
@@ -195,10 +200,10 @@ impl Drop for DeviceSocket {
             connected: false,
             at: clock::now(),
             reason: Some(self.reason.as_str()),
-            address: None,
-            bytes_in: 0,
-            bytes_out: 0,
-            round_trip: None,
+            address: self.address,
+            bytes_in: self.flow.received(),
+            bytes_out: self.flow.sent(),
+            round_trip: self.flow.round_trip(),
         });
     }
 }

@@ -94,9 +94,29 @@ pub(super) struct Flow {
     wants_room: Cell<bool>,
     has_room: Cell<bool>,
     reader: RefCell<Option<Waker>>,
+    received: Cell<i64>,
+    sent: Cell<i64>,
+    /// When the ping that was not answered yet was sent.
+    pinged: Cell<Option<Instant>>,
+    round_trip: Cell<Option<Duration>>,
 }
 
 impl Flow {
+    /// Bytes received in messages.
+    pub(super) fn received(&self) -> i64 {
+        self.received.get()
+    }
+
+    /// Bytes handed over in messages.
+    pub(super) fn sent(&self) -> i64 {
+        self.sent.get()
+    }
+
+    /// How long the peer took to answer the last ping that it answered.
+    pub(super) fn round_trip(&self) -> Option<Duration> {
+        self.round_trip.get()
+    }
+
     /// Bytes handed over and not yet taken by the peer's side of the connection.
     pub(super) fn unwritten(&self) -> usize {
         self.unwritten.get()
@@ -105,6 +125,7 @@ impl Flow {
     /// The actor hands over a message of `bytes`.
     pub(super) fn hand_over(&self, bytes: usize) {
         self.unwritten.set(self.unwritten.get() + bytes);
+        add(&self.sent, bytes);
     }
 
     /// Asks for [`SocketEvent::Room`] once.
@@ -129,6 +150,10 @@ impl Flow {
             reader.wake();
         }
     }
+}
+
+fn add(total: &Cell<i64>, bytes: usize) {
+    total.set(total.get().saturating_add(i64::try_from(bytes).unwrap_or(i64::MAX)));
 }
 
 struct Wire<T> {
@@ -248,7 +273,10 @@ impl<T: AsyncRead + Unpin> Stream for Inbound<T> {
             }
             if !wire.flow.is_paused.get() {
                 match wire.next_message() {
-                    Ok(Some(message)) => return Poll::Ready(Some(SocketEvent::Message(message))),
+                    Ok(Some(message)) => {
+                        add(&wire.flow.received, message.len());
+                        return Poll::Ready(Some(SocketEvent::Message(message)));
+                    }
                     Ok(None) => match wire.read(cx) {
                         Poll::Ready(()) => continue,
                         Poll::Pending => {}
@@ -300,7 +328,12 @@ impl<T: AsyncRead + Unpin> Wire<T> {
                     return Ok(self.joined.take().map(BytesMut::freeze));
                 }
                 Frame::Ping(payload) => self.pong = Some(Bytes::copy_from_slice(&payload)),
-                Frame::Pong(_) => self.ponged = Instant::now(),
+                Frame::Pong(_) => {
+                    self.ponged = Instant::now();
+                    if let Some(sent) = self.flow.pinged.take() {
+                        self.flow.round_trip.set(Some(self.ponged - sent));
+                    }
+                }
                 Frame::Close(_) => return Err(End::Closed),
             }
         }
@@ -380,6 +413,7 @@ impl<T: AsyncWrite + Unpin> Wire<T> {
         loop {
             if !self.is_mid_frame {
                 if std::mem::take(&mut self.ping) {
+                    self.flow.pinged.set(Some(Instant::now()));
                     self.queue_first(Message::Ping(Bytes::from_static(PING)));
                 }
                 if let Some(payload) = self.pong.take() {

@@ -32,6 +32,7 @@ use super::Config;
 use super::device::{self, DeviceSocket};
 use super::operator::{self, OperatorSocket};
 use super::pump::{Halves, Pump};
+use crate::client_address::client_address;
 use crate::error::ApiError;
 use crate::middleware::canonical_path::canonical;
 use crate::rate_limits::Call;
@@ -196,7 +197,9 @@ async fn admit_device(state: &SocketState, request: &Request) -> Result<Admitted
             Epoch(known.max(now.0))
         }
     };
-    Ok(Admitted::Device(device::Opening { device: identity.device, epoch, token: token.to_owned() }))
+    let address =
+        request.peer_addr().map(|peer| client_address(request.headers(), peer.ip(), &state.api.trusted_proxies));
+    Ok(Admitted::Device(device::Opening { device: identity.device, epoch, address, token: token.to_owned() }))
 }
 
 async fn admit_operator(state: &SocketState, request: &Request, id: &str) -> Result<Admitted, ApiError> {
