@@ -149,3 +149,48 @@ impl Handler<Crash> for Housekeeping {
         panic!("crashed as asked");
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use storage::{ConnectionChange, DeviceId, Epoch, NodeId};
+
+    use super::*;
+
+    #[actix::test]
+    async fn the_log_of_connections_has_an_age_and_a_length() {
+        let storage = Storage::open(&storage::Config::in_memory()).await.unwrap();
+        let (connections, now, retention) = (storage.connections.clone(), clock::now(), Retention::default());
+        let past = |device, epoch: i64, age: Duration| {
+            let began = ConnectionChange {
+                device,
+                node: NodeId::random(),
+                epoch: Epoch(epoch),
+                connected: true,
+                at: ago(age, now),
+                reason: None,
+                address: None,
+                bytes_in: 0,
+                bytes_out: 0,
+                round_trip: None,
+            };
+            [began, ConnectionChange { connected: false, reason: Some("silent"), ..began }]
+        };
+        let (restless, old) = (DeviceId::random(), DeviceId::random());
+        for device in [restless, old] {
+            connections.provision(device, now).await.unwrap();
+        }
+        let limit = i64::from(retention.connections_per_device);
+        let mut changes: Vec<_> = (0..limit + 5).flat_map(|epoch| past(restless, epoch + 1, Duration::ZERO)).collect();
+        changes.extend(past(old, 1, retention.connections + Duration::from_secs(1)));
+        changes.extend(past(old, 2, retention.connections / 2));
+        connections.record(&changes).await.unwrap();
+
+        let no_recordings: RemoveRecordings = Arc::new(|_| Box::pin(async { Ok(()) }));
+        sweep_history(storage, retention.clone(), no_recordings, now).await.unwrap();
+        let left = connections.history(restless, 1000).await.unwrap();
+        assert_eq!(left.len(), usize::try_from(limit).unwrap());
+        assert_eq!(left[0].epoch, Epoch(limit + 5));
+        let left = connections.history(old, 1000).await.unwrap();
+        assert_eq!(left.iter().map(|past| past.epoch).collect::<Vec<_>>(), [Epoch(2)]);
+    }
+}

@@ -12,6 +12,7 @@
 //! ├─ Switchboard    what other nodes say to this one: sessions, credit, displacement, revocations
 //! ├─ DeadNodes      what nodes that died have left open
 //! └─ Housekeeping   what has run out: tokens, events, connections and sessions of long ago
+//! └─ Housekeeping   expired tokens, old connections
 //!
 //! outside the tree, never restarted:
 //! ├─ one actor per connected device    (its socket; holds a DeviceLink)

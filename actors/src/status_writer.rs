@@ -4,7 +4,7 @@
 //! gathered, one statement for
 //! thousands. The queue keeps a change until it is committed, so neither a panic here nor a database that is down loses
 //! one. The latest connection of each device is never dropped, which bounds them by the number of devices; earlier ones,
-//! which only the log still wants, are bounded by [`WAITING_FOR_LOG`].
+//! which only the log still wants, are bounded by `WAITING_FOR_LOG`.
 
 mod sessions;
 

@@ -101,8 +101,8 @@ impl Connections {
     /// is written already (so that [`Connection::updated`] moves at transitions only). The log has a row for every
     /// connection, whatever came after it: of several ends the first counts, and figures only grow.
     ///
-    /// A device not known here yet gets its rows if it exists and a connection began; nothing is begun for a device that
-    /// was removed, so a socket that is cut because its device was removed does not bring the row back.
+    /// A device not known here yet gets its rows if it exists and a connection began; nothing is written for a device that
+    /// was removed, so a socket that is cut because its device was removed brings no row back.
     ///
     /// # Errors
     /// `Unavailable`, `Other`. Some of the changes may be written then; repeating the call is safe.

@@ -450,8 +450,10 @@ async fn beyond_the_limit_of_devices_nobody_is_accepted() {
     first.join(&user).await;
 
     second.ask().await.expect(401);
-    let waiting = user.device_with(&second.identity).await.unwrap();
-    let (id, set) = (waiting["id"].as_str().unwrap(), waiting["auth_sets"][0]["id"].as_str().unwrap());
+    let waiting = user.device_with(&second.identity).await.expect("it has asked");
+    let (Some(id), Some(set)) = (waiting["id"].as_str(), waiting["auth_sets"][0]["id"].as_str()) else {
+        panic!("a device without ids: {waiting}")
+    };
     let refused = user.decide(id, set, "accepted").await.expect(422);
     assert_eq!(refused.error(), "maximum number of accepted devices reached");
 

@@ -151,7 +151,7 @@ async fn our_own_client_accepts_a_real_device_and_opens_its_shell() {
     let device = RealDevice::start(&hub).await;
     let asked =
         wait_until(LIMIT, "a real device to ask to join", async || user.device_with(&device.identity()).await).await;
-    let (id, server) = (asked["id"].as_str().unwrap(), hub.url());
+    let (id, server) = (asked["id"].as_str().expect("a device has an id"), hub.url());
     let mooring = Mooring::alone();
     let login = ["--server", &server, "--user", ADMIN_EMAIL, "--password-stdin"];
     let accepted = mooring.run(&[&["accept", id][..], &login].concat(), &format!("{ADMIN_PASSWORD}\n")).await;

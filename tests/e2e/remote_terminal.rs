@@ -210,7 +210,12 @@ async fn two_operators_under_load_hear_only_their_own_in_order(set: Set) {
                 return vec![Packet::shell("shell").sid(heard.sid()).prop("status", 1).body([b'z'; 16 * 1024]); 64];
             }
             if heard.is(1, "shell") {
-                says.lock().unwrap().entry(heard.sid().to_owned()).or_default().push_back(Instant::now());
+                // Neither lock is held while anything is awaited; a poisoned one means that the other side has failed.
+                says.lock()
+                    .expect("the operators live")
+                    .entry(heard.sid().to_owned())
+                    .or_default()
+                    .push_back(Instant::now());
             }
             answer_like_a_shell(heard)
         };
@@ -233,7 +238,9 @@ async fn two_operators_under_load_hear_only_their_own_in_order(set: Set) {
                     while seen.len() < wanted.len() {
                         let heard = shell.socket.hear().await;
                         assert_eq!(heard.sid(), shell.sid);
-                        let moment = said.lock().unwrap().get_mut(&shell.sid).and_then(VecDeque::pop_front).unwrap();
+                        let moment =
+                            said.lock().expect("the device lives").get_mut(&shell.sid).and_then(VecDeque::pop_front);
+                        let moment = moment.expect("only what the device said is heard");
                         assert!(moment.elapsed() <= Duration::from_secs(1), "{:?} on the way", moment.elapsed());
                         seen += std::str::from_utf8(heard.body()).unwrap();
                     }

@@ -2,6 +2,7 @@
 
 use harness::{
     Answer, LIMIT, Packet, Set, Shell, Socket, TestDevice, TestHub, TestUser, answer_like_a_shell, both_sets,
+    wait_until,
 };
 use std::time::{Duration, Instant};
 
@@ -22,6 +23,7 @@ both_sets!([
     a_second_connection_replaces_the_first,
     the_status_changes_only_when_the_connection_does,
     a_reserved_close_code_is_a_close_like_any_other,
+    a_connection_is_written_down_with_what_was_measured,
 ]);
 
 const UNKNOWN: &str = "3f8f5c8e-0000-4000-8000-000000000000";
@@ -163,6 +165,39 @@ async fn a_silent_device_is_pinged(set: Set) {
     let listening = tokio::time::timeout(Duration::from_secs(2), socket.next()).await;
     assert!(listening.is_err(), "a quiet device heard {listening:?}");
     assert!(socket.pings.len() >= 3, "{} pings in two seconds", socket.pings.len());
+}
+
+async fn a_connection_is_written_down_with_what_was_measured(set: Set) {
+    let hub = set.hub_with(|config| config.api.sockets.ping_every = Duration::from_millis(200)).await;
+    let user = hub.user().await;
+    let device = hub.accepted_by(&user).await;
+    let mut socket = device.connect().await;
+    let mut session = user.open(&device.id).await;
+    session.say(&Packet::shell("new")).await;
+    let sid = socket.hear().await.sid().to_owned();
+    socket.say(&Packet::shell("new").sid(&sid).prop("status", 1).body("Shell started")).await;
+    session.hear().await;
+    let answered = async {
+        // The library answers a ping while it reads; the second one comes after the first answer.
+        while socket.pings.len() < 2 {
+            socket.ping(b"60").await;
+            socket.hear_pong(LIMIT).await;
+        }
+    };
+    harness::within(LIMIT, "two pings", answered).await;
+    socket.close(1000).await;
+
+    let written = wait_until(LIMIT, "the end to be written down", async || {
+        hub.written_connections(&device.id).await.pop().filter(|connection| connection.reason.is_some())
+    })
+    .await;
+    assert_eq!(written.reason.as_deref(), Some("closed-by-device"));
+    assert_eq!(written.address.map(|address| address.to_string()).as_deref(), Some("127.0.0.1"));
+    assert!(written.bytes.0 > 0 && written.bytes.1 > 0 && written.has_round_trip, "{written:?}");
+
+    let path = format!("/api/management/v2/devauth/devices/{}", device.id);
+    user.delete(&path).await.expect(204);
+    assert_eq!(hub.written_connections(&device.id).await, []);
 }
 
 fn hub_defaults() -> hub::Config {

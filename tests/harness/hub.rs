@@ -1,5 +1,6 @@
 //! A hub under test: in this process, or `mooring serve` as a child.
 
+use std::net::IpAddr;
 use std::ops::Deref;
 use std::process::{Command, ExitStatus};
 use std::time::Duration;
@@ -14,6 +15,19 @@ use crate::tls::Certificate;
 use crate::user::TestUser;
 use crate::wait::{LIMIT, wait_until, within};
 use crate::workspace::program;
+
+/// A connection of a device as it is written down.
+#[derive(Debug, PartialEq, Eq)]
+pub struct WrittenConnection {
+    /// Where it came from.
+    pub address: Option<IpAddr>,
+    /// Bytes of messages from the device and to it.
+    pub bytes: (i64, i64),
+    /// Whether the device answered a ping.
+    pub has_round_trip: bool,
+    /// Why it ended, if it has.
+    pub reason: Option<String>,
+}
 
 /// A running hub. Dropping it ends it.
 pub struct TestHub {
@@ -156,6 +170,24 @@ impl TestHub {
     /// How often a service was restarted.
     pub fn restarts(&self, name: &str) -> u64 {
         self.hub().faults().restarts(name).expect("there is such a service")
+    }
+
+    /// The connections of a device as the hub has written them down, newest first.
+    ///
+    /// # Panics
+    /// When the hub is not in this process, or its database does not answer.
+    pub async fn written_connections(&self, device: &str) -> Vec<WrittenConnection> {
+        let connections = self.hub().storage().connections.clone();
+        let history = connections.history(device.parse().expect("a device's id"), 100).await.expect("it answers");
+        history
+            .into_iter()
+            .map(|past| WrittenConnection {
+                address: past.address,
+                bytes: (past.bytes_in, past.bytes_out),
+                has_round_trip: past.round_trip.is_some(),
+                reason: past.reason,
+            })
+            .collect()
     }
 
     fn hub(&self) -> &hub::Hub {

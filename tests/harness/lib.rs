@@ -54,7 +54,7 @@ pub use device::{AuthRequest, TestDevice};
 pub use door::Door;
 pub use event_stream::{EventStream, ServerEvent};
 pub use file_agent::{Fault, File, FileAgent, Incoming};
-pub use hub::TestHub;
+pub use hub::{TestHub, WrittenConnection};
 pub use issuer::Issuer;
 pub use kept_terminal::{HUB, KeptTerminal, attach_path};
 pub use key::Key;

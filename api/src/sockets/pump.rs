@@ -331,8 +331,9 @@ impl<T: AsyncRead + Unpin> Wire<T> {
                 Frame::Ping(payload) => self.pong = Some(Bytes::copy_from_slice(&payload)),
                 Frame::Pong(_) => {
                     self.ponged = Instant::now();
-                    let sent = self.flow.pinged.take();
-                    self.flow.round_trip.set(sent.map(|sent| sent.elapsed()).or(self.flow.round_trip.get()));
+                    if let Some(sent) = self.flow.pinged.take() {
+                        self.flow.round_trip.set(Some(self.ponged - sent));
+                    }
                 }
                 Frame::Close(_) => return Err(End::Closed),
             }

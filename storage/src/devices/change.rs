@@ -273,6 +273,7 @@ async fn remove(transaction: &mut Transaction, device: &Device) -> Result<(), St
     // Sets and tokens go with the device, by their foreign keys.
     for table in [
         "DELETE FROM inventory WHERE device = $1",
+        "DELETE FROM connection_log WHERE device = $1",
         "DELETE FROM connections WHERE device = $1",
         "DELETE FROM devices WHERE id = $1",
     ] {

@@ -111,7 +111,7 @@ on_every_database! {
         provisioning_and_forgetting,
         every_connection_is_in_the_log,
         of_several_ends_of_a_connection_the_first_counts,
-        the_log_of_a_removed_device_gets_its_end_and_nothing_new,
+        the_log_of_a_removed_device_goes_with_it_and_late_word_brings_nothing_back,
         an_end_without_a_beginning_is_in_the_log,
         old_connections_leave_the_log,
     ],

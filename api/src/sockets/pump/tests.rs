@@ -177,3 +177,23 @@ async fn a_peer_that_takes_nothing_is_given_up_and_gathers_no_pings() {
     assert!(wire.borrow().outgoing_len <= queued, "pings were gathered");
     drop(peer);
 }
+
+#[tokio::test]
+async fn bytes_and_round_trips_are_measured() {
+    let (halves, mut peer) = socket();
+    let (mut inbound, flow) = (halves.inbound(), Rc::clone(&halves.flow));
+    for part in [frame(0x82, b"four"), frame(0x8a, b"nobody asked"), frame(0x82, b"seven..")] {
+        peer.write_all(&part).await.unwrap();
+    }
+    for _ in 0..2 {
+        assert!(matches!(next(&mut inbound).await, SocketEvent::Message(_)));
+    }
+    flow.hand_over(100);
+    assert_eq!((flow.received(), flow.sent()), (Traffic { messages: 2, bytes: 11 }, Traffic { messages: 1, bytes: 100 }));
+    assert_eq!(flow.round_trip(), None);
+
+    flow.pinged.set(Some(Instant::now().checked_sub(Duration::from_millis(5)).unwrap()));
+    peer.write_all(&[frame(0x8a, PING), frame(0x82, b"x")].concat()).await.unwrap();
+    assert!(matches!(next(&mut inbound).await, SocketEvent::Message(_)));
+    assert!(flow.round_trip().is_some_and(|time| time >= Duration::from_millis(5)), "{:?}", flow.round_trip());
+}

@@ -300,14 +300,14 @@ pub async fn of_several_ends_of_a_connection_the_first_counts(database: &TestDat
     assert!(find(storage, device).await.connected);
 }
 
-pub async fn the_log_of_a_removed_device_gets_its_end_and_nothing_new(database: &TestDatabase) {
+pub async fn the_log_of_a_removed_device_goes_with_it_and_late_word_brings_nothing_back(database: &TestDatabase) {
     let (storage, node) = (&database.storage, NodeId::random());
     let device = stored_device(storage, 1, SetStatus::Accepted).await.id;
     storage.connections.record(&[change(device, node, 10, true, 100)]).await.expect("recorded");
     remove(storage, device).await;
     let late = [change(device, node, 10, false, 200), change(device, node, 11, true, 300)];
-    storage.connections.record(&late).await.expect("recorded");
-    assert_eq!(times(storage, device).await, [(10, Some(100), Some(200))]);
+    storage.connections.record(&late).await.expect("ignored");
+    assert_eq!(times(storage, device).await, []);
 }
 
 pub async fn an_end_without_a_beginning_is_in_the_log(database: &TestDatabase) {
@@ -323,7 +323,7 @@ pub async fn old_connections_leave_the_log(database: &TestDatabase) {
     for serial in 0..3 {
         devices.push(stored_device(storage, serial, SetStatus::Accepted).await.id);
     }
-    let [restless, steady, removed] = devices[..] else { panic!("three devices") };
+    let [restless, steady, moved] = devices[..] else { panic!("three devices") };
     // More than retention removes at a time.
     let mut changes = Vec::new();
     for epoch in 1..=2_500 {
@@ -331,15 +331,15 @@ pub async fn old_connections_leave_the_log(database: &TestDatabase) {
         changes.push(change(restless, node, epoch, false, epoch * 10 + 5));
     }
     changes.push(change(steady, node, 1, true, 10));
-    changes.push(change(removed, node, 1, true, 10));
+    changes.push(change(moved, node, 1, true, 10));
+    changes.push(change(moved, NodeId::random(), 2, true, 20));
     storage.connections.record(&changes).await.expect("recorded");
-    remove(storage, removed).await;
 
     assert_eq!(storage.connections.expire_history(Timestamp(10), 10_000).await.expect("an answer"), 0);
     // Those that ended before; and one that is open only because nobody wrote its end.
     let expired = storage.connections.expire_history(Timestamp(15_000), 10_000).await.expect("an answer");
     assert_eq!(expired, 1_499 + 1);
-    assert_eq!(history(storage, removed).await, []);
+    assert_eq!(times(storage, moved).await, [(2, Some(20), None)]);
     assert_eq!(times(storage, steady).await, [(1, Some(10), None)]);
     assert_eq!(times(storage, restless).await.last(), Some(&(1_500, Some(15_000), Some(15_005))));
 
