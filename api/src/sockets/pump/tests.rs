@@ -189,7 +189,10 @@ async fn bytes_and_round_trips_are_measured() {
         assert!(matches!(next(&mut inbound).await, SocketEvent::Message(_)));
     }
     flow.hand_over(100);
-    assert_eq!((flow.received(), flow.sent()), (Traffic { messages: 2, bytes: 11 }, Traffic { messages: 1, bytes: 100 }));
+    assert_eq!(
+        (flow.received(), flow.sent()),
+        (Traffic { messages: 2, bytes: 11 }, Traffic { messages: 1, bytes: 100 })
+    );
     assert_eq!(flow.round_trip(), None);
 
     flow.pinged.set(Some(Instant::now().checked_sub(Duration::from_millis(5)).unwrap()));
