@@ -140,8 +140,12 @@ impl OperatorLink {
     }
 
     /// The last word to the operator when the session ends from the other side: a `stop` if a terminal is open or may be
-    /// about to, since the command line client hangs without it.
+    /// about to, since the command line client hangs without it. A client that can come back hears none if the session may
+    /// go on.
     pub fn farewell(&mut self, why: SessionEnd) -> Option<Bytes> {
+        if self.is_ours && matches!(why, SessionEnd::NodeShutdown | SessionEnd::Moved | SessionEnd::LinkLost) {
+            return None;
+        }
         let may_be_terminal = std::mem::replace(&mut self.use_of, Use::Other) != Use::Other;
         may_be_terminal.then(|| {
             Compose {

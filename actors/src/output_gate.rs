@@ -102,6 +102,11 @@ impl OutputGate {
         self.in_flight
     }
 
+    /// Whether output is being passed over.
+    pub fn is_skipping(&self) -> bool {
+        self.skipping.is_some()
+    }
+
     /// Uses credit unconditionally, for what has to go whatever the credit.
     pub fn force(&mut self, cost: usize) {
         self.in_flight += cost;

@@ -136,6 +136,9 @@ pub struct Recorder {
     recorded: u64,
     last: Duration,
     is_truncated: bool,
+    /// Output that was left out since the last that was not.
+    skipped: u64,
+    has_gaps: bool,
     writing: Option<JoinHandle<RecordingSummary>>,
 }
 
@@ -154,12 +157,33 @@ impl Recorder {
             recorded: 0,
             last: Duration::ZERO,
             is_truncated: false,
+            skipped: 0,
+            has_gaps: false,
             writing: Some(tokio::spawn(task)),
         }
     }
 
     /// The device showed something, `at` so long after the session began.
     pub fn output(&mut self, at: Duration, bytes: &[u8]) {
+        if self.skipped > 0 {
+            let notice = format!("\r\n\x1b[0m[mooring: {} bytes of output were not recorded]\r\n", self.skipped);
+            self.skipped = 0;
+            self.keep(at, notice.as_bytes());
+        }
+        self.keep(at, bytes);
+    }
+
+    /// The device shows something that nobody reads as fast as it comes: it is left out while the recording is behind, so
+    /// that it costs no memory.
+    pub fn output_nobody_follows(&mut self, at: Duration, bytes: &[u8]) {
+        if self.is_truncated || !self.spool.is_behind() {
+            return self.output(at, bytes);
+        }
+        self.skipped += bytes.len() as u64;
+        self.has_gaps = true;
+    }
+
+    fn keep(&mut self, at: Duration, bytes: &[u8]) {
         let at = self.not_before_the_last(at);
         let allowed = usize::try_from(self.left).unwrap_or(usize::MAX);
         for piece in bytes[..bytes.len().min(allowed)].chunks(cast::PIECE) {
@@ -193,7 +217,7 @@ impl Recorder {
     /// The session is over. The handle waits until everything is stored, or will never be.
     pub fn finish(mut self, at: Duration) -> JoinHandle<RecordingSummary> {
         self.not_before_the_last(at);
-        self.spool.finish(self.last, self.is_truncated);
+        self.spool.finish(self.last, self.is_truncated());
         self.writing.take().expect("only this takes it, and consumes the recorder")
     }
 
@@ -202,9 +226,9 @@ impl Recorder {
         self.recorded
     }
 
-    /// Whether it has ended before its session.
+    /// Whether it has ended before its session, or something is left out of it.
     pub const fn is_truncated(&self) -> bool {
-        self.is_truncated
+        self.is_truncated || self.has_gaps
     }
 
     /// Times never go back in a recording, whatever the caller's clock did.
@@ -224,7 +248,7 @@ impl Recorder {
 impl Drop for Recorder {
     fn drop(&mut self) {
         if self.writing.is_some() {
-            self.spool.finish(self.last, self.is_truncated);
+            self.spool.finish(self.last, self.is_truncated());
         }
     }
 }

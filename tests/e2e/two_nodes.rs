@@ -9,17 +9,24 @@ use std::time::Duration;
 /// How long a dead node's devices may be said to be connected; the default is 30 s.
 const LEASE: Duration = Duration::from_secs(3);
 
+/// How long a terminal waits for its device.
+const GRACE: Duration = Duration::from_secs(1);
+
 async fn two_nodes() -> (TestHub, TestHub) {
     let site = Set::Production.site().await;
     (node(&site).await, node(&site).await)
 }
 
 async fn node(site: &Site) -> TestHub {
-    site.hub_with(|config| config.actors.lease = LEASE).await
+    let short = |config: &mut hub::Config| {
+        config.actors.lease = LEASE;
+        config.actors.sessions.device_grace = GRACE;
+    };
+    site.hub_with(short).await
 }
 
 async fn process(site: &Site) -> TestHub {
-    site.process(&[("MOORING_ACTORS__LEASE", "3s")]).await
+    site.process(&[("MOORING_ACTORS__LEASE", "3s"), ("MOORING_ACTORS__SESSIONS__DEVICE_GRACE", "1s")]).await
 }
 
 #[tokio::test]
@@ -58,8 +65,7 @@ async fn either_end_s_loss_is_felt_across_nodes() {
     session.say(&Packet::shell("new")).await;
     socket.hear().await;
     socket.reset();
-    let stop = session.hear_within(Duration::from_secs(2)).await;
-    assert!(stop.is(1, "stop"), "{stop:?}");
+    let stop = session.hear_for(1, "stop", GRACE + Duration::from_secs(3)).await;
     assert_eq!(stop.body(), b"device disconnected");
     assert!(session.end(Duration::from_secs(2)).await.code().is_some());
 }

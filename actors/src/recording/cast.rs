@@ -11,6 +11,7 @@ use std::time::Duration;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
+use serde::Serialize;
 use storage::StorageError;
 
 use super::CastHeader;
@@ -47,18 +48,25 @@ pub enum Content {
     },
 }
 
+/// The version stands first, where tools that only peek look for it.
+#[derive(Serialize)]
+struct Header {
+    version: u8,
+    width: u16,
+    height: u16,
+    timestamp: i64,
+    title: String,
+}
+
 /// The first line.
 pub(super) fn header(header: &CastHeader) -> Vec<u8> {
     let mut title: String = header.title.chars().take(TITLE).collect();
     title.retain(|letter| !letter.is_control());
-    let header = serde_json::json!({
-        "version": 2,
-        "width": header.width,
-        "height": header.height,
-        "timestamp": header.started.seconds(),
-        "title": title,
-    });
-    format!("{header}\n").into_bytes()
+    let (width, height, timestamp) = (header.width, header.height, header.started.seconds());
+    let mut line = serde_json::to_vec(&Header { version: 2, width, height, timestamp, title })
+        .expect("plain structs encode");
+    line.push(b'\n');
+    line
 }
 
 /// Output as lines.

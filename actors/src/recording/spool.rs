@@ -17,7 +17,10 @@ use super::cast::Encoder;
 use super::{NodeRoom, RecordingConfig, RecordingSummary, reader};
 
 /// A chunk is closed once it holds this many bytes.
-const CHUNK: usize = 256 * 1024;
+const CHUNK: usize = 64 * 1024;
+
+/// With more than this waiting a recording is behind.
+const BEHIND: usize = 2 * CHUNK;
 
 /// So much goes into one object when chunks are waiting: a store far away takes as long over a small object as over a
 /// larger one, and would fall behind a device that shows a lot.
@@ -183,6 +186,11 @@ impl Spool {
         self.node.give_back(cost);
     }
 
+    /// Whether more waits than a store that works would leave.
+    pub(super) fn is_behind(&self) -> bool {
+        self.state.lock().waiting > BEHIND
+    }
+
     fn end(&self) -> Option<End> {
         self.state.lock().end
     }
@@ -312,7 +320,15 @@ impl Writer {
 
 /// The lines of a chunk behind those that stand there already, packed; no object if there are none.
 fn pack(mut lines: Vec<u8>, mut encoder: Encoder, chunk: &Chunk, end: Option<Duration>) -> (Encoder, Option<Bytes>) {
-    const INFALLIBLE: &str = "writing to memory";
+    let mut packed = GzEncoder::new(Vec::new(), Compression::fast());
+    let mut is_empty = true;
+    // Line by line: lines may take six times the bytes that they tell of.
+    let mut pack_lines = |lines: &mut Vec<u8>| {
+        is_empty &= lines.is_empty();
+        packed.write_all(lines).expect("writing to memory");
+        lines.clear();
+    };
+    pack_lines(&mut lines);
     let mut output = &chunk.output[..];
     for &(at, event) in &chunk.events {
         match event {
@@ -324,14 +340,12 @@ fn pack(mut lines: Vec<u8>, mut encoder: Encoder, chunk: &Chunk, end: Option<Dur
             Event::Resize(width, height) => encoder.resize(at, width, height, &mut lines),
             Event::EndsHere(why) => encoder.end_early(at, why, &mut lines),
         }
+        pack_lines(&mut lines);
     }
     if let Some(at) = end {
         encoder.flush(at, &mut lines);
+        pack_lines(&mut lines);
     }
-    if lines.is_empty() {
-        return (encoder, None);
-    }
-    let mut packed = GzEncoder::new(Vec::with_capacity(lines.len() / 4), Compression::fast());
-    packed.write_all(&lines).expect(INFALLIBLE);
-    (encoder, Some(packed.finish().expect(INFALLIBLE).into()))
+    let packed = (!is_empty).then(|| packed.finish().expect("writing to memory").into());
+    (encoder, packed)
 }

@@ -1,5 +1,7 @@
 //! Finds the host of a session, wherever it is; a terminal whose node is gone goes on at the node that looks for it.
 
+use std::time::Duration;
+
 use storage::{AttachmentId, SessionId, Sessions, StorageError, UserId};
 use tracing::info;
 
@@ -7,8 +9,11 @@ use super::attachment::SessionSide;
 use super::host::{Parts, SessionHost};
 use crate::bus::{Answer, Question};
 
-/// How often a session is looked up again when it moved meanwhile.
-const ATTEMPTS: usize = 3;
+/// How often a session is looked up again when it moved, or seems to have ended, meanwhile.
+const ATTEMPTS: usize = 4;
+
+/// Until the next time: ends are written down in batches.
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// Finds sessions.
 #[derive(Clone)]
@@ -56,14 +61,19 @@ impl Directory {
             let record = record.filter(|record| record.ended.is_none()).ok_or(NotFound::Unknown)?;
             let here = self.parts.bus.node();
             let answer = if record.node == here {
-                None
+                Some(Answer::Is(false))
             } else {
                 self.parts.reach.ask(record.node, Question::HasSession(session)).await
             };
             let handed_over = match answer {
                 Some(Answer::Session(writer)) => return Ok(Found { side: SessionSide::There(record.node), writer }),
                 Some(Answer::HandedOver(past)) => Some(*past),
-                _ => None,
+                None => None,
+                Some(_) => {
+                    // Its node lives and has it no more: it has ended, or moved, and that is being written down.
+                    tokio::time::sleep(PAUSE).await;
+                    continue;
+                }
             };
             if !record.kept {
                 return Err(NotFound::Unknown);

@@ -40,6 +40,9 @@ const SAY_AWAY_AFTER: Duration = Duration::from_secs(2);
 /// How often what a session has come to is written down.
 const NOTE_PROGRESS: Duration = Duration::from_secs(10);
 
+/// How long the beginning of a session that is kept may take to be written down before it begins regardless.
+const WRITTEN_LIMIT: Duration = Duration::from_secs(1);
+
 /// People of a session that are remembered.
 const PEOPLE_LIMIT: usize = 64;
 
@@ -123,7 +126,7 @@ impl SessionHost {
         let Beginning { session, device, user, end, kept } = beginning;
         let mut host = Self::new(parts, session, device, user, SessionLink::new(session), end);
         (host.begins, host.kept) = (true, kept);
-        host.start().recipient()
+        host.enter()
     }
 
     /// Goes on with a terminal whose node is gone or stopping, for the `generation`th time.
@@ -144,7 +147,24 @@ impl SessionHost {
         let mut host = Self::new(parts, session, device, user, link, nowhere);
         host.generation = i32::try_from(generation).unwrap_or(i32::MAX);
         host.opened = opened;
-        host.start().recipient()
+        host.enter()
+    }
+
+    /// Starts; it can be found as soon as this returns.
+    fn enter(self) -> Recipient<ToSession> {
+        let started = Self::create(|ctx| {
+            let hosted = HostedSession {
+                device: self.device,
+                user: self.user.clone(),
+                from_device: ctx.address().recipient(),
+                host: Some(ctx.address().recipient()),
+                device_node: if self.begins { self.end.node() } else { None },
+                writer: None,
+            };
+            self.parts.registry.enter_session(self.session, hosted);
+            self
+        });
+        started.recipient()
     }
 
     fn new(
@@ -218,8 +238,13 @@ impl SessionHost {
                 }
                 Effect::Output(bytes) => {
                     let at = self.age();
+                    let is_followed = self.link.is_followed();
                     if let Some(recorder) = self.recorder() {
-                        recorder.output(at, &bytes);
+                        if is_followed {
+                            recorder.output(at, &bytes);
+                        } else {
+                            recorder.output_nobody_follows(at, &bytes);
+                        }
                     }
                 }
                 Effect::Resized(width, height) => {
@@ -479,15 +504,6 @@ impl Actor for SessionHost {
 
     fn started(&mut self, ctx: &mut Self::Context) {
         ctx.set_mailbox_capacity(SOCKET_MAILBOX);
-        let hosted = HostedSession {
-            device: self.device,
-            user: self.user.clone(),
-            from_device: ctx.address().recipient(),
-            host: Some(ctx.address().recipient()),
-            device_node: if self.begins { self.end.node() } else { None },
-            writer: None,
-        };
-        self.parts.registry.enter_session(self.session, hosted);
         metrics::gauge!(crate::metrics::SESSIONS_OPEN).increment(1.0);
         info!(session.id = %self.session, user.id = %self.user, device.id = %self.device, "session opened");
         ctx.run_interval(CHECK_DEVICE, Self::check_device);
@@ -504,6 +520,12 @@ impl Actor for SessionHost {
                 kept: self.kept,
                 recorded: self.parts.recording.is_some(),
             }));
+            if self.kept {
+                // Nobody is told that it is kept before another node could find it. Without a database it goes on.
+                let (records, session) = (self.parts.records.clone(), self.session);
+                let written = async move { tokio::time::timeout(WRITTEN_LIMIT, records.beginning_written(session)).await };
+                ctx.wait(written.into_actor(self).map(|_, _, _| ()));
+            }
             let effects = self.link.begin(self.kept);
             self.carry_out(effects, ctx);
         } else {

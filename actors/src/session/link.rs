@@ -235,6 +235,11 @@ impl SessionLink {
         self.size
     }
 
+    /// Whether anybody takes the output as fast as it comes.
+    pub(super) fn is_followed(&self) -> bool {
+        self.attached.iter().any(|it| !it.gate.is_skipping())
+    }
+
     pub(super) fn is_kept(&self) -> bool {
         self.kept
     }

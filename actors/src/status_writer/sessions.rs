@@ -1,10 +1,12 @@
 //! Sessions that began, moved or ended and are not committed yet.
 
 use std::collections::HashMap;
+use std::pin::pin;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 use storage::{SessionChange, SessionId, Sessions, StorageError};
+use tokio::sync::Notify;
 
 use crate::events::{EventTail, Subject, Telling};
 
@@ -17,7 +19,11 @@ const BATCH: usize = 500;
 /// Changes that have not been committed yet: of each session its beginning, its end, and the latest figures and place in
 /// between. Cloning gives another handle to the same.
 #[derive(Clone, Default)]
-pub struct SessionQueue(Arc<Mutex<Waiting>>);
+pub struct SessionQueue {
+    waiting: Arc<Mutex<Waiting>>,
+    /// Something was committed.
+    written: Arc<Notify>,
+}
 
 #[derive(Default)]
 struct Waiting {
@@ -36,12 +42,24 @@ struct OfSession {
 impl SessionQueue {
     /// Something about a session has changed.
     pub fn note(&self, change: SessionChange) {
-        self.0.lock().note(change, LIMIT);
+        self.waiting.lock().note(change, LIMIT);
+    }
+
+    /// Waits until the beginning of a session that was noted is committed. It may be given up at any time.
+    pub async fn beginning_written(&self, session: SessionId) {
+        loop {
+            let mut written = pin!(self.written.notified());
+            written.as_mut().enable();
+            if !self.waiting.lock().is_beginning(session) {
+                return;
+            }
+            written.await;
+        }
     }
 
     /// Sessions of which something is not yet committed.
     pub fn len(&self) -> usize {
-        self.0.lock().sessions.len()
+        self.waiting.lock().sessions.len()
     }
 
     /// Whether all is committed.
@@ -71,7 +89,7 @@ impl SessionQueue {
     /// What waits of at most `size` sessions, oldest first. It stays in the queue until it is
     /// [committed](Self::committed).
     fn batch(&self, size: usize) -> Vec<SessionChange> {
-        let waiting = self.0.lock();
+        let waiting = self.waiting.lock();
         let mut sessions: Vec<&OfSession> = waiting.sessions.values().collect();
         sessions.sort_unstable_by_key(|session| session.turn);
         sessions.into_iter().take(size).flat_map(|session| session.changes.iter().cloned()).collect()
@@ -79,15 +97,18 @@ impl SessionQueue {
 
     /// These changes are in the database.
     fn committed(&self, written: &[SessionChange]) {
-        let mut waiting = self.0.lock();
-        for change in written {
-            let id = change.session();
-            let Some(session) = waiting.sessions.get_mut(&id) else { continue };
-            session.changes.retain(|other| other != change);
-            if session.changes.is_empty() {
-                waiting.sessions.remove(&id);
+        {
+            let mut waiting = self.waiting.lock();
+            for change in written {
+                let id = change.session();
+                let Some(session) = waiting.sessions.get_mut(&id) else { continue };
+                session.changes.retain(|other| other != change);
+                if session.changes.is_empty() {
+                    waiting.sessions.remove(&id);
+                }
             }
         }
+        self.written.notify_waiters();
     }
 }
 
@@ -116,6 +137,11 @@ async fn subjects_of_ended(
 }
 
 impl Waiting {
+    fn is_beginning(&self, session: SessionId) -> bool {
+        let changes = self.sessions.get(&session).map(|session| session.changes.iter());
+        changes.is_some_and(|mut changes| changes.any(|change| Step::of(change) == Step::Beginning))
+    }
+
     fn note(&mut self, change: SessionChange, limit: usize) {
         let id = change.session();
         if self.sessions.len() >= limit && !self.sessions.contains_key(&id) {
@@ -185,6 +211,23 @@ mod tests {
         SessionChange::Ended { session, generation: 0, at: Timestamp(2), reason: "left".to_owned(), figures }
     }
 
+    #[tokio::test]
+    async fn a_beginning_is_waited_for_until_it_is_committed() {
+        let (queue, session) = (SessionQueue::default(), SessionId::random());
+        queue.beginning_written(session).await;
+        queue.note(opened(session));
+        let waiting = tokio::spawn({
+            let queue = queue.clone();
+            async move { queue.beginning_written(session).await }
+        });
+        tokio::task::yield_now().await;
+        assert!(!waiting.is_finished());
+        queue.note(progress(session, 1));
+        queue.committed(&queue.batch(10)[..1]);
+        waiting.await.unwrap();
+        assert_eq!(queue.len(), 1);
+    }
+
     #[test]
     fn progress_collapses_and_an_end_carries_it() {
         let (queue, session) = (SessionQueue::default(), SessionId::random());
@@ -222,7 +265,7 @@ mod tests {
         assert_eq!(waiting.sessions.len(), 3);
         // What is known already still gets its end.
         waiting.note(ended(sessions[0]), 3);
-        let queue = SessionQueue(Arc::new(Mutex::new(waiting)));
+        let queue = SessionQueue { waiting: Arc::new(Mutex::new(waiting)), ..SessionQueue::default() };
         let batch = queue.batch(2);
         assert_eq!(
             batch.iter().map(SessionChange::session).collect::<Vec<_>>(),

@@ -14,7 +14,7 @@ const REPORT_AFTER: u64 = 16 << 10;
 /// The counts of one session.
 #[derive(Debug, Default)]
 pub struct Ledger {
-    /// Keystrokes that the session has taken.
+    /// Keystrokes that were handed on to the device.
     taken: u64,
     /// Keystrokes after those.
     untaken: VecDeque<u8>,
@@ -58,14 +58,17 @@ impl Ledger {
             self.shown += gap.output;
         }
         self.reported = self.reported.min(self.shown);
-        if input < self.taken {
+        match input.checked_sub(self.taken).map(usize::try_from) {
+            // The hub has those, but may die before it has handed them on: they are kept until it says that it has.
+            Some(Ok(had)) if had <= self.untaken.len() => self.sent = had,
+            Some(_) => {
+                gap.input = true;
+                // Half a command that was meant for another moment does more harm than none.
+                self.untaken.clear();
+                self.taken = input;
+            }
             // A hub that took the session over from another one may count anew; what was taken stays taken.
-            self.taken = input;
-        } else if !self.take(input) {
-            gap.input = true;
-            // Half a command that was meant for another moment does more harm than none.
-            self.untaken.clear();
-            self.taken = input;
+            None => self.taken = input,
         }
         gap
     }
@@ -110,8 +113,8 @@ impl Ledger {
         self.sent = 0;
     }
 
-    /// The session has taken so many keystrokes since it began; `false` if that cannot be. It may tell less than it told
-    /// when the websocket was opened, since then it speaks of what it has handed on.
+    /// So many keystrokes were handed on since the session began; `false` if that cannot be. It may tell less than when the
+    /// websocket was opened, since then it speaks of all that it has.
     #[must_use]
     pub fn take(&mut self, total: u64) -> bool {
         let Some(more) = total.checked_sub(self.taken) else { return true };
