@@ -127,6 +127,11 @@ impl Bus {
         Self::Local(LocalBus::new(node))
     }
 
+    /// Whether there are no other nodes, and never will be.
+    pub fn is_alone(&self) -> bool {
+        matches!(self, Self::Local(_))
+    }
+
     /// Which node speaks here.
     pub fn node(&self) -> NodeId {
         match self {

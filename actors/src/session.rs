@@ -59,7 +59,7 @@ pub struct Config {
     /// How long a terminal that was left running on purpose waits for somebody to come back to it.
     #[serde(with = "storage::units::duration")]
     pub detached_limit: Duration,
-    /// Output kept of each terminal for those who come to it later.
+    /// Output kept of each terminal for those who come to it later; a quarter of it if nobody asked to keep the terminal.
     #[serde(with = "storage::units::size")]
     pub scrollback: usize,
     /// Whether terminals are recorded: what devices print, never what operators type.

@@ -11,7 +11,8 @@ use tokio::time::{Instant, sleep_until};
 use tracing::warn;
 
 /// Ends every session, then closes the devices' connections in random order, spread evenly over `window`, and waits until
-/// they are gone. (`deviceconnect-46`)
+/// they are gone, and until the sessions that are kept were asked for by the nodes to which their clients went.
+/// (`deviceconnect-46`)
 pub async fn send_everybody_away(tree: &Tree, window: Duration) {
     tree.start_draining();
     end_sessions(tree);
@@ -24,7 +25,12 @@ pub async fn send_everybody_away(tree: &Tree, window: Duration) {
         let _ = connection.to.try_send(ToDevice::Close { why: DisconnectReason::NodeShutdown });
     }
     let deadline = Instant::now() + crate::GOODBYE_LIMIT;
-    while tree.registry.device_count() > 0 || !tree.registry.operators().is_empty() {
+    let is_empty = |tree: &Tree| {
+        tree.registry.device_count() == 0
+            && tree.registry.operators().is_empty()
+            && (tree.bus.is_alone() || tree.registry.sessions().iter().all(|(_, hosted)| hosted.host.is_none()))
+    };
+    while !is_empty(tree) {
         if Instant::now() > deadline {
             warn!(devices = tree.registry.device_count(), "some connections are cut instead of closed");
             return;

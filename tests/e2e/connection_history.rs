@@ -94,7 +94,8 @@ async fn a_removed_device_is_told_and_its_history_goes_with_it(set: Set) {
     socket.end(LIMIT).await;
     assert_eq!(stream.hear_of("disconnected", &device.id).await.data["reason"], "decommissioned");
     let path = format!("/api/management/v1/mooring/devices/{}/connections", device.id);
-    wait_until(LIMIT, "the history to be forgotten", async || (user.get(&path).await.status == 404).then_some(())).await;
+    wait_until(LIMIT, "the history to be forgotten", async || (user.get(&path).await.status == 404).then_some(()))
+        .await;
     user.connection(&device.id).await.expect(404);
 }
 

@@ -81,6 +81,10 @@ async fn a_real_shell_outlives_tokens_sockets_and_nodes() {
     // The device's socket is lost; what is typed meanwhile waits for the next one.
     let before = device.connections();
     line.cut_for_now();
+    // Until the hub knows, keys go down the lost socket: agents confirm nothing.
+    terminal
+        .told("the device to be away", LIMIT, |terminal| terminal.device.last().is_some_and(|it| it == "away"))
+        .await;
     typist.type_lines(&mut terminal, 20).await;
     line.mend();
     device.back_soon(before).await;

@@ -63,8 +63,8 @@ pub(super) fn header(header: &CastHeader) -> Vec<u8> {
     let mut title: String = header.title.chars().take(TITLE).collect();
     title.retain(|letter| !letter.is_control());
     let (width, height, timestamp) = (header.width, header.height, header.started.seconds());
-    let mut line = serde_json::to_vec(&Header { version: 2, width, height, timestamp, title })
-        .expect("plain structs encode");
+    let mut line =
+        serde_json::to_vec(&Header { version: 2, width, height, timestamp, title }).expect("plain structs encode");
     line.push(b'\n');
     line
 }

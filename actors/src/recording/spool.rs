@@ -266,8 +266,8 @@ impl Writer {
         self.next = Some(number);
         let lines = if number == 0 { self.header.clone() } else { Vec::new() };
         let encoder = std::mem::take(&mut self.encoder);
-        let packing = tokio::task::spawn_blocking(move || pack(lines, encoder, &chunk, end));
-        let (encoder, packed) = packing.await.expect("packing does not panic");
+        // Here and not on a thread of its own: a chunk is small, and every such thread would keep memory of its own.
+        let (encoder, packed) = pack(lines, encoder, &chunk, end);
         self.encoder = encoder;
         let Some(packed) = packed else { return Ok(()) };
         let path = reader::chunk_path(self.session, number);

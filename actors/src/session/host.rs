@@ -444,6 +444,10 @@ impl SessionHost {
             let effects = self.link.finish(SessionEnd::NodeShutdown);
             return self.carry_out(effects, ctx);
         }
+        if self.attached.is_empty() && !self.is_draining {
+            // Nobody is about to ask for it.
+            ctx.stop();
+        }
         self.is_draining = true;
         for (attachment, end) in self.attached.drain() {
             let _ = end.send(&self.parts.bus, attachment, ToAttached::End { why: SessionEnd::NodeShutdown });
@@ -523,7 +527,8 @@ impl Actor for SessionHost {
             if self.kept {
                 // Nobody is told that it is kept before another node could find it. Without a database it goes on.
                 let (records, session) = (self.parts.records.clone(), self.session);
-                let written = async move { tokio::time::timeout(WRITTEN_LIMIT, records.beginning_written(session)).await };
+                let written =
+                    async move { tokio::time::timeout(WRITTEN_LIMIT, records.beginning_written(session)).await };
                 ctx.wait(written.into_actor(self).map(|_, _, _| ()));
             }
             let effects = self.link.begin(self.kept);

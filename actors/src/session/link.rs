@@ -605,7 +605,9 @@ impl SessionLink {
         let cost = charge(message.len());
         let start = self.output;
         self.output += body.len() as u64;
-        self.scrollback.push(&body, limits.scrollback);
+        // A session that nobody asked to keep is joined by watchers only, who need its last screens.
+        let scrollback = if self.kept { limits.scrollback } else { limits.scrollback / 4 };
+        self.scrollback.push(&body, scrollback);
         let mut effects = Vec::new();
         let is_layered = matches!(self.use_of, Use::Layered(_));
         for attached in &mut self.attached {
@@ -733,8 +735,18 @@ impl SessionLink {
         if self.former.is_some() {
             self.binding = self.binding.next();
         }
-        let resume = Resume { shell: self.shell, output: self.output, input: self.input, received: self.former };
+        // If nobody else knows how far a terminal has come, those who watched it do.
+        let output = if self.is_blank { self.seen_by_waiting() } else { self.output };
+        let resume = Resume { shell: self.shell, output, input: self.input, received: self.former };
         vec![Effect::Open { kept: self.kept, resume: Some(resume) }]
+    }
+
+    fn seen_by_waiting(&self) -> u64 {
+        let seen = self.waiting.iter().filter_map(|join| match join.client {
+            Client::Ours { from, .. } => from,
+            Client::Stock => None,
+        });
+        seen.max().unwrap_or(0)
     }
 
     fn resumed(&mut self, resumed: Resumed, now: Timestamp) -> Vec<Effect> {
