@@ -70,7 +70,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             to_device_window: 64 * 1024,
-            to_operator_window: 256 * 1024,
+            to_operator_window: 192 * 1024,
             stream_window: 96 * 1024,
             streams: 128,
             per_device: 64,
@@ -214,7 +214,7 @@ pub struct Resume {
     pub shell: bool,
     /// Bytes of terminal output so far.
     pub output: u64,
-    /// Bytes of keystrokes so far.
+    /// Bytes of keystrokes that left for the device; the others follow.
     pub input: u64,
     /// The binding before this one and how many messages its host received in it, if it is the same host.
     pub received: Option<(Binding, u32)>,

@@ -672,8 +672,8 @@ impl SessionLink {
         effects
     }
 
-    /// Tells a client of ours up to where its keystrokes have left for the device.
-    fn tell_input(&mut self, effects: &mut Vec<Effect>) {
+    /// Keystrokes that are known to have left for the device.
+    fn handed_on(&self) -> u64 {
         let waiting: u64 = self
             .unconfirmed
             .iter()
@@ -681,7 +681,12 @@ impl SessionLink {
             .filter(|read| (read.proto, read.typ) == (proto::SHELL, "shell"))
             .map(|read| read.body.bytes().len() as u64)
             .sum();
-        let taken = self.input - waiting;
+        self.input.saturating_sub(waiting)
+    }
+
+    /// Tells a client of ours up to where its keystrokes have left for the device.
+    fn tell_input(&mut self, effects: &mut Vec<Effect>) {
+        let taken = self.handed_on();
         if let Some(writer) = self.attached.iter_mut().find(|it| it.ours && it.role == Role::Writer) {
             let input = Compose {
                 proto: proto::MOORING,
@@ -737,7 +742,8 @@ impl SessionLink {
         }
         // If nobody else knows how far a terminal has come, those who watched it do.
         let output = if self.is_blank { self.seen_by_waiting() } else { self.output };
-        let resume = Resume { shell: self.shell, output, input: self.input, received: self.former };
+        // The rest is said again.
+        let resume = Resume { shell: self.shell, output, input: self.handed_on(), received: self.former };
         vec![Effect::Open { kept: self.kept, resume: Some(resume) }]
     }
 
