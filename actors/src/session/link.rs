@@ -355,7 +355,9 @@ impl SessionLink {
             };
             effects.push(attached.force(greeting.to_bytes()));
             for piece in pieces {
-                effects.push(attached.force(self.output_message(&piece)));
+                let message = self.output_message(&piece);
+                attached.gate.replay(charge(message.len()));
+                effects.push(attached.deliver(message));
             }
             if self.device == Device::Away {
                 effects.push(attached.force(self.device_state("away")));
