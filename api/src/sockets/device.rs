@@ -31,6 +31,9 @@ const HIGH_WATER: usize = 16 * 1024;
 /// How long a shell that outlived its device's former connection may speak before its session's host has found this one.
 const CLAIM_LIMIT: Duration = Duration::from_secs(15);
 
+/// How long a device that is sent away because its node stops may take to say that it has heard.
+const LAST_WORDS_LIMIT: Duration = Duration::from_secs(1);
+
 /// The messages of a socket, whatever its transport.
 pub(super) type Events = Pin<Box<dyn Stream<Item = SocketEvent>>>;
 
@@ -47,6 +50,8 @@ pub(super) struct DeviceSocket {
     /// Why it ended; a fault of ours unless something else was found first.
     reason: DisconnectReason,
     has_entered: bool,
+    /// It was sent away with a Close frame and is heard until it answers that.
+    is_leaving: bool,
 }
 
 /// What a device's socket is opened with.
@@ -70,6 +75,7 @@ impl DeviceSocket {
             shared,
             reason: DisconnectReason::HubFault,
             has_entered: false,
+            is_leaving: false,
         }
     }
 
@@ -112,6 +118,10 @@ impl DeviceSocket {
 
     /// Moves what may go now from the link to the socket.
     fn write(&mut self, ctx: &mut WebsocketContext<Self>) {
+        if self.is_leaving {
+            // Nothing follows a Close frame; it is said on the device's next connection.
+            return;
+        }
         while self.flow.unwritten() < HIGH_WATER {
             let Some(outgoing) = self.link.next_outgoing(&self.shared.sessions) else { return };
             self.flow.hand_over(outgoing.message.len());
@@ -138,6 +148,13 @@ impl DeviceSocket {
     }
 
     fn close(&mut self, ctx: &mut WebsocketContext<Self>, reason: DisconnectReason) {
+        if self.is_leaving {
+            // It was told already. Only one that is elsewhere by now has nothing more to say here.
+            if reason != DisconnectReason::NodeShutdown {
+                ctx.stop();
+            }
+            return;
+        }
         self.reason = reason;
         let (code, text) = match reason {
             DisconnectReason::Replaced => (CloseCode::Normal, "replaced by a newer connection"),
@@ -149,7 +166,13 @@ impl DeviceSocket {
             _ => (CloseCode::Error, "internal error"),
         };
         ctx.close(Some((code, text).into()));
-        ctx.stop();
+        if reason == DisconnectReason::NodeShutdown {
+            // What it prints before it hears of this belongs to terminals that go on elsewhere.
+            self.is_leaving = true;
+            ctx.run_later(LAST_WORDS_LIMIT, |_, ctx| ctx.stop());
+        } else {
+            ctx.stop();
+        }
     }
 }
 
@@ -257,6 +280,7 @@ impl StreamHandler<SocketEvent> for DeviceSocket {
                 }
             },
             SocketEvent::Room => self.write(ctx),
+            SocketEvent::Ended(_) if self.is_leaving => ctx.stop(),
             SocketEvent::Ended(end) => {
                 self.reason = match end {
                     End::Closed => DisconnectReason::ClosedByDevice,
