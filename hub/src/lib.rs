@@ -211,6 +211,7 @@ fn run(config: Config, ready: &mpsc::Sender<anyhow::Result<Started>>, stopping: 
         let metrics_address = metrics.as_ref().map(|metrics| metrics.address);
         let internal_address = internal.as_ref().map(|internal| internal.address);
         let handle = listening.handle.clone();
+        let door = listening.door();
         actix_rt::spawn(listening.server);
         for private in [metrics, internal].into_iter().flatten() {
             actix_rt::spawn(private.server);
@@ -223,7 +224,10 @@ fn run(config: Config, ready: &mpsc::Sender<anyhow::Result<Started>>, stopping: 
             () = asked_to_stop.notified() => info!("asked to stop by the internal API"),
         }
         info!("stopping: no new connections, sending devices and operators away");
-        handle.pause().await;
+        match door {
+            Ok(door) => door.close().await,
+            Err(error) => warn!(%error, "new connections are taken to the end"),
+        }
         drain::send_everybody_away(&parts.tree, window).await;
         parts.tree.stop().await;
         handle.stop(false).await;
