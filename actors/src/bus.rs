@@ -96,6 +96,8 @@ pub enum Incoming {
     Event(Event),
     /// The connection to the other nodes was interrupted: messages may be missing.
     LinkLost,
+    /// It is back. What the others announced in between was not heard.
+    LinkBack,
 }
 
 /// Why something could not be said to another node.

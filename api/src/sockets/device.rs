@@ -19,7 +19,7 @@ use actors::registry::{ConnectedDevice, Entered};
 use actors::session::attachment::ToSession;
 use actors::session::{Binding, DeviceSays, HostEnd, HostSays, SOCKET_MAILBOX, SessionEnd, ToDevice};
 use futures_util::Stream;
-use storage::{ConnectionChange, DeviceId, Epoch, SessionId, clock};
+use storage::{AuthSetId, ConnectionChange, DeviceId, Epoch, SessionId, clock};
 use tracing::{debug, warn};
 
 use super::pump::{End, Flow, SocketEvent};
@@ -40,6 +40,7 @@ pub(super) type Events = Pin<Box<dyn Stream<Item = SocketEvent>>>;
 /// One device's connection.
 pub(super) struct DeviceSocket {
     device: DeviceId,
+    auth_set: AuthSetId,
     epoch: Epoch,
     address: Option<IpAddr>,
     link: DeviceLink<HostEnd>,
@@ -57,6 +58,7 @@ pub(super) struct DeviceSocket {
 /// What a device's socket is opened with.
 pub(super) struct Opening {
     pub(super) device: DeviceId,
+    pub(super) auth_set: AuthSetId,
     pub(super) epoch: Epoch,
     /// Where it connected from, as far as trusted proxies tell.
     pub(super) address: Option<IpAddr>,
@@ -67,6 +69,7 @@ impl DeviceSocket {
     pub(super) fn new(opening: Opening, flow: Rc<Flow>, events: Events, shared: Rc<SocketState>) -> Self {
         Self {
             device: opening.device,
+            auth_set: opening.auth_set,
             epoch: opening.epoch,
             address: opening.address,
             link: DeviceLink::default(),
@@ -184,7 +187,8 @@ impl Actor for DeviceSocket {
         let Some((events, token)) = self.start.take() else { return };
         ctx.add_stream(events);
         let now = clock::now();
-        let connection = ConnectedDevice { epoch: self.epoch, to: ctx.address().recipient(), since: now };
+        let connection =
+            ConnectedDevice { epoch: self.epoch, auth_set: self.auth_set, to: ctx.address().recipient(), since: now };
         match self.shared.tree.registry.enter(self.device, connection) {
             Entered::First => {}
             Entered::Replaced(older) => {

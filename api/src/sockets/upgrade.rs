@@ -230,7 +230,13 @@ async fn admit_device(state: &SocketState, request: &Request) -> Result<Admitted
     };
     let address =
         request.peer_addr().map(|peer| client_address(request.headers(), peer.ip(), &state.api.trusted_proxies));
-    Ok(Admitted::Device(device::Opening { device: identity.device, epoch, address, token: token.to_owned() }))
+    Ok(Admitted::Device(device::Opening {
+        device: identity.device,
+        auth_set: identity.auth_set,
+        epoch,
+        address,
+        token: token.to_owned(),
+    }))
 }
 
 async fn admit_operator(
