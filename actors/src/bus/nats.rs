@@ -26,8 +26,14 @@ pub struct NatsBus {
     prefix: String,
     client: Client,
     outbox: mpsc::Sender<(Subject, Bytes)>,
-    interruptions: tokio::sync::watch::Receiver<u64>,
-    restorations: tokio::sync::watch::Receiver<u64>,
+    link: tokio::sync::watch::Receiver<Link>,
+}
+
+/// How often the connection to the server was lost, and made.
+#[derive(Debug, Clone, Copy, Default)]
+struct Link {
+    lost: u64,
+    made: u64,
 }
 
 #[derive(Serialize, serde::Deserialize)]
@@ -42,8 +48,7 @@ impl NatsBus {
     /// # Errors
     /// When the server cannot be reached.
     pub async fn connect(url: &str, prefix: &str, node: NodeId) -> Result<Self, BusError> {
-        let (interrupted, interruptions) = tokio::sync::watch::channel(0);
-        let (restored, restorations) = tokio::sync::watch::channel(0);
+        let (changed, link) = tokio::sync::watch::channel(Link::default());
         let client = ConnectOptions::new()
             .name("mooring")
             .connection_timeout(CONNECT_LIMIT)
@@ -53,11 +58,11 @@ impl NatsBus {
                 match event {
                     async_nats::Event::Connected => {
                         info!("connected to the message bus");
-                        restored.send_modify(|count| *count += 1);
+                        changed.send_modify(|link| link.made += 1);
                     }
                     async_nats::Event::Disconnected | async_nats::Event::SlowConsumer(_) => {
                         warn!(%event, "messages between nodes may have been lost");
-                        interrupted.send_modify(|count| *count += 1);
+                        changed.send_modify(|link| link.lost += 1);
                     }
                     _ => {}
                 }
@@ -68,7 +73,7 @@ impl NatsBus {
             .map_err(unavailable)?;
         let (outbox, waiting) = mpsc::channel(OUTBOX_LIMIT);
         tokio::spawn(write_out(client.clone(), waiting));
-        Ok(Self { node, prefix: prefix.to_owned(), client, outbox, interruptions, restorations })
+        Ok(Self { node, prefix: prefix.to_owned(), client, outbox, link })
     }
 
     pub(super) fn node(&self) -> NodeId {
@@ -100,10 +105,8 @@ impl NatsBus {
             Err(BusError::Unavailable("the subscription ended".into()))
         };
         tokio::time::timeout(CONNECT_LIMIT, until_marker).await.map_err(unavailable)??;
-        let mut interruptions = self.interruptions.clone();
-        interruptions.mark_unchanged();
-        let mut restorations = self.restorations.clone();
-        restorations.mark_unchanged();
+        let mut link = self.link.clone();
+        let mut known = *link.borrow_and_update();
         let node = self.node;
         let (inbox, receiver) = mpsc::channel(INBOX_LIMIT);
         tokio::spawn(async move {
@@ -126,14 +129,17 @@ impl NatsBus {
                             .map(|announcement| Incoming::Event(announcement.event)),
                         None => break,
                     },
-                    changed = interruptions.changed() => match changed {
-                        Ok(()) => Some(Incoming::LinkLost),
-                        Err(_) => break,
-                    },
-                    changed = restorations.changed() => match changed {
-                        Ok(()) => Some(Incoming::LinkBack),
-                        Err(_) => break,
-                    },
+                    changed = link.changed() => {
+                        if changed.is_err() {
+                            break;
+                        }
+                        let now = *link.borrow_and_update();
+                        let before = std::mem::replace(&mut known, now);
+                        if now.lost > before.lost && inbox.send(Incoming::LinkLost).await.is_err() {
+                            break;
+                        }
+                        (now.made > before.made).then_some(Incoming::LinkBack)
+                    }
                     () = inbox.closed() => break,
                 };
                 if let Some(incoming) = incoming

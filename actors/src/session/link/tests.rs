@@ -374,6 +374,25 @@ fn a_terminal_handed_over_knows_everything() {
 }
 
 #[test]
+fn what_is_handed_over_on_the_way_to_a_device_counts_from_the_last_confirmed_binding() {
+    let mut rig = Rig::new(true);
+    let (writer, _) = rig.ours("u", Mode::Write, None);
+    rig.start_shell(writer);
+    rig.device("shell", b"printed");
+    rig.lose_device();
+    rig.link.find_device();
+    let next = SessionLink::handed_over(rig.session, 1, rig.link.past()).find_device();
+    let [Effect::Open { resume: Some(resume), .. }] = &next[..] else { panic!("{next:?}") };
+    assert_eq!((resume.output, resume.received), (7, Some((Binding::ONLY, 2))));
+
+    // Who knows nothing hands nothing over, not even that nothing was printed.
+    let mut blank = SessionLink::taken_over(rig.session, 1);
+    blank.find_device();
+    let next = SessionLink::handed_over(rig.session, 2, blank.past());
+    assert!(next.is_blank);
+}
+
+#[test]
 fn an_agent_started_anew_knows_the_shell_no_longer() {
     let mut rig = Rig::new(false);
     let operator = rig.stock();
