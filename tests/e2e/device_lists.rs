@@ -1,6 +1,6 @@
 //! Devices are listed, counted, preauthorized and limited.
 
-use harness::{Key, LIMIT, Set, TestDevice, TestHub, TestUser, both_sets, wait_until};
+use harness::{Key, LIMIT, Mooring, Set, TestDevice, TestHub, TestUser, both_sets, wait_until};
 use serde_json::{Value, json};
 
 both_sets!([
@@ -16,6 +16,7 @@ both_sets!([
     the_limit_of_devices_is_kept_and_shown,
     parallel_accepts_at_the_limit_let_one_in,
     a_decommissioned_device_stays_gone_when_the_hub_is_killed,
+    the_operator_looks_whether_all_agrees_with_the_devices,
 ]);
 
 const DEVICES: &str = "/api/management/v2/devauth/devices";
@@ -403,4 +404,18 @@ async fn a_decommissioned_device_stays_gone_when_the_hub_is_killed(set: Set) {
     assert!(!device.has_access().await);
     device.join(&user).await;
     assert_ne!(device.id, former);
+}
+
+async fn the_operator_looks_whether_all_agrees_with_the_devices(set: Set) {
+    let hub = set.hub().await;
+    let user = hub.user().await;
+    let fleet = a_fleet(&hub, &user).await;
+    let mooring = Mooring::in_site(hub.site());
+    for arguments in [&["repair", "--dry-run"][..], &["repair"]] {
+        let output = mooring.run(arguments, "").await;
+        assert!(output.status.success(), "{output:?}");
+        let numbers: Vec<&str> = output.stdout.lines().filter_map(|line| line.split(' ').next()).collect();
+        assert_eq!(numbers, ["8", "0", "0", "0", "no"], "{output:?}");
+    }
+    assert_eq!(briefly(&user.get(DEVICES).await.expect(200).json()), fleet);
 }
