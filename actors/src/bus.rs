@@ -182,6 +182,17 @@ impl Bus {
         }
     }
 
+    /// Waits until what was said and announced has left this process. For those who end after it, and do not listen.
+    ///
+    /// # Errors
+    /// When NATS cannot be reached.
+    pub async fn flush(&self) -> Result<(), BusError> {
+        match self {
+            Self::Local(_) => Ok(()),
+            Self::Nats(bus) => bus.flush().await,
+        }
+    }
+
     /// Whether the bus works right now.
     ///
     /// # Errors

@@ -34,6 +34,14 @@ pub struct Config {
     pub user_fallback_key_file: Option<PathBuf>,
     /// Logins of one user that live at the same time; the oldest end. 0: any number.
     pub sessions_per_user: u32,
+    /// Personal access tokens of one user; further ones are refused. 0: any number.
+    pub personal_tokens_per_user: u32,
+    /// The longest that a personal access token may be asked to last. One without an end may be had in any case.
+    #[serde(with = "units::duration")]
+    pub personal_token_lifetime_limit: Duration,
+    /// How often it is noted, at most, that a personal access token was used.
+    #[serde(with = "units::duration")]
+    pub personal_token_use_noted_every: Duration,
     /// Devices that may be accepted at once; without it, any number. Lowering it takes nothing from anyone.
     pub max_devices: Option<u64>,
     /// Devices that may wait for a decision; further unknown ones are turned away.
@@ -144,6 +152,9 @@ impl Default for Config {
             user_key_file: None,
             user_fallback_key_file: None,
             sessions_per_user: 10,
+            personal_tokens_per_user: 10,
+            personal_token_lifetime_limit: Duration::from_hours(365 * 24),
+            personal_token_use_noted_every: Duration::from_mins(5),
             max_devices: None,
             pending_devices_limit: 100_000,
             pending_sets_per_device: 20,

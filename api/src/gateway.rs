@@ -73,11 +73,15 @@ pub fn access(path: &str) -> Access {
 
 /// What this path calls for on the listener of the internal API, where nothing else is served.
 pub fn internal_access(path: &str) -> Access {
-    const INTERNAL: &str = "api/internal/v1/deviceconnect";
-    match path.trim_start_matches('/').strip_prefix(INTERNAL) {
-        // They give nothing away, and whoever watches a process holds no secrets.
-        Some("/alive" | "/health") => Access::Public,
-        Some(rest) if rest.starts_with('/') => Access::Internal,
+    let inner = path.trim_start_matches('/').strip_prefix("api/internal/v1/");
+    let Some((service, rest)) = inner.and_then(|inner| inner.split_once('/')) else { return Access::Nowhere };
+    match (service, rest) {
+        // They give nothing away, and whoever watches a process holds no secrets. Where a token is verified, the header
+        // holds that one, and the answer is what the other listener would say.
+        ("deviceconnect" | "devauth" | "useradm", "alive" | "health")
+        | ("devauth", "tokens/verify")
+        | ("useradm", "auth/verify") => Access::Public,
+        ("deviceconnect" | "devauth" | "useradm", _) => Access::Internal,
         _ => Access::Nowhere,
     }
 }
@@ -184,7 +188,15 @@ mod tests {
             ("/api/internal/v1/deviceconnect/alive/x", Access::Internal),
             ("/api/internal/v1/deviceconnect/tenants//devices", Access::Internal),
             ("/api/internal/v1/deviceconnectx", Access::Nowhere),
-            ("/api/internal/v1/devauth/tokens/verify", Access::Nowhere),
+            ("/api/internal/v1/devauth/health", Access::Public),
+            ("/api/internal/v1/devauth/tokens/verify", Access::Public),
+            ("/api/internal/v1/devauth/tokens", Access::Internal),
+            ("/api/internal/v1/devauth/tenants//devices", Access::Internal),
+            ("/api/internal/v1/useradm/auth/verify", Access::Public),
+            ("/api/internal/v1/useradm/tenants//users", Access::Internal),
+            ("/api/internal/v1/useradm", Access::Nowhere),
+            ("/api/internal/v2/devauth/tokens", Access::Nowhere),
+            ("/api/internal/v1/inventory/tenants", Access::Nowhere),
             ("/api/management/v2/devauth/devices", Access::Nowhere),
             ("/health/live", Access::Nowhere),
             ("/", Access::Nowhere),

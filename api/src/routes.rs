@@ -12,6 +12,7 @@ use crate::{
 pub fn routes(service: &mut ServiceConfig) {
     use devices::device::ask_to_join;
     use devices::management as admission;
+    use users::{personal_tokens, plans, settings};
 
     // What devices ask.
     let attributes = E::at("/api/devices/v1/inventory/device/attributes");
@@ -33,12 +34,22 @@ pub fn routes(service: &mut ServiceConfig) {
         .service(E::at("/api/management/v2/devauth/limits/{name}").get(admission::limit));
 
     // Users.
+    let me = E::at("/api/management/v1/useradm/users/me");
+    let user = E::at("/api/management/v1/useradm/users/{id}");
+    let tokens = E::at("/api/management/v1/useradm/settings/tokens");
     service
         .service(E::at("/api/management/v1/useradm/auth/login").post(users::log_in))
         .service(E::at("/api/management/v1/useradm/auth/logout").post(users::log_out))
         .service(E::at("/api/management/v1/useradm/users").get(users::list).post(users::add))
-        .service(E::at("/api/management/v1/useradm/users/me").get(users::me))
-        .service(E::at("/api/management/v1/useradm/users/{id}").get(users::get));
+        .service(me.get(users::me).put(users::update_me).delete(users::remove_me))
+        .service(user.get(users::get).put(users::update).delete(users::remove))
+        .service(E::at("/api/management/v2/useradm/users/me").put(users::update_own_password))
+        .service(tokens.get(personal_tokens::list).post(personal_tokens::issue))
+        .service(E::at("/api/management/v1/useradm/settings/tokens/{id}").delete(personal_tokens::revoke))
+        .service(E::at("/api/management/v1/useradm/settings").get(settings::get).post(settings::replace))
+        .service(E::at("/api/management/v1/useradm/settings/me").get(settings::get_own).post(settings::replace_own))
+        .service(E::at("/api/management/v1/useradm/plans").get(plans::list))
+        .service(E::at("/api/management/v1/useradm/plan_binding").get(plans::binding));
 
     // What is known about devices, and whether they are connected.
     service
@@ -118,6 +129,42 @@ pub fn internal_routes(service: &mut ServiceConfig) {
         // A slash at the end has been taken away by then.
         .service(E::at("/api/internal/v1/deviceconnect/tenants").delete(internal::wipe))
         .service(E::at("/api/internal/v1/deviceconnect/tenants/{tenant}").delete(internal::wipe_another));
+    internal_device_auth(service);
+    internal_users(service);
+}
+
+fn internal_device_auth(service: &mut ServiceConfig) {
+    use internal::device_auth;
+
+    let limit = E::at("/api/internal/v1/devauth/tenant/{tenant:[^/]*}/limits/{name}");
+    let device = E::at("/api/internal/v1/devauth/tenants/{tenant:[^/]*}/devices/{id}");
+    let verify = E::at("/api/internal/v1/devauth/tokens/verify");
+    service
+        .service(E::at("/api/internal/v1/devauth/alive").get(internal::alive))
+        .service(E::at("/api/internal/v1/devauth/health").get(internal::health))
+        .service(verify.get(device_auth::verify).post(device_auth::verify))
+        .service(E::at("/api/internal/v1/devauth/tokens").delete(device_auth::revoke_tokens))
+        .service(limit.get(device_auth::limit).put(device_auth::set_limit).delete(device_auth::lift_limit))
+        .service(E::at("/api/internal/v1/devauth/tenants").post(device_auth::add_tenant))
+        .service(E::at("/api/internal/v1/devauth/tenants/{tenant:[^/]*}/devices").get(device_auth::list))
+        .service(E::at("/api/internal/v1/devauth/tenants/{tenant:[^/]*}/devices/count").get(device_auth::count))
+        .service(E::at("/api/internal/v1/devauth/tenants/{tenant:[^/]*}/devices/{id}/status").get(device_auth::status))
+        .service(device.patch(device_auth::update).delete(device_auth::remove));
+}
+
+fn internal_users(service: &mut ServiceConfig) {
+    use internal::{device_auth, users};
+
+    let verify = E::at("/api/internal/v1/useradm/auth/verify");
+    let list = E::at("/api/internal/v1/useradm/tenants/{tenant:[^/]*}/users");
+    service
+        .service(E::at("/api/internal/v1/useradm/alive").get(internal::alive))
+        .service(E::at("/api/internal/v1/useradm/health").get(internal::health))
+        .service(verify.get(users::verify).post(users::verify))
+        .service(E::at("/api/internal/v1/useradm/tokens").delete(device_auth::revoke_tokens))
+        .service(E::at("/api/internal/v1/useradm/tenants").post(users::add_tenant))
+        .service(list.get(users::list).post(users::add))
+        .service(E::at("/api/internal/v1/useradm/tenants/{tenant:[^/]*}/users/{id}").delete(users::remove));
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! What can be typed after `mooring`.
 //!
-//! One file per command. Those of the hub (`serve`, `user`, `migrate`, `config`, `demo`) read the settings; those of the
+//! One file per command. Those of the hub (`serve`, `user`, `migrate`, `repair`, `config`, `demo`) read the settings; those of the
 //! operator (`login`, `logout`, `devices`, `accept`, `terminal`, `forward`, `cp`, `sessions`, `play`) speak to a hub over the
 //! network and read none.
 
@@ -14,6 +14,7 @@ mod migrate;
 mod operator;
 mod play;
 mod private_file;
+mod repair;
 mod serve;
 mod sessions;
 mod show_config;
@@ -69,6 +70,10 @@ enum Command {
     User(user::Command),
     /// Bring the database to this version's schema (`serve` does it by itself)
     Migrate(SettingsArguments),
+    /// Compare statuses, inventories and counts with the devices they belong to, and put right what differs
+    ///
+    /// Nothing differs unless somebody wrote to the database by other means, such as an import.
+    Repair(repair::Arguments),
     /// Look at the settings
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -193,6 +198,7 @@ fn carry_out(command: Command) -> anyhow::Result<ExitCode> {
         Command::Demo(arguments) => demo::run(&arguments)?,
         Command::User(command) => in_runtime(user::run(&command))?,
         Command::Migrate(settings) => in_runtime(migrate::run(&settings))?,
+        Command::Repair(arguments) => in_runtime(repair::run(&arguments))?,
         Command::Config(ConfigCommand::Show(arguments)) => show_config::run(&arguments)?,
         Command::Login(arguments) => in_runtime(login::log_in(&arguments))?,
         Command::Logout(arguments) => in_runtime(login::log_out(&arguments))?,

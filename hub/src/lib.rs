@@ -86,6 +86,12 @@ impl Hub {
         })
     }
 
+    /// Method and pattern of everything it serves on its main listener, and on that of the internal API.
+    pub fn routes() -> [Vec<(&'static str, &'static str)>; 2] {
+        [api::routes::routes, api::routes::internal_routes]
+            .map(|routes| api::endpoint::list(routes).into_iter().map(|route| (route.method, route.pattern)).collect())
+    }
+
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
         self.address
@@ -252,7 +258,7 @@ fn remove_recordings(storage: &Storage) -> RemoveRecordings {
 async fn boot(config: Config) -> anyhow::Result<Booted> {
     let node = NodeId::random();
     let storage = Storage::open(&config.storage).await.context("cannot open the storage")?;
-    storage.devices.set_limit(config.actors.max_devices).await.context("cannot store the device limit")?;
+    storage.devices.apply_configured_limit(config.actors.max_devices).await.context("cannot store the device limit")?;
     let bus = match &config.actors.nats_url {
         None => Bus::alone(node),
         Some(url) => Bus::Nats(
@@ -272,6 +278,9 @@ async fn boot(config: Config) -> anyhow::Result<Booted> {
     let admission =
         Admission::new(storage.devices.clone(), gate.clone(), keyring.clone(), announce.clone(), &config.actors);
     admission.resume().await.context("cannot finish removals that were interrupted")?;
+    if storage.devices.recount(false).await.context("cannot count the devices")? {
+        warn!("the devices were not counted right and now are; `mooring repair` looks at the rest of them");
+    }
     let accounts = Accounts::new(storage.users.clone(), gate.clone(), keyring, announce, &config.actors);
 
     let recorder = telemetry::recorder()?;

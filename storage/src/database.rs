@@ -116,6 +116,15 @@ impl Transaction {
         Ok(())
     }
 
+    /// Makes nothing of it permanent, and gives its locks back now.
+    pub(crate) async fn roll_back(self) -> Result<(), StorageError> {
+        match self {
+            Self::Postgres(open) => open.rollback().await?,
+            Self::Sqlite(open) => open.rollback().await?,
+        }
+        Ok(())
+    }
+
     /// Waits until nobody else changes this identity, and keeps others waiting until the end of the transaction.
     pub(crate) async fn lock_identity(&mut self, hash: &[u8; 32]) -> Result<(), StorageError> {
         if let Self::Postgres(open) = self {
@@ -130,6 +139,15 @@ impl Transaction {
     pub(crate) async fn lock_fleet(&mut self) -> Result<(), StorageError> {
         if let Self::Postgres(open) = self {
             let (space, lock) = dialect::fleet_lock();
+            sqlx::query(dialect::LOCK_SHARED).bind(space).bind(lock).execute(&mut **open).await?;
+        }
+        Ok(())
+    }
+
+    /// Waits until nobody else removes users, and keeps others waiting until the end of the transaction.
+    pub(crate) async fn lock_users(&mut self) -> Result<(), StorageError> {
+        if let Self::Postgres(open) = self {
+            let (space, lock) = dialect::users_lock();
             sqlx::query(dialect::LOCK_SHARED).bind(space).bind(lock).execute(&mut **open).await?;
         }
         Ok(())

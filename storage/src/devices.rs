@@ -12,7 +12,10 @@ use crate::database::{Database, ROWS_PER_STATEMENT, on_reader, on_writer, repeat
 use crate::{AuthSetId, DeviceId, StorageError, Timestamp};
 
 mod change;
+mod repair;
 mod row;
+
+pub use repair::Repaired;
 
 use row::DeviceRow;
 
@@ -425,9 +428,35 @@ impl Devices {
     /// # Errors
     /// `Unavailable`, `Other`.
     pub async fn set_limit(&self, limit: Option<u64>) -> Result<(), StorageError> {
+        self.write_limit(limit, limit.is_some()).await
+    }
+
+    /// Sets the limit that the settings of a starting hub name. Settings without one lift what earlier settings said, and
+    /// leave alone what was set by [`Self::set_limit`].
+    ///
+    /// # Errors
+    /// `Unavailable`, `Other`.
+    pub async fn apply_configured_limit(&self, limit: Option<u64>) -> Result<(), StorageError> {
+        if limit.is_some() {
+            return self.write_limit(limit, false).await;
+        }
+        on_writer!(self.db, |pool| {
+            sqlx::query("UPDATE fleet SET device_limit = NULL WHERE NOT limit_from_outside")
+                .execute(pool)
+                .await
+                .map(drop)
+        })
+    }
+
+    async fn write_limit(&self, limit: Option<u64>, from_outside: bool) -> Result<(), StorageError> {
         let limit = limit.map(|limit| i64::try_from(limit).unwrap_or(i64::MAX));
         on_writer!(self.db, |pool| {
-            sqlx::query("UPDATE fleet SET device_limit = $1").bind(limit).execute(pool).await.map(drop)
+            sqlx::query("UPDATE fleet SET device_limit = $1, limit_from_outside = $2")
+                .bind(limit)
+                .bind(from_outside)
+                .execute(pool)
+                .await
+                .map(drop)
         })
     }
 

@@ -13,7 +13,7 @@ const LOCK_SPACE: i32 = 0x4d_4f_4f_52;
 /// pending device asking again) ends without a disk write. `SQLite` needs none: a writing transaction there is alone.
 pub(crate) const LOCK_IDENTITY: &str = "SELECT pg_advisory_xact_lock($1)";
 
-/// Takes a lock that all share until the end of the transaction; bind [`fleet_lock`] or [`events_lock`].
+/// Takes a lock that all share until the end of the transaction; bind [`fleet_lock`], [`events_lock`] or [`users_lock`].
 pub(crate) const LOCK_SHARED: &str = "SELECT pg_advisory_xact_lock($1, $2)";
 
 /// How a transaction begins in `SQLite`: at once as the writer. A transaction that reads first and writes later would
@@ -35,6 +35,11 @@ pub(crate) const fn fleet_lock() -> (i32, i32) {
 /// The two halves of the lock number of whoever appends events.
 pub(crate) const fn events_lock() -> (i32, i32) {
     (LOCK_SPACE, 2)
+}
+
+/// The two halves of the lock number of whoever removes users.
+pub(crate) const fn users_lock() -> (i32, i32) {
+    (LOCK_SPACE, 10)
 }
 
 /// What a database's refusal means for the caller.

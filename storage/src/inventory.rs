@@ -204,7 +204,7 @@ impl Inventory {
 
 /// Makes the document of a device show its identity and status, inside the transaction that changes the device. Also
 /// how a new device gets its document.
-pub(crate) async fn show_identity(transaction: &mut Transaction, device: &Device) -> Result<(), StorageError> {
+pub(crate) async fn show_identity(transaction: &mut Transaction, device: &Device) -> Result<bool, StorageError> {
     let shown = identity_attributes(device)?;
     for _ in 0..REWRITE_ATTEMPTS {
         let stored: Option<(Json<Document>, i64)> = in_transaction!(&mut *transaction, |connection| {
@@ -220,7 +220,7 @@ pub(crate) async fn show_identity(transaction: &mut Transaction, device: &Device
         let changed = document.replace(IDENTITY, &shown)
             | document.merge(SYSTEM, &BTreeMap::from([("created_ts".to_owned(), created)]));
         if !changed {
-            return Ok(());
+            return Ok(false);
         }
         let statement = if is_new {
             "INSERT INTO inventory (device, document, revision) VALUES ($1, $2, $3)"
@@ -237,7 +237,7 @@ pub(crate) async fn show_identity(transaction: &mut Transaction, device: &Device
                 .map(|done| done.rows_affected())
         })?;
         if written > 0 {
-            return Ok(());
+            return Ok(true);
         }
         // The device reported something in between; its report stays, and we look again.
     }

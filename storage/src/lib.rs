@@ -6,7 +6,7 @@
 //! | [`id`], [`clock`], [`units`] | small types for everybody: ids, points in time, durations and sizes in text |
 //! | [`error`] | the one error of this crate, by what a caller would do about it |
 //! | [`devices`] | devices, their keys, their tokens, the device limit; `change` is the only way to alter them |
-//! | [`users`] | people, their sessions |
+//! | [`users`] | people, their sessions, personal access tokens and settings |
 //! | [`inventory`] | what devices say about themselves |
 //! | [`connections`] | whether a device is connected, as last written down, and its connections before |
 //! | [`sessions`] | sessions between operators and devices, open ones and past ones |
@@ -41,7 +41,7 @@ pub use config::{Config, Secret, SecretUrl};
 pub use connections::{Connection, ConnectionChange, Connections, PastConnection};
 pub use devices::{
     AuthSet, Decision, Device, DeviceChange, DeviceFilter, DeviceKey, DeviceStatus, DeviceToken, Devices, Fleet,
-    IssuedToken, SetStatus,
+    IssuedToken, Repaired, SetStatus,
 };
 pub use error::StorageError;
 pub use events::{Event, Events, NewEvent};
@@ -54,7 +54,7 @@ pub use sessions::{
     OpenedSession, Participant, ParticipantRole, SessionChange, SessionFigures, SessionFilter, SessionKind,
     SessionRecord, Sessions,
 };
-pub use users::{User, UserToken, Users};
+pub use users::{Removal, SettingsDocument, SettingsOwner, User, UserChange, UserToken, Users};
 
 use std::error::Error;
 

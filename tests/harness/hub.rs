@@ -190,6 +190,15 @@ impl TestHub {
             .collect()
     }
 
+    /// The stored hash of a user's password.
+    ///
+    /// # Panics
+    /// When the hub is not in this process, or there is no such user.
+    pub async fn password_hash(&self, email: &str) -> String {
+        let found = self.hub().storage().users.find_by_email(email).await.expect("it answers");
+        found.expect("there is such a user").password_hash
+    }
+
     fn hub(&self) -> &hub::Hub {
         match &self.running {
             Running::Inside(hub) => hub.as_deref().expect("it runs"),

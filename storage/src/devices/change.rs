@@ -31,7 +31,10 @@ pub(super) async fn change<T>(
     Ok(answer)
 }
 
-async fn load_locked(transaction: &mut Transaction, key: DeviceKey<'_>) -> Result<Option<Device>, StorageError> {
+pub(super) async fn load_locked(
+    transaction: &mut Transaction,
+    key: DeviceKey<'_>,
+) -> Result<Option<Device>, StorageError> {
     let by_id;
     let hash = match key {
         DeviceKey::Identity(hash) => hash,
@@ -119,7 +122,7 @@ async fn write(
     if let Some(token) = change.issued {
         issue(transaction, token).await?;
     }
-    inventory::show_identity(transaction, after).await?;
+    let _changed = inventory::show_identity(transaction, after).await?;
 
     let (was, is) = (before.map(Device::status), after.status());
     if was != Some(is) {

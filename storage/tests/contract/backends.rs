@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use sqlx::Connection as _;
 use storage::{
     AuthSet, AuthSetId, Config, Decision, Device, DeviceChange, DeviceId, DeviceKey, IssuedToken, Objects, Presence,
     SetStatus, Storage, Timestamp,
@@ -41,6 +42,27 @@ impl TestDatabase {
         let config = Config { database_url, pool_size: 4, ..patient() };
         let storage = Storage::open(&config).await.expect("the database opens");
         Self { storage, config, is_private, directory }
+    }
+
+    /// Writes to the tables behind the back of their owner; not to those in memory, which nobody else can reach. Says whether
+    /// it did.
+    pub async fn execute(&self, statements: &[&'static str]) -> bool {
+        let url = &self.config.database_url;
+        if self.is_private {
+            return false;
+        }
+        if url.starts_with("sqlite:") {
+            let mut connection = sqlx::SqliteConnection::connect(url).await.expect("a connection");
+            for statement in statements {
+                sqlx::query(*statement).execute(&mut connection).await.expect("a statement that works");
+            }
+        } else {
+            let mut connection = sqlx::PgConnection::connect(url).await.expect("a connection");
+            for statement in statements {
+                sqlx::query(*statement).execute(&mut connection).await.expect("a statement that works");
+            }
+        }
+        true
     }
 
     /// The storage of another node on the same database.

@@ -80,6 +80,8 @@ on_every_database! {
         a_set_has_one_owner,
         check_ins_are_written_in_bulk_and_never_go_back,
         the_limit_is_kept,
+        settings_lift_only_what_settings_said,
+        what_an_import_left_wrong_is_put_right,
         devices_being_removed_are_listed,
     ],
     users: [
@@ -89,6 +91,11 @@ on_every_database! {
         parallel_logins_keep_to_the_limit,
         another_password_ends_every_token,
         a_removed_user_leaves_no_token,
+        the_last_user_stays,
+        a_changed_user_keeps_one_token,
+        named_tokens_have_a_name_and_a_number,
+        parallel_named_tokens_keep_to_the_limit,
+        settings_are_replaced_by_who_has_seen_them,
     ],
     inventory: [
         a_new_device_shows_its_identity_and_status,
