@@ -1,6 +1,6 @@
 //! Files from and to devices over ordinary requests. (Mender API: device connect, `download` and `upload`.)
 //!
-//! [`file`] is Mooring's own address of the same thing, for clients that come back for the rest of a file: it names the
+//! [`file()`] is Mooring's own address of the same thing, for clients that come back for the rest of a file: it names the
 //! state of a file (`ETag`) and sends it from any byte on (`Range`). The protocol of the devices knows no ranges, so the
 //! bytes before it still come from the device.
 
