@@ -73,8 +73,14 @@ pub fn access(path: &str) -> Access {
 
 /// What this path calls for on the listener of the internal API, where nothing else is served.
 pub fn internal_access(path: &str) -> Access {
-    const INTERNAL: &str = "api/internal/v1/deviceconnect";
-    match path.trim_start_matches('/').strip_prefix(INTERNAL) {
+    const INTERNAL: &[&str] = &[
+        "api/internal/v1/deviceconnect",
+        "api/internal/v1/inventory",
+        "api/internal/v2/inventory",
+        "api/internal/v1/reporting",
+    ];
+    let path = path.trim_start_matches('/');
+    match INTERNAL.iter().find_map(|area| path.strip_prefix(area)) {
         // They give nothing away, and whoever watches a process holds no secrets.
         Some("/alive" | "/health") => Access::Public,
         Some(rest) if rest.starts_with('/') => Access::Internal,
@@ -184,6 +190,9 @@ mod tests {
             ("/api/internal/v1/deviceconnect/alive/x", Access::Internal),
             ("/api/internal/v1/deviceconnect/tenants//devices", Access::Internal),
             ("/api/internal/v1/deviceconnectx", Access::Nowhere),
+            ("/api/internal/v1/inventory/health", Access::Public),
+            ("/api/internal/v2/inventory/tenants//filters/search", Access::Internal),
+            ("/api/internal/v1/reporting/alive", Access::Public),
             ("/api/internal/v1/devauth/tokens/verify", Access::Nowhere),
             ("/api/management/v2/devauth/devices", Access::Nowhere),
             ("/health/live", Access::Nowhere),

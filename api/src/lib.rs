@@ -42,6 +42,7 @@ pub mod health;
 pub mod internal;
 pub mod inventory;
 pub mod recordings;
+pub mod reporting;
 pub mod sessions;
 pub mod sockets;
 pub mod triggers;
