@@ -121,6 +121,8 @@ on_every_database! {
         an_expression_on_too_many_values_is_refused,
         a_search_ends_at_its_limit,
         pages_of_any_order_meet_each_device_once,
+        a_device_that_calls_every_hour_is_never_called_offline,
+        paging_while_devices_report_meets_each_once,
     ],
     connections: [
         a_connection_begins_and_ends,

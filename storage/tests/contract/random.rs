@@ -2,7 +2,7 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// A generator (SplitMix64).
+/// A generator (`SplitMix64`).
 pub struct Random {
     seed: u64,
     state: u64,

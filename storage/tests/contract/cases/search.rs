@@ -25,16 +25,14 @@ fn attribute(scope: &str, name: &str, value: Value) -> Attribute {
     Attribute { scope: scope.to_owned(), name: name.to_owned(), value, description: None, timestamp: None }
 }
 
-fn condition(scope: &str, name: &str, operator: &str, value: Value) -> Condition {
-    Condition::parse(Grammar::Inventory, scope, name, operator, &value).expect("a good question")
+fn condition(scope: &str, name: &str, operator: &str, value: &Value) -> Condition {
+    Condition::parse(Grammar::Inventory, scope, name, operator, value).expect("a good question")
 }
 
 fn filter(conditions: &[(&str, &str, &str, Value)]) -> Filter {
     let conditions = conditions.iter();
-    Filter::new(
-        conditions.map(|(scope, name, operator, value)| condition(scope, name, operator, value.clone())).collect(),
-    )
-    .expect("not too many")
+    Filter::new(conditions.map(|(scope, name, operator, value)| condition(scope, name, operator, value)).collect())
+        .expect("not too many")
 }
 
 /// The ids of the first thousand that pass.
@@ -149,7 +147,12 @@ fn value(random: &mut Random) -> Value {
 async fn change(storage: &Storage, device: DeviceId, random: &mut Random) {
     let inventory = &storage.inventory;
     let mut some = |scope: &str| -> Vec<Attribute> {
-        (0..random.below(5)).map(|_| attribute(scope, *random.pick(&NAMES), value(random))).collect()
+        (0..random.below(5))
+            .map(|_| {
+                let name = random.pick::<&str>(&NAMES);
+                attribute(scope, name, value(random))
+            })
+            .collect()
     };
     let (reported, tags) = (some("inventory"), some(TAGS));
     let kind = if random.below(2) == 0 { Report::Merge } else { Report::Replace };
@@ -176,7 +179,7 @@ async fn change(storage: &Storage, device: DeviceId, random: &mut Random) {
 
 fn question(random: &mut Random) -> Option<Filter> {
     let mut conditions = Vec::new();
-    for _ in 0..1 + random.below(3) {
+    for _ in 0..=random.below(3) {
         let (scope, name) = place(random);
         let operator =
             *random.pick(&["$eq", "$ne", "$in", "$nin", "$gt", "$gte", "$lt", "$lte", "$ltne", "$exists", "$regex"]);
@@ -354,7 +357,7 @@ pub async fn a_search_ends_at_its_limit(database: &TestDatabase) {
     }
     let hasty = database.another_node_with(|config| config.search_limit = std::time::Duration::from_millis(1)).await;
     // Every pair of devices that does not have what is asked for is looked at again for each condition.
-    let conditions = vec![condition("inventory", "a", "$ne", json!("b")); 100];
+    let conditions = vec![condition("inventory", "a", "$ne", &json!("b")); 100];
     let order = (0..10).map(|number| SortKey {
         scope: "inventory".to_owned(),
         name: format!("n{number}"),
@@ -406,4 +409,76 @@ pub async fn pages_of_any_order_meet_each_device_once(database: &TestDatabase) {
     let beyond = Search { offset: 45, limit: 7, ..Search::default() };
     let found = storage.inventory.search(&beyond).await.expect("a page");
     assert_eq!((found.devices.len(), found.total), (0, 45));
+}
+
+pub async fn a_device_that_calls_every_hour_is_never_called_offline(database: &TestDatabase) {
+    let storage = &database.storage;
+    let busy = stored_device(storage, 1, SetStatus::Accepted).await.id;
+    let silent = stored_device(storage, 2, SetStatus::Accepted).await.id;
+    storage.devices.record_check_ins(&[(silent, Timestamp(100 * DAY))]).await.expect("an answer");
+    for hour in 0..72 {
+        let now = Timestamp(100 * DAY + hour * 3_600_000_000);
+        storage.devices.record_check_ins(&[(busy, now)]).await.expect("an answer");
+        let yesterday = json!(Timestamp(now.0 - DAY).rfc3339());
+        let offline =
+            Search { filter: filter(&[("system", "check_in_time", "$ltne", yesterday)]), ..Search::default() };
+        let expected = if hour > 24 { vec![silent] } else { vec![] };
+        assert_eq!(found(storage, offline).await, expected, "after {hour} hours");
+        let shown = storage.inventory.find(busy).await.expect("an answer").expect("the device");
+        let shown = shown.attributes.iter().find(|attribute| attribute.name == "check_in_time").cloned();
+        assert_eq!(shown.map(|attribute| attribute.value), Some(json!(now.rfc3339())));
+    }
+    // What comes a moment later does not rewrite the place in the indexes, and neither does what comes late.
+    for moved in [60_000_000, -60_000_000] {
+        let last = 100 * DAY + 71 * 3_600_000_000;
+        storage.devices.record_check_ins(&[(busy, Timestamp(last + moved))]).await.expect("an answer");
+        let since = json!(Timestamp(last).rfc3339());
+        let exactly = filter(&[("system", "check_in_time", "$eq", since)]);
+        assert_eq!(found(storage, Search { filter: exactly, ..Search::default() }).await, [busy]);
+    }
+}
+
+pub async fn paging_while_devices_report_meets_each_once(database: &TestDatabase) {
+    let storage = database.storage.clone();
+    let mut ids = Vec::new();
+    for serial in 0..60 {
+        let id = stored_device(&storage, serial, SetStatus::Accepted).await.id;
+        report(&storage, id, &[("version", json!("v1")), ("n", json!(0))]).await;
+        ids.push(id);
+    }
+    let node = database.another_node().await;
+    let (stop, mut stopped) = tokio::sync::oneshot::channel::<()>();
+    let reporting = {
+        let ids = ids.clone();
+        tokio::spawn(async move {
+            for round in 1_u64.. {
+                for id in &ids {
+                    report(&node, *id, &[("version", json!("v1")), ("n", json!(round))]).await;
+                }
+                if stopped.try_recv().is_ok() {
+                    return;
+                }
+            }
+        })
+    };
+    for _ in 0..5 {
+        let mut met = Vec::new();
+        for page in 0..9 {
+            let search = Search {
+                filter: filter(&[("inventory", "version", "$eq", json!("v1"))]),
+                offset: page * 7,
+                limit: 7,
+                ..Search::default()
+            };
+            let found = storage.inventory.search(&search).await.expect("a page");
+            assert_eq!(found.total, 60);
+            met.extend(found.devices.into_iter().map(|device| device.id));
+        }
+        met.sort();
+        let mut expected = ids.clone();
+        expected.sort();
+        assert_eq!(met, expected);
+    }
+    stop.send(()).expect("it still reports");
+    reporting.await.expect("reports are taken");
 }
