@@ -1,55 +1,40 @@
-//! Fills a Postgres database with a fleet, faster than devices could join.
+//! Writes a fleet as statements for Postgres, which makes it faster than devices could join.
 //!
 //! Only documents are written, as a hub wrote them before there were searches; the next hub that starts on the database
 //! derives the rest. Devices have no keys, so none of them can connect.
 
-use anyhow::{Context, bail};
-use sqlx::{Connection, PgConnection};
-use std::time::Instant;
+use std::io::Write;
 
 /// Devices in one statement.
-const AT_ONCE: i64 = 20_000;
+const AT_ONCE: u32 = 20_000;
 
-/// Fill a Postgres database that `mooring migrate` has prepared with devices of 20 attributes each
+/// Write statements that fill a Postgres database, prepared by `mooring migrate`, with devices of 20 attributes each
 #[derive(Debug, clap::Args)]
 pub struct Fill {
-    /// Where the database is
-    #[arg(long, value_name = "URL")]
-    database: String,
-    /// How many devices it shall have
+    /// How many devices the fleet shall have
     #[arg(long, value_name = "N", default_value_t = 1_000_000)]
     devices: u32,
 }
 
 impl Fill {
-    /// Fills it.
+    /// Writes the statements to standard output.
     ///
     /// # Errors
-    /// When the database is none, or not empty.
-    pub async fn run(self) -> anyhow::Result<()> {
-        let mut database = PgConnection::connect(&self.database).await.context("cannot open the database")?;
-        let there: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM devices")
-            .fetch_one(&mut database)
-            .await
-            .context("the database has no tables of a hub: run `mooring migrate` first")?;
-        if there > 0 {
-            bail!("the database has {there} devices already");
+    /// When nobody reads them.
+    pub fn run(&self) -> anyhow::Result<()> {
+        let mut out = std::io::stdout().lock();
+        writeln!(out, "\\set ON_ERROR_STOP on\nBEGIN;\nDELETE FROM inventory;\nDELETE FROM devices;")?;
+        for table in ["inventory_terms", "inventory_text", "inventory_attributes", "inventory_counts"] {
+            writeln!(out, "DELETE FROM {table};")?;
         }
-        let begun = Instant::now();
-        let all = i64::from(self.devices);
-        for first in (0..all).step_by(usize::try_from(AT_ONCE)?) {
-            let last = (first + AT_ONCE).min(all) - 1;
+        for first in (0..self.devices).step_by(AT_ONCE as usize) {
+            let last = first.saturating_add(AT_ONCE).min(self.devices) - 1;
             for statement in [DEVICES, DOCUMENTS] {
-                sqlx::query(statement).bind(first).bind(last).execute(&mut database).await?;
+                let statement = statement.replace("$1", &first.to_string()).replace("$2", &last.to_string());
+                writeln!(out, "{};", statement.trim())?;
             }
-            eprint!("\r{} devices", last + 1);
         }
-        eprintln!();
-        sqlx::query(COUNTS).execute(&mut database).await?;
-        eprintln!(
-            "written in {:.0} s; start a hub on it, which indexes them, then run VACUUM ANALYZE",
-            begun.elapsed().as_secs_f64()
-        );
+        writeln!(out, "{COUNTS};\nCOMMIT;\nVACUUM ANALYZE;")?;
         Ok(())
     }
 }
