@@ -91,9 +91,9 @@ impl Tree {
         };
         let leases = {
             let (node, presence) = (bus.node(), storage.presence.clone());
-            let (registry, statuses) = (registry.clone(), statuses.clone());
+            let (registry, gate, statuses) = (registry.clone(), gate.clone(), statuses.clone());
             Service::start("leases", arbiter, move |alive| {
-                Leases::new(node, lease, presence.clone(), registry.clone(), statuses.clone(), alive)
+                Leases::new(node, lease, presence.clone(), registry.clone(), gate.clone(), statuses.clone(), alive)
             })
         };
         let is_draining: Arc<AtomicBool> = Arc::default();

@@ -12,7 +12,7 @@
 //! | [`routes`] | every URL |
 //! | [`gateway`] | which token each path calls for |
 //! | [`middleware`] | what happens to every request |
-//! | [`devices`], [`users`], [`inventory`], [`device_connect`], [`recordings`] | the handlers of each area |
+//! | [`devices`], [`users`], [`inventory`], [`reporting`], [`device_connect`], [`recordings`] | the handlers of each area |
 //! | [`devices`], [`users`], [`inventory`], [`device_connect`], [`triggers`] | the handlers of each area |
 //! | [`events`], [`connections`], [`sessions`] | what happens, and what has happened |
 //! | [`internal`] | what other services of an installation ask, on a listener of its own |
