@@ -171,6 +171,11 @@ impl Gate {
         self.0.user_memory.forget(|known| known.user == *user);
     }
 
+    /// Notes that a device was here whose socket was let in earlier.
+    pub fn note_contact(&self, device: DeviceId, now: Timestamp) {
+        self.0.device_memory.note_check_in(device, now);
+    }
+
     /// The devices that proved who they are since this was last asked, each with the latest time: at most `max` of them,
     /// the others another time.
     pub fn take_check_ins(&self, max: usize) -> Vec<(DeviceId, Timestamp)> {

@@ -7,6 +7,7 @@
 //! ```text
 //! Tree (tree.rs): every long-lived actor, in start order, each under a guard (supervisor.rs)
 //! ├─ StatusWriter   who is connected and which sessions there are, written to the database in batches, with their events
+//! ├─ InventoryWriter  what devices say about themselves, many reports in one transaction
 //! ├─ EventReader    new events of all nodes, for those who listen on this one
 //! ├─ Leases         this node's lease and its devices' routes, renewed in bulk
 //! ├─ Switchboard    what other nodes say to this one: sessions, credit, displacement, revocations
@@ -64,6 +65,7 @@ pub mod switchboard;
 pub mod dead_nodes;
 pub mod events;
 pub mod housekeeping;
+pub mod inventory_writer;
 pub mod leases;
 pub mod metrics;
 pub mod status_writer;

@@ -16,6 +16,8 @@ pub const RESTARTS: &str = "mooring_service_restarts_total";
 pub const STATUS_BATCH: &str = "mooring_status_batch_size";
 /// Batches that could not be written and are kept.
 pub const STATUS_RETRIES: &str = "mooring_status_retries_total";
+/// Reports of devices written per batch.
+pub const REPORT_BATCH: &str = "mooring_report_batch_size";
 /// Past connections that were dropped before they were written to the log, because too many waited.
 pub const CONNECTIONS_UNLOGGED: &str = "mooring_connections_unlogged_total";
 /// Sessions of which nothing was written down, because too many waited.
@@ -35,6 +37,7 @@ pub fn describe() {
     describe_counter!(BUS_REFUSED, Unit::Count, "messages for another node that could not be sent");
     describe_counter!(RESTARTS, Unit::Count, "restarts of a service after it ended unexpectedly");
     describe_histogram!(STATUS_BATCH, Unit::Count, "status changes written per batch");
+    describe_histogram!(REPORT_BATCH, Unit::Count, "reports of devices written per batch");
     describe_counter!(SESSIONS_UNLOGGED, Unit::Count, "sessions that left no record, because too many waited");
     describe_counter!(TRIGGERS, Unit::Count, "commands that devices were told, by command and outcome");
     describe_counter!(STATUS_RETRIES, Unit::Count, "status batches that could not be written and were kept");

@@ -14,6 +14,7 @@ use crate::dead_nodes::{DeadNodes, Patience};
 use crate::events::{EventReader, EventTail};
 use crate::gate::Gate;
 use crate::housekeeping::{Housekeeping, RemoveRecordings};
+use crate::inventory_writer::Reports;
 use crate::leases::{self, Leases, Resign};
 use crate::reach::Reach;
 use crate::recording::RecordingConfig;
@@ -37,6 +38,8 @@ pub struct Tree {
     pub statuses: StatusQueue,
     /// Changes of sessions on their way to the database.
     pub sessions: SessionQueue,
+    /// What devices say about themselves, on its way to the database.
+    pub reports: Reports,
     /// Events of all nodes, for who listens on this one.
     pub events: EventTail,
     /// Carries out a change of access on every node.
@@ -81,15 +84,16 @@ impl Tree {
                 StatusWriter::new(queues.clone(), tail.clone(), &storage, gate.clone(), alive)
             })
         };
+        let reports = Reports::start(&storage.inventory, arbiter);
         let event_reader = {
             let tail = events.clone();
             Service::start("event_reader", arbiter, move |alive| EventReader::new(tail.clone(), alive))
         };
         let leases = {
             let (node, presence) = (bus.node(), storage.presence.clone());
-            let (registry, statuses) = (registry.clone(), statuses.clone());
+            let (registry, gate, statuses) = (registry.clone(), gate.clone(), statuses.clone());
             Service::start("leases", arbiter, move |alive| {
-                Leases::new(node, lease, presence.clone(), registry.clone(), statuses.clone(), alive)
+                Leases::new(node, lease, presence.clone(), registry.clone(), gate.clone(), statuses.clone(), alive)
             })
         };
         let is_draining: Arc<AtomicBool> = Arc::default();
@@ -121,6 +125,7 @@ impl Tree {
             bus: bus.clone(),
             statuses,
             sessions,
+            reports,
             events,
             announce,
             triggers,
@@ -170,6 +175,7 @@ impl Tree {
     /// The last act of a node in good order: what is known is written, and the lease is given up.
     pub async fn stop(&self) {
         self.status_writer.retire();
+        self.reports.service().retire();
         self.event_reader.retire();
         self.leases.retire();
         self.switchboard.retire();
@@ -195,6 +201,7 @@ impl Tree {
     pub fn restarts(&self, service: &str) -> Option<u64> {
         match service {
             "status_writer" => Some(self.status_writer.restarts()),
+            "inventory_writer" => Some(self.reports.service().restarts()),
             "event_reader" => Some(self.event_reader.restarts()),
             "leases" => Some(self.leases.restarts()),
             "switchboard" => Some(self.switchboard.restarts()),
@@ -205,9 +212,10 @@ impl Tree {
     }
 
     /// The names of all services.
-    pub fn services(&self) -> [&'static str; 6] {
+    pub fn services(&self) -> [&'static str; 7] {
         [
             self.status_writer.name(),
+            self.reports.service().name(),
             self.event_reader.name(),
             self.leases.name(),
             self.switchboard.name(),
@@ -220,6 +228,7 @@ impl Tree {
     pub fn crash(&self, service: &str) -> bool {
         match service {
             "status_writer" => self.status_writer.address().map(|service| service.do_send(Crash)).is_some(),
+            "inventory_writer" => self.reports.service().address().map(|service| service.do_send(Crash)).is_some(),
             "event_reader" => self.event_reader.address().map(|service| service.do_send(Crash)).is_some(),
             "leases" => self.leases.address().map(|service| service.do_send(Crash)).is_some(),
             "switchboard" => self.switchboard.address().map(|service| service.do_send(Crash)).is_some(),

@@ -35,6 +35,8 @@ pub struct Config {
     pub unlimited_reported_as: i64,
     /// Attributes a device may report.
     pub inventory_attributes_limit: usize,
+    /// Tags a device may have.
+    pub inventory_tags_limit: usize,
     /// Quotas of devices and users who have shown a valid token. Off by default.
     pub rate_limits: RateLimits,
     /// Logins per address.
@@ -68,6 +70,7 @@ impl Default for Config {
             allowed_origins: vec![],
             unlimited_reported_as: -1,
             inventory_attributes_limit: 100,
+            inventory_tags_limit: 20,
             rate_limits: RateLimits::default(),
             // A person mistypes; a whole office shares an address.
             login_limit: AddressLimit { quota: 60, interval: Duration::from_mins(1) },

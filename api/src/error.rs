@@ -173,6 +173,7 @@ impl From<StorageError> for ApiError {
                 warn_of_outage(&error);
                 Self::Unavailable
             }
+            StorageError::TooExpensive(why) => Self::Unprocessable(Cow::Borrowed(why)),
             StorageError::Conflict(what) => Self::Conflict(Cow::Borrowed(what)),
             other => Self::Internal(other.into()),
         }

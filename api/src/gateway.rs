@@ -73,15 +73,20 @@ pub fn access(path: &str) -> Access {
 
 /// What this path calls for on the listener of the internal API, where nothing else is served.
 pub fn internal_access(path: &str) -> Access {
-    let inner = path.trim_start_matches('/').strip_prefix("api/internal/v1/");
-    let Some((service, rest)) = inner.and_then(|inner| inner.split_once('/')) else { return Access::Nowhere };
-    match (service, rest) {
+    let Some(inner) = path.trim_start_matches('/').strip_prefix("api/internal/") else { return Access::Nowhere };
+    let mut parts = inner.splitn(3, '/');
+    let (Some(version), Some(service), Some(rest)) = (parts.next(), parts.next(), parts.next()) else {
+        return Access::Nowhere;
+    };
+    match (version, service, rest) {
         // They give nothing away, and whoever watches a process holds no secrets. Where a token is verified, the header
         // holds that one, and the answer is what the other listener would say.
-        ("deviceconnect" | "devauth" | "useradm", "alive" | "health")
-        | ("devauth", "tokens/verify")
-        | ("useradm", "auth/verify") => Access::Public,
-        ("deviceconnect" | "devauth" | "useradm", _) => Access::Internal,
+        ("v1", "deviceconnect" | "devauth" | "useradm" | "inventory" | "reporting", "alive" | "health")
+        | ("v1", "devauth", "tokens/verify")
+        | ("v1", "useradm", "auth/verify") => Access::Public,
+        ("v1", "deviceconnect" | "devauth" | "useradm" | "inventory" | "reporting", _) | ("v2", "inventory", _) => {
+            Access::Internal
+        }
         _ => Access::Nowhere,
     }
 }
@@ -196,7 +201,10 @@ mod tests {
             ("/api/internal/v1/useradm/tenants//users", Access::Internal),
             ("/api/internal/v1/useradm", Access::Nowhere),
             ("/api/internal/v2/devauth/tokens", Access::Nowhere),
-            ("/api/internal/v1/inventory/tenants", Access::Nowhere),
+            ("/api/internal/v1/inventory/health", Access::Public),
+            ("/api/internal/v2/inventory/tenants//filters/search", Access::Internal),
+            ("/api/internal/v1/reporting/alive", Access::Public),
+            ("/api/internal/v1/deployments/tenants", Access::Nowhere),
             ("/api/management/v2/devauth/devices", Access::Nowhere),
             ("/health/live", Access::Nowhere),
             ("/", Access::Nowhere),

@@ -109,7 +109,11 @@ pub async fn send_inventory(
     triggers::send(&state, &path.1, Command::SendInventory, Asker::Service).await
 }
 
-fn ours(tenant: &str) -> Result<(), ApiError> {
+/// Whether a path names our tenant.
+///
+/// # Errors
+/// 404 for another.
+pub(crate) fn ours(tenant: &str) -> Result<(), ApiError> {
     if tenant.is_empty() { Ok(()) } else { Err(ApiError::not_found()) }
 }
 

@@ -12,11 +12,11 @@
 //! | [`routes`] | every URL |
 //! | [`gateway`] | which token each path calls for |
 //! | [`middleware`] | what happens to every request |
-//! | [`devices`], [`users`], [`inventory`], [`device_connect`], [`recordings`] | the handlers of each area |
-//! | [`devices`], [`users`], [`inventory`], [`device_connect`], [`triggers`] | the handlers of each area |
+//! | [`devices`], [`users`] | who may join, and who may manage |
+//! | [`inventory`], [`reporting`] | what is known about devices, and what finds them |
+//! | [`device_connect`], [`file_transfer`], [`recordings`], [`triggers`] | what operators do with connected devices |
 //! | [`events`], [`connections`], [`sessions`] | what happens, and what has happened |
 //! | [`internal`] | what other services of an installation ask, on a listener of its own |
-//! | [`devices`], [`users`], [`inventory`], [`device_connect`], [`file_transfer`] | the handlers of each area |
 //! | [`error`] | everything that can go wrong, and its status |
 //! | [`sockets`] | devices' and operators' websockets |
 
@@ -42,6 +42,7 @@ pub mod health;
 pub mod internal;
 pub mod inventory;
 pub mod recordings;
+pub mod reporting;
 pub mod sessions;
 pub mod sockets;
 pub mod triggers;

@@ -5,7 +5,7 @@ use actix_web::web::ServiceConfig;
 use crate::endpoint::Endpoint as E;
 use crate::{
     connections, device_connect, devices, events, exposition, file_transfer, health, internal, inventory, recordings,
-    sessions, triggers, users, web_ui,
+    reporting, sessions, triggers, users, web_ui,
 };
 
 /// Tells the router, which tries the patterns in this order: what devices ask all day long stands first.
@@ -51,10 +51,10 @@ pub fn routes(service: &mut ServiceConfig) {
         .service(E::at("/api/management/v1/useradm/plans").get(plans::list))
         .service(E::at("/api/management/v1/useradm/plan_binding").get(plans::binding));
 
-    // What is known about devices, and whether they are connected.
+    fleet_routes(service);
+
+    // Whether devices are connected.
     service
-        .service(E::at("/api/management/v1/inventory/devices").get(inventory::list))
-        .service(E::at("/api/management/v1/inventory/devices/{id}").get(inventory::get))
         .service(E::at("/api/management/v1/deviceconnect/devices/{id}").get(device_connect::status))
         .service(
             E::at("/api/management/v1/deviceconnect/devices/{id}/connect").get(device_connect::user_without_socket),
@@ -105,6 +105,53 @@ pub fn routes(service: &mut ServiceConfig) {
         .service(E::at("/{page:[A-Za-z0-9]+}").get(web_ui::shortcut).head(web_ui::shortcut));
 }
 
+/// What is known about devices, and how they are found.
+fn fleet_routes(service: &mut ServiceConfig) {
+    let tags = E::at("/api/management/v1/inventory/devices/{id}/tags");
+    let group = E::at("/api/management/v1/inventory/devices/{id}/group");
+    let members = E::at("/api/management/v1/inventory/groups/{name}/devices");
+    let filters = E::at("/api/management/v2/inventory/filters");
+    let filter = E::at("/api/management/v2/inventory/filters/{id}");
+    service
+        .service(E::at("/api/management/v2/inventory/filters/search").post(inventory::search::search))
+        .service(E::at("/api/management/v1/inventory/devices").get(inventory::list::list))
+        .service(E::at("/api/management/v1/inventory/devices/{id}").get(inventory::get).delete(inventory::clear))
+        .service(tags.put(inventory::tags::replace).patch(inventory::tags::merge))
+        .service(group.get(inventory::groups::get).put(inventory::groups::join))
+        .service(E::at("/api/management/v1/inventory/devices/{id}/group/{name}").delete(inventory::groups::leave))
+        .service(E::at("/api/management/v1/inventory/groups").get(inventory::groups::list))
+        .service(E::at("/api/management/v1/inventory/groups/{name}").delete(inventory::groups::dissolve))
+        .service(
+            members
+                .get(inventory::groups::members)
+                .patch(inventory::groups::add_devices)
+                .delete(inventory::groups::remove_devices),
+        )
+        .service(E::at("/api/management/v2/inventory/statistics").get(inventory::overview::statistics))
+        .service(E::at("/api/management/v2/inventory/filters/attributes").get(inventory::overview::attributes))
+        .service(filters.get(inventory::saved_filters::list).post(inventory::saved_filters::add))
+        .service(
+            filter
+                .get(inventory::saved_filters::get)
+                .put(inventory::saved_filters::change)
+                .delete(inventory::saved_filters::remove),
+        )
+        .service(E::at("/api/management/v2/inventory/filters/{id}/search").get(inventory::saved_filters::search))
+        .service(
+            E::at("/api/management/v2alpha1/inventory/identities/search").post(inventory::search::search_identities),
+        )
+        .service(
+            E::at("/api/management/v2alpha1/inventory/devices/{id}/components").get(inventory::overview::components),
+        );
+
+    // The same in the words of reporting.
+    service
+        .service(E::at("/api/management/v1/reporting/devices/search").post(reporting::search))
+        .service(E::at("/api/management/v1/reporting/devices/aggregate").post(reporting::aggregate))
+        .service(E::at("/api/management/v1/reporting/devices/attributes").get(reporting::attributes))
+        .service(E::at("/api/management/v1/reporting/devices/search/attributes").get(reporting::search_attributes));
+}
+
 /// The URLs of the listener for machines alone.
 pub fn private_routes(service: &mut ServiceConfig) {
     service
@@ -131,6 +178,7 @@ pub fn internal_routes(service: &mut ServiceConfig) {
         .service(E::at("/api/internal/v1/deviceconnect/tenants/{tenant}").delete(internal::wipe_another));
     internal_device_auth(service);
     internal_users(service);
+    internal_fleet(service);
 }
 
 fn internal_device_auth(service: &mut ServiceConfig) {
@@ -165,6 +213,32 @@ fn internal_users(service: &mut ServiceConfig) {
         .service(E::at("/api/internal/v1/useradm/tenants").post(users::add_tenant))
         .service(list.get(users::list).post(users::add))
         .service(E::at("/api/internal/v1/useradm/tenants/{tenant:[^/]*}/users/{id}").delete(users::remove));
+}
+
+/// What other services ask and tell about the fleet.
+fn internal_fleet(service: &mut ServiceConfig) {
+    let device = E::at("/api/internal/v1/inventory/tenants/{tenant:[^/]*}/devices/{id}");
+    let scope = E::at("/api/internal/v1/inventory/tenants/{tenant:[^/]*}/device/{id}/attribute/scope/{scope}");
+    let scopes = E::at("/api/internal/v1/inventory/tenants/{tenant:[^/]*}/device/{id}/attributes");
+    let groups = E::at("/api/internal/v1/inventory/tenants/{tenant:[^/]*}/devices/{id}/groups");
+    let test_groups = E::at("/api/internal/v1/inventory/tenants/{tenant:[^/]*}/test/devices/groups");
+    let search = E::at("/api/internal/v2/inventory/tenants/{tenant:[^/]*}/filters/search");
+    let statistics = E::at("/api/internal/v2/inventory/tenants/{tenant:[^/]*}/statistics");
+    let reporting = E::at("/api/internal/v1/reporting/tenants/{tenant:[^/]*}/devices/search");
+    service
+        .service(E::at("/api/internal/v1/inventory/alive").get(internal::alive))
+        .service(E::at("/api/internal/v1/inventory/health").get(internal::health))
+        .service(E::at("/api/internal/v1/inventory/tenants/{tenant:[^/]*}/devices").post(inventory::internal::create))
+        .service(device.delete(inventory::internal::forget))
+        .service(scope.patch(inventory::internal::write_scope))
+        .service(scopes.patch(inventory::internal::write_scopes))
+        .service(groups.get(inventory::internal::groups_of))
+        .service(test_groups.post(inventory::internal::test_groups))
+        .service(search.post(inventory::internal::search))
+        .service(statistics.get(inventory::internal::statistics))
+        .service(E::at("/api/internal/v1/reporting/alive").get(internal::alive))
+        .service(E::at("/api/internal/v1/reporting/health").get(internal::health))
+        .service(reporting.post(reporting::search_internally));
 }
 
 #[cfg(test)]

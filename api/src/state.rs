@@ -12,6 +12,7 @@ use actors::events::EventTail;
 use actors::file_transfer::Transfers;
 use actors::gate::Gate;
 use actors::housekeeping::RemoveRecordings;
+use actors::inventory_writer::Reports;
 use actors::reach::Reach;
 use actors::trigger::Triggers;
 use storage::Storage;
@@ -41,6 +42,8 @@ pub struct ApiState {
     pub accounts: Accounts,
     /// Finds connected devices.
     pub reach: Reach,
+    /// Takes in what devices say about themselves.
+    pub reports: Reports,
     /// Events, for who listens.
     pub events: EventTail,
     /// Commands to devices' update clients.
@@ -121,6 +124,7 @@ pub mod testing {
                 &settings,
             ),
             accounts: Accounts::new(storage.users.clone(), gate.clone(), keyring, announce, &settings),
+            reports: Reports::start(&storage.inventory, &arbiter),
             events: EventTail::new(storage.events.clone(), &settings.events),
             triggers: Triggers::new(
                 registry.clone(),

@@ -322,6 +322,7 @@ async fn boot(config: Config) -> anyhow::Result<Booted> {
         admission,
         accounts,
         reach: tree.reach.clone(),
+        reports: tree.reports.clone(),
         events: tree.events.clone(),
         triggers: tree.triggers.clone(),
         transfers,

@@ -24,6 +24,9 @@ pub struct Config {
     /// How long a call may take in the database before it fails as unavailable.
     #[serde(with = "crate::units::duration")]
     pub query_timeout: Duration,
+    /// How long each of the few statements of a search may take before the search is refused as too expensive.
+    #[serde(with = "crate::units::duration")]
+    pub search_limit: Duration,
     /// How long Redis may take to accept a connection, and to answer a call, before the call fails as unavailable.
     #[serde(with = "crate::units::duration")]
     pub redis_timeout: Duration,
@@ -49,6 +52,7 @@ impl Default for Config {
             pool_size: 10,
             acquire_timeout: Duration::from_millis(2_500),
             query_timeout: Duration::from_secs(10),
+            search_limit: Duration::from_secs(3),
             redis_timeout: Duration::from_secs(1),
             objects_url: "file:objects".to_owned(),
             objects_endpoint: None,
@@ -83,6 +87,7 @@ impl std::fmt::Debug for Config {
             .field("pool_size", &self.pool_size)
             .field("acquire_timeout", &self.acquire_timeout)
             .field("query_timeout", &self.query_timeout)
+            .field("search_limit", &self.search_limit)
             .field("redis_timeout", &self.redis_timeout)
             .field("objects_url", &self.objects_url)
             .field("objects_endpoint", &self.objects_endpoint)

@@ -8,8 +8,8 @@ use std::str::FromStr;
 
 use sqlx::QueryBuilder;
 
-use crate::database::{Database, ROWS_PER_STATEMENT, on_reader, on_writer, repeating_after_deadlock};
-use crate::{AuthSetId, DeviceId, StorageError, Timestamp};
+use crate::database::{Database, ROWS_PER_STATEMENT, in_transaction, on_reader, on_writer, repeating_after_deadlock};
+use crate::{AuthSetId, DeviceId, StorageError, Timestamp, inventory};
 
 mod change;
 mod repair;
@@ -403,14 +403,21 @@ impl Devices {
     }
 
     async fn record_check_in_rows(&self, rows: &[(DeviceId, Timestamp)]) -> Result<(), StorageError> {
-        on_writer!(self.db, |pool| {
+        self.db.within(self.record_check_ins_at_once(rows)).await
+    }
+
+    async fn record_check_ins_at_once(&self, rows: &[(DeviceId, Timestamp)]) -> Result<(), StorageError> {
+        let mut transaction = self.db.begin().await?;
+        in_transaction!(&mut transaction, |connection| {
             let mut query = QueryBuilder::new("UPDATE devices SET checked_in_at = column2 FROM (");
             query.push_values(rows, |mut row, (device, at)| {
                 row.push_bind(*device).push_bind(*at);
             });
             query.push(") AS seen WHERE id = column1 AND (checked_in_at IS NULL OR checked_in_at < column2)");
-            query.build().persistent(rows.len() == ROWS_PER_STATEMENT).execute(pool).await.map(drop)
-        })
+            query.build().persistent(rows.len() == ROWS_PER_STATEMENT).execute(connection).await.map(drop)
+        })?;
+        inventory::show_check_ins(&mut transaction, rows).await?;
+        transaction.commit().await
     }
 
     /// How many devices may be accepted; `None`: any number.

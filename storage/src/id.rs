@@ -75,6 +75,8 @@ id! {
     SessionId,
     /// One socket's part in a session: an operator's who types or watches.
     AttachmentId,
+    /// A saved filter.
+    FilterId,
     /// One running hub process; a restarted process has another one.
     NodeId,
 }

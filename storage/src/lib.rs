@@ -7,7 +7,8 @@
 //! | [`error`] | the one error of this crate, by what a caller would do about it |
 //! | [`devices`] | devices, their keys, their tokens, the device limit; `change` is the only way to alter them |
 //! | [`users`] | people, their sessions, personal access tokens and settings |
-//! | [`inventory`] | what devices say about themselves |
+//! | [`inventory`] | what is known about devices, and what finds them |
+//! | [`saved_filters`] | questions about devices that somebody gave a name |
 //! | [`connections`] | whether a device is connected, as last written down, and its connections before |
 //! | [`sessions`] | sessions between operators and devices, open ones and past ones |
 //! | [`events`] | what happened, in one order for all who watch |
@@ -32,6 +33,7 @@ pub mod inventory;
 pub mod keys;
 pub mod objects;
 pub mod presence;
+pub mod saved_filters;
 pub mod sessions;
 pub mod units;
 pub mod users;
@@ -45,11 +47,12 @@ pub use devices::{
 };
 pub use error::StorageError;
 pub use events::{Event, Events, NewEvent};
-pub use id::{AttachmentId, AuthSetId, DeviceId, Epoch, NodeId, SessionId, TokenId, UserId};
-pub use inventory::{Attribute, Inventory, InventoryDevice, Report, Reported};
+pub use id::{AttachmentId, AuthSetId, DeviceId, Epoch, FilterId, NodeId, SessionId, TokenId, UserId};
+pub use inventory::{Attribute, DeviceReport, Inventory, InventoryDevice, Report, Reported};
 pub use keys::SigningKeys;
 pub use objects::Objects;
 pub use presence::{Claim, Presence, Route};
+pub use saved_filters::{FilterSaved, SavedFilter, SavedFilters};
 pub use sessions::{
     OpenedSession, Participant, ParticipantRole, SessionChange, SessionFigures, SessionFilter, SessionKind,
     SessionRecord, Sessions,
@@ -68,8 +71,10 @@ pub struct Storage {
     pub devices: Devices,
     /// Users, their sessions.
     pub users: Users,
-    /// What devices report about themselves.
+    /// What is known about devices.
     pub inventory: Inventory,
+    /// Questions about devices that somebody gave a name.
+    pub filters: SavedFilters,
     /// Last known connection of every device, and those before.
     pub connections: Connections,
     /// Sessions between operators and devices.
@@ -97,6 +102,8 @@ impl Storage {
     pub async fn open(config: &Config) -> Result<Self, StorageError> {
         let database = Database::open(config).await?;
         database.migrate().await?;
+        let inventory = Inventory::new(database.clone(), config.search_limit);
+        while inventory.index_some().await? > 0 {}
         let presence = Presence::open(config).await?;
         let objects = Objects::open(config)?;
         match objects.ping().await {
@@ -106,7 +113,8 @@ impl Storage {
         Ok(Self {
             devices: Devices::new(database.clone()),
             users: Users::new(database.clone()),
-            inventory: Inventory::new(database.clone()),
+            inventory,
+            filters: SavedFilters::new(database.clone()),
             connections: Connections::new(database.clone()),
             sessions: Sessions::new(database.clone()),
             events: Events::new(database.clone()),

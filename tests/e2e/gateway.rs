@@ -56,7 +56,6 @@ pub(crate) fn users_only() -> Vec<(&'static str, String)> {
     let mut all = served("/api/management/");
     for (method, path) in [
         ("GET", "/api/management/v1/deployments/artifacts"),
-        ("POST", "/api/management/v2/inventory/filters/search"),
         ("GET", "/api/management/v1/deviceconfig/configurations/device/x"),
         ("GET", "/api/management/v1/iot-manager/integrations"),
         ("GET", "/api/management/v1/useradm/roles"),

@@ -113,13 +113,16 @@ const OPEN_INSIDE: &[(&str, &str)] = &[
     ("GET", "/api/internal/v1/useradm/health"),
     ("GET", "/api/internal/v1/useradm/auth/verify"),
     ("POST", "/api/internal/v1/useradm/auth/verify"),
+    ("GET", "/api/internal/v1/inventory/alive"),
+    ("GET", "/api/internal/v1/inventory/health"),
+    ("GET", "/api/internal/v1/reporting/alive"),
+    ("GET", "/api/internal/v1/reporting/health"),
 ];
 
 /// Not served yet, and asked for the same tokens all the same.
 const LATER: &[(&str, &str)] = &[
     ("POST", "/api/devices/v2/deployments/device/deployments/next"),
     ("GET", "/api/devices/v1/deviceconfig/configuration"),
-    ("POST", "/api/management/v2/inventory/filters/search"),
     ("GET", "/api/management/v1/deployments/artifacts"),
     ("GET", "/api/management/v1/iot-manager/integrations"),
 ];

@@ -274,8 +274,8 @@ async fn provision_connection(
 
 async fn remove(transaction: &mut Transaction, device: &Device) -> Result<(), StorageError> {
     // Sets and tokens go with the device, by their foreign keys.
+    inventory::forget(transaction, device.id).await?;
     for table in [
-        "DELETE FROM inventory WHERE device = $1",
         "DELETE FROM connection_log WHERE device = $1",
         "DELETE FROM connections WHERE device = $1",
         "DELETE FROM devices WHERE id = $1",

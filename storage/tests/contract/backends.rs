@@ -93,6 +93,28 @@ impl TestDatabase {
         }
     }
 
+    /// Makes every document look as if it came from a version that had no searches.
+    pub async fn forget_indexes(&self) {
+        let statements = [
+            "UPDATE inventory SET indexed = FALSE",
+            "DELETE FROM inventory_terms",
+            "DELETE FROM inventory_text",
+            "DELETE FROM inventory_attributes",
+            "DELETE FROM inventory_counts",
+        ];
+        if self.directory.is_some() {
+            let pool = sqlx::SqlitePool::connect(&self.url()).await.expect("the database opens");
+            for statement in statements {
+                sqlx::query(statement).execute(&pool).await.expect("a statement");
+            }
+        } else {
+            let pool = sqlx::PgPool::connect(&self.url()).await.expect("the database opens");
+            for statement in statements {
+                sqlx::query(statement).execute(&pool).await.expect("a statement");
+            }
+        }
+    }
+
     pub fn is_private(&self) -> bool {
         self.is_private
     }

@@ -3,11 +3,13 @@
 pub mod connections;
 pub mod devices;
 pub mod events;
+pub mod grouping;
 pub mod inventory;
 pub mod objects;
 pub mod opening;
 pub mod outages;
 pub mod presence;
+pub mod search;
 pub mod sessions;
 pub mod users;
 pub mod wiping;

@@ -3,6 +3,7 @@
 
 mod backends;
 mod cases;
+mod random;
 mod s3_server;
 mod servers;
 
@@ -105,7 +106,30 @@ on_every_database! {
         reports_of_unknown_devices_store_nothing,
         characters_of_every_kind_come_back,
         parallel_reports_and_decisions_lose_nothing,
-        pages_by_id_with_the_total,
+    ],
+    grouping: [
+        tags_have_versions,
+        a_group_is_there_while_it_has_a_member,
+        a_dissolved_group_lets_go_of_all_its_members_and_no_other,
+        counts_are_true_after_changes_in_parallel,
+        the_hub_writes_attributes_of_any_scope,
+        what_one_scope_holds_is_bounded,
+        reports_of_many_devices_are_one_transaction_and_keep_their_order,
+        documents_from_before_there_were_searches_are_found,
+        devices_are_counted_by_their_values,
+        saved_filters_have_names_of_their_own,
+    ],
+    search: [
+        random_questions_are_answered_as_defined,
+        devices_are_found_by_what_they_are_and_leave_with_it,
+        only_the_devices_asked_about_are_found,
+        free_text_finds_beginnings_and_parts_of_names,
+        devices_are_found_by_where_they_are,
+        an_expression_on_too_many_values_is_refused,
+        a_search_ends_at_its_limit,
+        pages_of_any_order_meet_each_device_once,
+        a_device_that_calls_every_hour_is_never_called_offline,
+        paging_while_devices_report_meets_each_once,
     ],
     connections: [
         a_connection_begins_and_ends,
