@@ -193,7 +193,7 @@ fn read_aggregations(
     depth: usize,
     left: &mut usize,
 ) -> Result<Vec<Aggregation>, ApiError> {
-    if depth > DEPTH {
+    if depth > DEPTH && !bodies.is_empty() {
         return Err(ApiError::bad_request(format!("aggregations: at most {DEPTH} levels below the top")));
     }
     if bodies.is_empty() && depth == 0 {
