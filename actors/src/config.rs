@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use storage::SecretUrl;
 use storage::units;
 
-use crate::{file_transfer, session};
+use crate::{file_transfer, jobs, session};
 
 /// Who may come in and for how long, and how nodes find each other.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -67,6 +67,8 @@ pub struct Config {
     pub retention: Retention,
     /// Who may listen to events.
     pub events: EventStreams,
+    /// How background work is done.
+    pub jobs: jobs::Config,
 }
 
 /// How long is remembered what happened.
@@ -84,6 +86,12 @@ pub struct Retention {
     /// Sessions that have ended, and with them their recordings.
     #[serde(with = "units::duration")]
     pub sessions: Duration,
+    /// Background work that was done.
+    #[serde(with = "units::duration")]
+    pub jobs: Duration,
+    /// Background work that was given up or called off.
+    #[serde(with = "units::duration")]
+    pub dead_jobs: Duration,
 }
 
 /// Who may listen to events.
@@ -105,8 +113,17 @@ impl Config {
         if let Some(fault) = self.file_transfer.fault() {
             return Some(format!("file_transfer.{fault}"));
         }
-        let Retention { events, connections, connections_per_device, sessions } = self.retention;
-        for (key, time) in [("events", events), ("connections", connections), ("sessions", sessions)] {
+        if let Some(fault) = self.jobs.fault() {
+            return Some(format!("jobs.{fault}"));
+        }
+        let Retention { events, connections, connections_per_device, sessions, jobs, dead_jobs } = self.retention;
+        for (key, time) in [
+            ("events", events),
+            ("connections", connections),
+            ("sessions", sessions),
+            ("jobs", jobs),
+            ("dead_jobs", dead_jobs),
+        ] {
             if time < Duration::from_secs(1) {
                 return Some(format!("retention.{key} is {time:?}: expected at least \"1s\""));
             }
@@ -122,6 +139,8 @@ impl Default for Retention {
             connections: Duration::from_hours(30 * 24),
             connections_per_device: 100,
             sessions: Duration::from_hours(90 * 24),
+            jobs: Duration::from_hours(24),
+            dead_jobs: Duration::from_hours(30 * 24),
         }
     }
 }
@@ -157,6 +176,7 @@ impl Default for Config {
             sessions: session::Config::default(),
             retention: Retention::default(),
             events: EventStreams::default(),
+            jobs: jobs::Config::default(),
             file_transfer: file_transfer::Config::default(),
         }
     }

@@ -11,6 +11,7 @@
 //! ├─ Leases         this node's lease and its devices' routes, renewed in bulk
 //! ├─ Switchboard    what other nodes say to this one: sessions, credit, displacement, revocations
 //! ├─ DeadNodes      what nodes that died have left open
+//! ├─ JobRunner      durable background work, taken in turns with the other nodes
 //! └─ Housekeeping   what has run out: tokens, events, connections and sessions of long ago
 //! └─ Housekeeping   expired tokens, old connections
 //!
@@ -32,6 +33,7 @@
 //! | [`file_transfer`] | files to and from devices |
 //! | [`registry`], [`reach`] | who is connected, here and elsewhere |
 //! | [`events`], [`status_writer`] | what is written down about connections and sessions, and who is told |
+//! | [`jobs`] | background work that is done at least once |
 //! | [`trigger`] | commands to devices' update clients |
 //! | [`bus`], [`switchboard`] | how nodes talk |
 //! | [`supervisor`], [`tree`] | what restarts what |
@@ -64,6 +66,7 @@ pub mod switchboard;
 pub mod dead_nodes;
 pub mod events;
 pub mod housekeeping;
+pub mod jobs;
 pub mod leases;
 pub mod metrics;
 pub mod status_writer;

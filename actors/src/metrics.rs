@@ -26,6 +26,10 @@ pub const TRIGGERS: &str = "mooring_triggers_total";
 pub const RECORDING_RETRIES: &str = "mooring_recording_retries_total";
 /// Recordings that stopped before their session did.
 pub const RECORDINGS_TRUNCATED: &str = "mooring_recordings_truncated_total";
+/// Attempts at background work, by `kind` and `outcome`.
+pub const JOBS: &str = "mooring_jobs_total";
+/// Background work that waits or runs, on all nodes together.
+pub const JOBS_OPEN: &str = "mooring_jobs_open";
 
 /// Registers the descriptions with the recorder.
 pub fn describe() {
@@ -40,5 +44,7 @@ pub fn describe() {
     describe_counter!(STATUS_RETRIES, Unit::Count, "status batches that could not be written and were kept");
     describe_counter!(CONNECTIONS_UNLOGGED, Unit::Count, "past connections dropped unwritten, because too many waited");
     describe_counter!(RECORDING_RETRIES, Unit::Count, "chunks of recordings that could not be written and were kept");
+    describe_counter!(JOBS, Unit::Count, "attempts at background work, by kind and outcome");
+    describe_gauge!(JOBS_OPEN, Unit::Count, "background work that waits or runs, on all nodes together");
     describe_counter!(RECORDINGS_TRUNCATED, Unit::Count, "recordings that stopped before their session did");
 }

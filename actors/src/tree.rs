@@ -14,6 +14,7 @@ use crate::dead_nodes::{DeadNodes, Patience};
 use crate::events::{EventReader, EventTail};
 use crate::gate::Gate;
 use crate::housekeeping::{Housekeeping, RemoveRecordings};
+use crate::jobs::{self, JobKind, JobQueue, JobRunner, Rest};
 use crate::leases::{self, Leases, Resign};
 use crate::reach::Reach;
 use crate::recording::RecordingConfig;
@@ -43,6 +44,8 @@ pub struct Tree {
     pub announce: Announcer,
     /// Commands to devices' update clients.
     pub triggers: Triggers,
+    /// Background work.
+    pub jobs: JobQueue,
     is_draining: Arc<AtomicBool>,
     /// Bounds that all recordings of this node share.
     recording: RecordingConfig,
@@ -52,6 +55,7 @@ pub struct Tree {
     leases: Service<Leases>,
     switchboard: Service<Switchboard>,
     dead_nodes: Service<DeadNodes>,
+    job_runner: Service<JobRunner>,
     housekeeping: Service<Housekeeping>,
 }
 
@@ -72,7 +76,9 @@ impl Tree {
         let reach = Reach::new(registry.clone(), storage.connections.clone(), storage.presence.clone(), bus.clone());
         let triggers =
             Triggers::new(registry.clone(), reach.clone(), bus.clone(), config.trigger_reply_limit, arbiter.clone());
-        let parts = Parts { registry: registry.clone(), gate: gate.clone(), bus: bus.clone() };
+        let jobs = JobQueue::new(storage.jobs.clone(), bus.clone(), &config.jobs);
+        let parts =
+            Parts { registry: registry.clone(), gate: gate.clone(), bus: bus.clone(), jobs: jobs.clone() };
 
         let status_writer = {
             let (queues, tail) = ((statuses.clone(), sessions.clone()), events.clone());
@@ -108,6 +114,13 @@ impl Tree {
                 DeadNodes::new(node, patience, storage.clone(), queues.clone(), tail.clone(), alive)
             })
         };
+        let job_runner = {
+            let (queue, node, config) = (jobs.clone(), bus.node(), config.jobs.clone());
+            let kinds: Arc<[JobKind]> = [].into();
+            Service::start("jobs", arbiter, move |alive| {
+                JobRunner::new(queue.clone(), node, Arc::clone(&kinds), config.clone(), alive)
+            })
+        };
         let housekeeping = {
             let (storage, retention) = (storage.clone(), config.retention.clone());
             Service::start("housekeeping", arbiter, move |alive| {
@@ -124,6 +137,7 @@ impl Tree {
             events,
             announce,
             triggers,
+            jobs,
             is_draining,
             recording: RecordingConfig::default(),
             storage: storage.clone(),
@@ -132,6 +146,7 @@ impl Tree {
             leases,
             switchboard,
             dead_nodes,
+            job_runner,
             housekeeping,
         }
     }
@@ -174,10 +189,17 @@ impl Tree {
         self.leases.retire();
         self.switchboard.retire();
         self.dead_nodes.retire();
+        self.job_runner.retire();
         self.housekeeping.retire();
         if let Some(leases) = self.leases.address() {
             // Gone already is as good.
             let _ = leases.send(Resign).await;
+        }
+        if let Some(runner) = self.job_runner.address() {
+            let _ = runner.send(Rest).await;
+        }
+        if let Err(error) = jobs::give_back(&self.storage.jobs, self.bus.node()).await {
+            warn!(%error, "background work was not given back; its leases will run out instead");
         }
         let Storage { connections, presence, .. } = &self.storage;
         if let Err(error) = self.statuses.flush(connections, presence, &self.events).await {
@@ -199,19 +221,21 @@ impl Tree {
             "leases" => Some(self.leases.restarts()),
             "switchboard" => Some(self.switchboard.restarts()),
             "dead_nodes" => Some(self.dead_nodes.restarts()),
+            "jobs" => Some(self.job_runner.restarts()),
             "housekeeping" => Some(self.housekeeping.restarts()),
             _ => None,
         }
     }
 
     /// The names of all services.
-    pub fn services(&self) -> [&'static str; 6] {
+    pub fn services(&self) -> [&'static str; 7] {
         [
             self.status_writer.name(),
             self.event_reader.name(),
             self.leases.name(),
             self.switchboard.name(),
             self.dead_nodes.name(),
+            self.job_runner.name(),
             self.housekeeping.name(),
         ]
     }
@@ -224,6 +248,7 @@ impl Tree {
             "leases" => self.leases.address().map(|service| service.do_send(Crash)).is_some(),
             "switchboard" => self.switchboard.address().map(|service| service.do_send(Crash)).is_some(),
             "dead_nodes" => self.dead_nodes.address().map(|service| service.do_send(Crash)).is_some(),
+            "jobs" => self.job_runner.address().map(|service| service.do_send(Crash)).is_some(),
             "housekeeping" => self.housekeeping.address().map(|service| service.do_send(Crash)).is_some(),
             _ => false,
         }

@@ -15,6 +15,7 @@
 //! | [`devices`], [`users`], [`inventory`], [`device_connect`], [`recordings`] | the handlers of each area |
 //! | [`devices`], [`users`], [`inventory`], [`device_connect`], [`triggers`] | the handlers of each area |
 //! | [`events`], [`connections`], [`sessions`] | what happens, and what has happened |
+//! | [`jobs`] | background work |
 //! | [`internal`] | what other services of an installation ask, on a listener of its own |
 //! | [`devices`], [`users`], [`inventory`], [`device_connect`], [`file_transfer`] | the handlers of each area |
 //! | [`error`] | everything that can go wrong, and its status |
@@ -41,6 +42,7 @@ pub mod file_transfer;
 pub mod health;
 pub mod internal;
 pub mod inventory;
+pub mod jobs;
 pub mod recordings;
 pub mod sessions;
 pub mod sockets;

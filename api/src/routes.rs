@@ -4,8 +4,8 @@ use actix_web::web::ServiceConfig;
 
 use crate::endpoint::Endpoint as E;
 use crate::{
-    connections, device_connect, devices, events, exposition, file_transfer, health, internal, inventory, recordings,
-    sessions, triggers, users, web_ui,
+    connections, device_connect, devices, events, exposition, file_transfer, health, internal, inventory, jobs,
+    recordings, sessions, triggers, users, web_ui,
 };
 
 /// Tells the router, which tries the patterns in this order: what devices ask all day long stands first.
@@ -69,6 +69,13 @@ pub fn routes(service: &mut ServiceConfig) {
         .service(E::at("/api/management/v1/mooring/devices/{id}/connections").get(connections::list))
         .service(E::at("/api/management/v1/mooring/sessions").get(sessions::list))
         .service(E::at("/api/management/v1/mooring/sessions/{id}").get(sessions::get));
+
+    // Background work.
+    service
+        .service(E::at("/api/management/v1/mooring/jobs").get(jobs::list))
+        .service(E::at("/api/management/v1/mooring/jobs/{id}").get(jobs::get))
+        .service(E::at("/api/management/v1/mooring/jobs/{id}/retry").post(jobs::retry))
+        .service(E::at("/api/management/v1/mooring/jobs/{id}/cancel").post(jobs::cancel));
 
     // Files from and to devices.
     let download = E::at("/api/management/v1/deviceconnect/devices/{id}/download");

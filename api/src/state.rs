@@ -12,6 +12,7 @@ use actors::events::EventTail;
 use actors::file_transfer::Transfers;
 use actors::gate::Gate;
 use actors::housekeeping::RemoveRecordings;
+use actors::jobs::JobQueue;
 use actors::reach::Reach;
 use actors::trigger::Triggers;
 use storage::Storage;
@@ -45,6 +46,8 @@ pub struct ApiState {
     pub events: EventTail,
     /// Commands to devices' update clients.
     pub triggers: Triggers,
+    /// Background work.
+    pub jobs: JobQueue,
     /// Transfers files.
     pub transfers: Transfers,
     /// Connects this node with the others; asked only whether it works.
@@ -129,6 +132,7 @@ pub mod testing {
                 settings.trigger_reply_limit,
                 arbiter,
             ),
+            jobs: JobQueue::new(storage.jobs.clone(), bus.clone(), &settings.jobs),
             access: crate::gateway::access,
             transfers: Transfers::new(
                 actors::session::host::Parts {

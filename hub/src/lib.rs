@@ -315,6 +315,7 @@ async fn boot(config: Config) -> anyhow::Result<Booted> {
         reach: tree.reach.clone(),
         events: tree.events.clone(),
         triggers: tree.triggers.clone(),
+        jobs: tree.jobs.clone(),
         transfers,
         bus,
         access: api::gateway::access,

@@ -11,6 +11,7 @@
 //! | [`connections`] | whether a device is connected, as last written down, and its connections before |
 //! | [`sessions`] | sessions between operators and devices, open ones and past ones |
 //! | [`events`] | what happened, in one order for all who watch |
+//! | [`jobs`] | background work, done at least once |
 //! | [`keys`] | the signing keys all nodes share |
 //! | [`objects`] | recordings and artifacts, as objects in a directory or in S3 |
 //! | [`presence`] | which node holds a device right now, node leases, counters: memory or Redis |
@@ -29,6 +30,7 @@ pub mod error;
 pub mod events;
 pub mod id;
 pub mod inventory;
+pub mod jobs;
 pub mod keys;
 pub mod objects;
 pub mod presence;
@@ -45,8 +47,9 @@ pub use devices::{
 };
 pub use error::StorageError;
 pub use events::{Event, Events, NewEvent};
-pub use id::{AttachmentId, AuthSetId, DeviceId, Epoch, NodeId, SessionId, TokenId, UserId};
+pub use id::{AttachmentId, AuthSetId, DeviceId, Epoch, JobId, NodeId, SessionId, TokenId, UserId};
 pub use inventory::{Attribute, Inventory, InventoryDevice, Report, Reported};
+pub use jobs::{Job, JobFilter, JobOutcome, JobState, JobWish, Jobs, NewJob};
 pub use keys::SigningKeys;
 pub use objects::Objects;
 pub use presence::{Claim, Presence, Route};
@@ -76,6 +79,8 @@ pub struct Storage {
     pub sessions: Sessions,
     /// What happened, for those who watch.
     pub events: Events,
+    /// Background work.
+    pub jobs: Jobs,
     /// Private keys that all nodes sign with.
     pub keys: SigningKeys,
     /// Recordings and artifacts.
@@ -110,6 +115,7 @@ impl Storage {
             connections: Connections::new(database.clone()),
             sessions: Sessions::new(database.clone()),
             events: Events::new(database.clone()),
+            jobs: Jobs::new(database.clone()),
             keys: SigningKeys::new(database.clone()),
             objects,
             presence,

@@ -4,6 +4,7 @@ pub mod connections;
 pub mod devices;
 pub mod events;
 pub mod inventory;
+pub mod jobs;
 pub mod objects;
 pub mod opening;
 pub mod outages;

@@ -130,6 +130,18 @@ on_every_database! {
         a_reader_misses_nothing_while_many_append,
         old_events_go_and_a_reader_can_tell,
     ],
+    jobs: [
+        a_job_is_taken_once_and_done,
+        a_key_adds_one_job,
+        an_input_that_is_too_large_adds_nothing,
+        takers_at_once_share_the_work,
+        a_lease_that_ended_lets_another_take_over,
+        what_fails_comes_again_until_it_is_dead,
+        a_job_that_is_called_off_is_nobodys,
+        a_node_gives_back_what_it_holds,
+        jobs_are_listed_newest_first,
+        jobs_that_are_over_are_removed_in_time,
+    ],
     wiping: [
         cleared_connections_are_gone_with_their_log,
         forgotten_sessions_are_gone_whether_they_are_over_or_not,
