@@ -23,6 +23,9 @@ pub const IDENTITY: &str = "identity";
 /// Scope of what the hub notes about a device.
 pub const SYSTEM: &str = "system";
 
+/// Scope of what monitoring has found.
+pub const MONITOR: &str = "monitor";
+
 /// How often a write is tried again whose document was changed by somebody else in between.
 const REWRITE_ATTEMPTS: u32 = 16;
 
@@ -242,6 +245,49 @@ pub(crate) async fn show_identity(transaction: &mut Transaction, device: &Device
         // The device reported something in between; its report stays, and we look again.
     }
     Err(StorageError::unavailable("cannot show a device in inventory", "its document kept changing"))
+}
+
+/// Makes the document of a device show how many of its monitored subjects are in trouble, inside the transaction that
+/// changes that; `None` shows nothing. A device without a document shows nothing either.
+pub(crate) async fn show_open_alerts(
+    transaction: &mut Transaction,
+    device: DeviceId,
+    open: Option<u64>,
+) -> Result<(), StorageError> {
+    let shown = match open {
+        None => BTreeMap::new(),
+        Some(open) => BTreeMap::from([
+            ("alert_count".to_owned(), Entry::new(Value::from(open))),
+            ("alerts".to_owned(), Entry::new(Value::Bool(open > 0))),
+        ]),
+    };
+    for _ in 0..REWRITE_ATTEMPTS {
+        let stored: Option<(Json<Document>, i64)> = in_transaction!(&mut *transaction, |connection| {
+            sqlx::query_as("SELECT document, revision FROM inventory WHERE device = $1")
+                .bind(device)
+                .fetch_optional(connection)
+                .await
+        })?;
+        let Some((Json(mut document), revision)) = stored else { return Ok(()) };
+        if !document.replace(MONITOR, &shown) {
+            return Ok(());
+        }
+        let written = in_transaction!(&mut *transaction, |connection| {
+            sqlx::query(
+                "UPDATE inventory SET document = $2, revision = revision + 1 WHERE device = $1 AND revision = $3",
+            )
+            .bind(device)
+            .bind(Json(&document))
+            .bind(revision)
+            .execute(connection)
+            .await
+            .map(|done| done.rows_affected())
+        })?;
+        if written > 0 {
+            return Ok(());
+        }
+    }
+    Err(StorageError::unavailable("cannot show the alerts of a device in inventory", "its document kept changing"))
 }
 
 /// Every member of the identity but `status`, and the status the hub gave the device in its place. Values that

@@ -448,16 +448,15 @@ impl Jobs {
 }
 
 /// Adds jobs inside of the transaction whose work they go on with.
-pub(crate) async fn insert(
-    transaction: &mut Transaction,
-    jobs: &[NewJob],
-    now: Timestamp,
-) -> Result<(), StorageError> {
+pub(crate) async fn insert(transaction: &mut Transaction, jobs: &[NewJob], now: Timestamp) -> Result<(), StorageError> {
     let mut rows = Vec::with_capacity(jobs.len());
     for job in jobs {
         let input = job.input.to_string();
         if input.len() > INPUT_LIMIT {
-            return Err(StorageError::other(format!("cannot add a job of kind {}", job.kind), "its input is too large"));
+            return Err(StorageError::other(
+                format!("cannot add a job of kind {}", job.kind),
+                "its input is too large",
+            ));
         }
         rows.push((job, input));
     }

@@ -11,6 +11,8 @@
 //! | [`connections`] | whether a device is connected, as last written down, and its connections before |
 //! | [`sessions`] | sessions between operators and devices, open ones and past ones |
 //! | [`events`] | what happened, in one order for all who watch |
+//! | [`alerts`] | what devices' monitoring reports, and what it comes to |
+//! | [`channels`] | where alerts are sent, and what is muted |
 //! | [`jobs`] | background work, done at least once |
 //! | [`keys`] | the signing keys all nodes share |
 //! | [`objects`] | recordings and artifacts, as objects in a directory or in S3 |
@@ -20,6 +22,8 @@
 //! runs on both, and the few differences are named in `dialect.rs`. Migrations are compiled in and run when the storage
 //! opens.
 
+pub mod alerts;
+pub mod channels;
 pub mod clock;
 pub mod config;
 pub mod connections;
@@ -38,6 +42,11 @@ pub mod sessions;
 pub mod units;
 pub mod users;
 
+pub use alerts::{
+    Alert, AlertCounts, AlertFilter, AlertLevel, AlertReport, Alerts, Folded, FollowUp, MailCount, NewAlert, Recorded,
+    RecordedAlert, SubjectsOf,
+};
+pub use channels::{Added, Channel, ChannelKind, Channels, Mute};
 pub use clock::Timestamp;
 pub use config::{Config, Secret, SecretUrl};
 pub use connections::{Connection, ConnectionChange, Connections, PastConnection};
@@ -47,7 +56,10 @@ pub use devices::{
 };
 pub use error::StorageError;
 pub use events::{Event, Events, NewEvent};
-pub use id::{AttachmentId, AuthSetId, DeviceId, Epoch, JobId, NodeId, SessionId, TokenId, UserId};
+pub use id::{
+    AlertId, AttachmentId, AuthSetId, ChannelId, DeviceId, Epoch, JobId, MuteId, NodeId, RuleId, SessionId, TokenId,
+    UserId,
+};
 pub use inventory::{Attribute, Inventory, InventoryDevice, Report, Reported};
 pub use jobs::{Job, JobFilter, JobOutcome, JobState, JobWish, Jobs, NewJob};
 pub use keys::SigningKeys;
@@ -79,6 +91,10 @@ pub struct Storage {
     pub sessions: Sessions,
     /// What happened, for those who watch.
     pub events: Events,
+    /// What devices' monitoring reports.
+    pub alerts: Alerts,
+    /// Where alerts are sent.
+    pub channels: Channels,
     /// Background work.
     pub jobs: Jobs,
     /// Private keys that all nodes sign with.
@@ -115,6 +131,8 @@ impl Storage {
             connections: Connections::new(database.clone()),
             sessions: Sessions::new(database.clone()),
             events: Events::new(database.clone()),
+            alerts: Alerts::new(database.clone()),
+            channels: Channels::new(database.clone()),
             jobs: Jobs::new(database.clone()),
             keys: SigningKeys::new(database.clone()),
             objects,

@@ -1,5 +1,7 @@
 //! The promises, one file for each area. `main.rs` says which backends keep them.
 
+pub mod alerts;
+pub mod channels;
 pub mod connections;
 pub mod devices;
 pub mod events;

@@ -142,6 +142,22 @@ on_every_database! {
         jobs_are_listed_newest_first,
         jobs_that_are_over_are_removed_in_time,
     ],
+    alerts: [
+        open_subjects_show_in_the_inventory,
+        an_alert_that_comes_again_is_stored_once,
+        alerts_are_listed_by_the_time_they_were_issued,
+        alerts_of_devices_that_are_not_there_leave_nothing,
+        what_follows_from_alerts_is_written_with_them,
+        nodes_that_record_at_once_lose_nothing,
+        a_device_keeps_no_more_than_it_may,
+        old_alerts_go_and_open_subjects_keep_their_latest,
+    ],
+    channels: [
+        a_channel_is_made_changed_and_removed,
+        there_are_no_more_channels_and_mutes_than_may_be,
+        mutes_end_by_time_by_hand_and_with_their_channel,
+        alerts_come_with_the_channels_and_mutes_of_their_moment,
+    ],
     wiping: [
         cleared_connections_are_gone_with_their_log,
         forgotten_sessions_are_gone_whether_they_are_over_or_not,
