@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use storage::SecretUrl;
 use storage::units;
 
-use crate::{file_transfer, jobs, session};
+use crate::{file_transfer, jobs, notifications, session};
 
 /// Who may come in and for how long, and how nodes find each other.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -67,8 +67,13 @@ pub struct Config {
     pub retention: Retention,
     /// Who may listen to events.
     pub events: EventStreams,
+    /// Bytes of alerts that may wait on this node to be written; what is more is sent back for later.
+    #[serde(with = "units::size")]
+    pub alerts_waiting_limit: usize,
     /// How background work is done.
     pub jobs: jobs::Config,
+    /// How alerts are sent to people and programs.
+    pub notifications: notifications::Config,
 }
 
 /// How long is remembered what happened.
@@ -92,6 +97,9 @@ pub struct Retention {
     /// Background work that was given up or called off.
     #[serde(with = "units::duration")]
     pub dead_jobs: Duration,
+    /// Alerts, but for the latest of what is still in trouble.
+    #[serde(with = "units::duration")]
+    pub alerts: Duration,
 }
 
 /// Who may listen to events.
@@ -116,13 +124,18 @@ impl Config {
         if let Some(fault) = self.jobs.fault() {
             return Some(format!("jobs.{fault}"));
         }
-        let Retention { events, connections, connections_per_device, sessions, jobs, dead_jobs } = self.retention;
+        if let Some(fault) = self.notifications.fault() {
+            return Some(format!("notifications.{fault}"));
+        }
+        let Retention { events, connections, connections_per_device, sessions, jobs, dead_jobs, alerts } =
+            self.retention;
         for (key, time) in [
             ("events", events),
             ("connections", connections),
             ("sessions", sessions),
             ("jobs", jobs),
             ("dead_jobs", dead_jobs),
+            ("alerts", alerts),
         ] {
             if time < Duration::from_secs(1) {
                 return Some(format!("retention.{key} is {time:?}: expected at least \"1s\""));
@@ -141,6 +154,7 @@ impl Default for Retention {
             sessions: Duration::from_hours(90 * 24),
             jobs: Duration::from_hours(24),
             dead_jobs: Duration::from_hours(30 * 24),
+            alerts: Duration::from_hours(90 * 24),
         }
     }
 }
@@ -176,7 +190,9 @@ impl Default for Config {
             sessions: session::Config::default(),
             retention: Retention::default(),
             events: EventStreams::default(),
+            alerts_waiting_limit: 32 * 1024 * 1024,
             jobs: jobs::Config::default(),
+            notifications: notifications::Config::default(),
             file_transfer: file_transfer::Config::default(),
         }
     }

@@ -105,7 +105,8 @@ async fn sweep_history(
         sessions += storage.sessions.remove(&expired).await?;
     }
     let jobs = sweep_jobs(&storage, &retention, now).await?;
-    debug!(connections, sessions, jobs, "removed old connections, sessions and jobs");
+    let alerts = storage.alerts.expire(ago(retention.alerts, now)).await?;
+    debug!(connections, sessions, jobs, alerts, "removed old connections, sessions, jobs and alerts");
     Ok(())
 }
 

@@ -14,7 +14,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use actix::{Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler, Message, SpawnHandle, StreamHandler, WrapFuture};
+use actix::{
+    Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler, Message, SpawnHandle, StreamHandler,
+    WrapFuture,
+};
 use futures_util::future::BoxFuture;
 use futures_util::{FutureExt, stream};
 use parking_lot::Mutex;
@@ -386,7 +389,6 @@ impl Handler<Crash> for JobRunner {
 pub fn input<T: serde::de::DeserializeOwned>(job: &Job) -> Result<T, Failure> {
     T::deserialize(&job.input).map_err(|error| Failure::Hopeless(format!("cannot read its input: {error}")))
 }
-
 
 #[cfg(test)]
 mod tests;

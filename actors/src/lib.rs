@@ -11,6 +11,7 @@
 //! ├─ Leases         this node's lease and its devices' routes, renewed in bulk
 //! ├─ Switchboard    what other nodes say to this one: sessions, credit, displacement, revocations
 //! ├─ DeadNodes      what nodes that died have left open
+//! ├─ AlertWriter    what devices' monitoring reports, written in batches with all that follows
 //! ├─ JobRunner      durable background work, taken in turns with the other nodes
 //! └─ Housekeeping   what has run out: tokens, events, connections and sessions of long ago
 //! └─ Housekeeping   expired tokens, old connections
@@ -33,6 +34,7 @@
 //! | [`file_transfer`] | files to and from devices |
 //! | [`registry`], [`reach`] | who is connected, here and elsewhere |
 //! | [`events`], [`status_writer`] | what is written down about connections and sessions, and who is told |
+//! | [`monitor`], [`notifications`] | alerts, and who is told of them |
 //! | [`jobs`] | background work that is done at least once |
 //! | [`trigger`] | commands to devices' update clients |
 //! | [`bus`], [`switchboard`] | how nodes talk |
@@ -69,6 +71,8 @@ pub mod housekeeping;
 pub mod jobs;
 pub mod leases;
 pub mod metrics;
+pub mod monitor;
+pub mod notifications;
 pub mod status_writer;
 pub mod supervisor;
 pub mod tree;

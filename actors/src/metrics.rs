@@ -30,6 +30,14 @@ pub const RECORDINGS_TRUNCATED: &str = "mooring_recordings_truncated_total";
 pub const JOBS: &str = "mooring_jobs_total";
 /// Background work that waits or runs, on all nodes together.
 pub const JOBS_OPEN: &str = "mooring_jobs_open";
+/// Alerts taken in.
+pub const ALERTS: &str = "mooring_alerts_total";
+/// Alerts that were sent back for later, because too many waited to be written.
+pub const ALERTS_REFUSED: &str = "mooring_alerts_refused_total";
+/// Elements of reports that were no alerts and were dropped.
+pub const ALERTS_INVALID: &str = "mooring_alerts_invalid_total";
+/// Alerts of which nobody was notified, because too much background work waited.
+pub const NOTIFICATIONS_LEFT_OUT: &str = "mooring_notifications_left_out_total";
 
 /// Registers the descriptions with the recorder.
 pub fn describe() {
@@ -46,5 +54,9 @@ pub fn describe() {
     describe_counter!(RECORDING_RETRIES, Unit::Count, "chunks of recordings that could not be written and were kept");
     describe_counter!(JOBS, Unit::Count, "attempts at background work, by kind and outcome");
     describe_gauge!(JOBS_OPEN, Unit::Count, "background work that waits or runs, on all nodes together");
+    describe_counter!(ALERTS, Unit::Count, "alerts taken in");
+    describe_counter!(ALERTS_REFUSED, Unit::Count, "alerts sent back for later, because too many waited");
+    describe_counter!(ALERTS_INVALID, Unit::Count, "elements of reports that were no alerts and were dropped");
+    describe_counter!(NOTIFICATIONS_LEFT_OUT, Unit::Count, "alerts nobody was notified of, because too much waited");
     describe_counter!(RECORDINGS_TRUNCATED, Unit::Count, "recordings that stopped before their session did");
 }

@@ -16,6 +16,8 @@ use crate::gate::Gate;
 use crate::housekeeping::{Housekeeping, RemoveRecordings};
 use crate::jobs::{self, JobKind, JobQueue, JobRunner, Rest};
 use crate::leases::{self, Leases, Resign};
+use crate::monitor::{AlertWriter, Monitor};
+use crate::notifications::Notifications;
 use crate::reach::Reach;
 use crate::recording::RecordingConfig;
 use crate::registry::Registry;
@@ -46,6 +48,8 @@ pub struct Tree {
     pub triggers: Triggers,
     /// Background work.
     pub jobs: JobQueue,
+    /// What devices' monitoring reports.
+    pub monitor: Monitor,
     is_draining: Arc<AtomicBool>,
     /// Bounds that all recordings of this node share.
     recording: RecordingConfig,
@@ -55,6 +59,7 @@ pub struct Tree {
     leases: Service<Leases>,
     switchboard: Service<Switchboard>,
     dead_nodes: Service<DeadNodes>,
+    alert_writer: Service<AlertWriter>,
     job_runner: Service<JobRunner>,
     housekeeping: Service<Housekeeping>,
 }
@@ -66,6 +71,7 @@ impl Tree {
         gate: &Gate,
         bus: &Bus,
         config: &Config,
+        notifications: &Notifications,
         remove_recordings: RemoveRecordings,
         arbiter: &ArbiterHandle,
     ) -> Self {
@@ -77,8 +83,7 @@ impl Tree {
         let triggers =
             Triggers::new(registry.clone(), reach.clone(), bus.clone(), config.trigger_reply_limit, arbiter.clone());
         let jobs = JobQueue::new(storage.jobs.clone(), bus.clone(), &config.jobs);
-        let parts =
-            Parts { registry: registry.clone(), gate: gate.clone(), bus: bus.clone(), jobs: jobs.clone() };
+        let parts = Parts { registry: registry.clone(), gate: gate.clone(), bus: bus.clone(), jobs: jobs.clone() };
 
         let status_writer = {
             let (queues, tail) = ((statuses.clone(), sessions.clone()), events.clone());
@@ -114,9 +119,14 @@ impl Tree {
                 DeadNodes::new(node, patience, storage.clone(), queues.clone(), tail.clone(), alive)
             })
         };
+        let monitor = Monitor::new(storage.alerts.clone(), events.clone(), jobs.clone(), notifications.clone(), config);
+        let alert_writer = {
+            let monitor = monitor.clone();
+            Service::start("alert_writer", arbiter, move |alive| AlertWriter::new(monitor.clone(), alive))
+        };
         let job_runner = {
             let (queue, node, config) = (jobs.clone(), bus.node(), config.jobs.clone());
-            let kinds: Arc<[JobKind]> = [].into();
+            let kinds: Arc<[JobKind]> = notifications.job_kinds().into();
             Service::start("jobs", arbiter, move |alive| {
                 JobRunner::new(queue.clone(), node, Arc::clone(&kinds), config.clone(), alive)
             })
@@ -138,6 +148,7 @@ impl Tree {
             announce,
             triggers,
             jobs,
+            monitor,
             is_draining,
             recording: RecordingConfig::default(),
             storage: storage.clone(),
@@ -146,6 +157,7 @@ impl Tree {
             leases,
             switchboard,
             dead_nodes,
+            alert_writer,
             job_runner,
             housekeeping,
         }
@@ -189,6 +201,7 @@ impl Tree {
         self.leases.retire();
         self.switchboard.retire();
         self.dead_nodes.retire();
+        self.alert_writer.retire();
         self.job_runner.retire();
         self.housekeeping.retire();
         if let Some(leases) = self.leases.address() {
@@ -221,6 +234,7 @@ impl Tree {
             "leases" => Some(self.leases.restarts()),
             "switchboard" => Some(self.switchboard.restarts()),
             "dead_nodes" => Some(self.dead_nodes.restarts()),
+            "alert_writer" => Some(self.alert_writer.restarts()),
             "jobs" => Some(self.job_runner.restarts()),
             "housekeeping" => Some(self.housekeeping.restarts()),
             _ => None,
@@ -228,13 +242,14 @@ impl Tree {
     }
 
     /// The names of all services.
-    pub fn services(&self) -> [&'static str; 7] {
+    pub fn services(&self) -> [&'static str; 8] {
         [
             self.status_writer.name(),
             self.event_reader.name(),
             self.leases.name(),
             self.switchboard.name(),
             self.dead_nodes.name(),
+            self.alert_writer.name(),
             self.job_runner.name(),
             self.housekeeping.name(),
         ]
@@ -248,6 +263,7 @@ impl Tree {
             "leases" => self.leases.address().map(|service| service.do_send(Crash)).is_some(),
             "switchboard" => self.switchboard.address().map(|service| service.do_send(Crash)).is_some(),
             "dead_nodes" => self.dead_nodes.address().map(|service| service.do_send(Crash)).is_some(),
+            "alert_writer" => self.alert_writer.address().map(|service| service.do_send(Crash)).is_some(),
             "jobs" => self.job_runner.address().map(|service| service.do_send(Crash)).is_some(),
             "housekeeping" => self.housekeeping.address().map(|service| service.do_send(Crash)).is_some(),
             _ => false,

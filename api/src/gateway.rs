@@ -73,8 +73,9 @@ pub fn access(path: &str) -> Access {
 
 /// What this path calls for on the listener of the internal API, where nothing else is served.
 pub fn internal_access(path: &str) -> Access {
-    const INTERNAL: &str = "api/internal/v1/deviceconnect";
-    match path.trim_start_matches('/').strip_prefix(INTERNAL) {
+    const SERVICES: [&str; 2] = ["api/internal/v1/deviceconnect", "api/internal/v1/devicemonitor"];
+    let path = path.trim_start_matches('/');
+    match SERVICES.iter().find_map(|service| path.strip_prefix(service)) {
         // They give nothing away, and whoever watches a process holds no secrets.
         Some("/alive" | "/health") => Access::Public,
         Some(rest) if rest.starts_with('/') => Access::Internal,
@@ -183,6 +184,7 @@ mod tests {
             ("/api/internal/v1/deviceconnect/shutdown", Access::Internal),
             ("/api/internal/v1/deviceconnect/alive/x", Access::Internal),
             ("/api/internal/v1/deviceconnect/tenants//devices", Access::Internal),
+            ("/api/internal/v1/devicemonitor/tenants//devices", Access::Internal),
             ("/api/internal/v1/deviceconnectx", Access::Nowhere),
             ("/api/internal/v1/devauth/tokens/verify", Access::Nowhere),
             ("/api/management/v2/devauth/devices", Access::Nowhere),

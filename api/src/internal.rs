@@ -101,7 +101,8 @@ pub async fn send_inventory(
     triggers::send(&state, &path.1, Command::SendInventory, Asker::Service).await
 }
 
-fn ours(tenant: &str) -> Result<(), ApiError> {
+/// The one tenant there is, which has no name.
+pub(crate) fn ours(tenant: &str) -> Result<(), ApiError> {
     if tenant.is_empty() { Ok(()) } else { Err(ApiError::not_found()) }
 }
 

@@ -15,6 +15,7 @@
 //! | [`devices`], [`users`], [`inventory`], [`device_connect`], [`recordings`] | the handlers of each area |
 //! | [`devices`], [`users`], [`inventory`], [`device_connect`], [`triggers`] | the handlers of each area |
 //! | [`events`], [`connections`], [`sessions`] | what happens, and what has happened |
+//! | [`monitoring`], [`channels`] | what is the matter with devices, and who is told |
 //! | [`jobs`] | background work |
 //! | [`internal`] | what other services of an installation ask, on a listener of its own |
 //! | [`devices`], [`users`], [`inventory`], [`device_connect`], [`file_transfer`] | the handlers of each area |
@@ -33,6 +34,7 @@ pub mod gateway;
 pub mod middleware;
 pub mod routes;
 
+pub mod channels;
 pub mod connections;
 pub mod device_connect;
 pub mod devices;
@@ -43,6 +45,7 @@ pub mod health;
 pub mod internal;
 pub mod inventory;
 pub mod jobs;
+pub mod monitoring;
 pub mod recordings;
 pub mod sessions;
 pub mod sockets;

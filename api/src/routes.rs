@@ -4,8 +4,8 @@ use actix_web::web::ServiceConfig;
 
 use crate::endpoint::Endpoint as E;
 use crate::{
-    connections, device_connect, devices, events, exposition, file_transfer, health, internal, inventory, jobs,
-    recordings, sessions, triggers, users, web_ui,
+    channels, connections, device_connect, devices, events, exposition, file_transfer, health, internal, inventory,
+    jobs, monitoring, recordings, sessions, triggers, users, web_ui,
 };
 
 /// Tells the router, which tries the patterns in this order: what devices ask all day long stands first.
@@ -19,6 +19,10 @@ pub fn routes(service: &mut ServiceConfig) {
         .service(attributes.put(inventory::replace_attributes).patch(inventory::merge_attributes))
         .service(E::at("/api/devices/v1/authentication/auth_requests").post(ask_to_join))
         .service(E::at("/api/devices/v1/deviceconnect/connect").get(device_connect::device_without_socket));
+
+    service
+        .service(E::at("/api/devices/v1/devicemonitor/alert").post(monitoring::device::report_alerts))
+        .service(E::at("/api/devices/v1/devicemonitor/config").post(monitoring::device::report_checks));
 
     // Who may join.
     let status = E::at("/api/management/v2/devauth/devices/{id}/auth/{set}/status");
@@ -70,6 +74,21 @@ pub fn routes(service: &mut ServiceConfig) {
         .service(E::at("/api/management/v1/mooring/sessions").get(sessions::list))
         .service(E::at("/api/management/v1/mooring/sessions/{id}").get(sessions::get));
 
+    // What is the matter with devices, and who is told.
+    let email_status = E::at("/api/management/v1/devicemonitor/settings/global/channel/alerts/{channel}/status");
+    let channel = E::at("/api/management/v1/mooring/channels/{id}");
+    service
+        .service(E::at("/api/management/v1/devicemonitor/devices/{id}/alerts").get(monitoring::management::alerts))
+        .service(
+            E::at("/api/management/v1/devicemonitor/devices/{id}/alerts/latest").get(monitoring::management::latest),
+        )
+        .service(E::at("/api/management/v1/devicemonitor/devices/{id}/config").get(monitoring::management::checks))
+        .service(email_status.put(monitoring::management::switch_channel))
+        .service(E::at("/api/management/v1/mooring/channels").get(channels::list).post(channels::add))
+        .service(channel.get(channels::get).patch(channels::change).delete(channels::remove))
+        .service(E::at("/api/management/v1/mooring/mutes").get(channels::mutes).post(channels::mute))
+        .service(E::at("/api/management/v1/mooring/mutes/{id}").delete(channels::unmute));
+
     // Background work.
     service
         .service(E::at("/api/management/v1/mooring/jobs").get(jobs::list))
@@ -111,6 +130,8 @@ pub fn private_routes(service: &mut ServiceConfig) {
 
 /// The internal API, for the other services of an installation. `{tenant}` is empty: there is one, and it has no name.
 pub fn internal_routes(service: &mut ServiceConfig) {
+    use monitoring::internal as monitor;
+
     let device = E::at("/api/internal/v1/deviceconnect/tenants/{tenant:[^/]*}/devices/{id}");
     let check_update = E::at("/api/internal/v1/deviceconnect/tenants/{tenant:[^/]*}/devices/{id}/check-update");
     let send_inventory = E::at("/api/internal/v1/deviceconnect/tenants/{tenant:[^/]*}/devices/{id}/send-inventory");
@@ -125,6 +146,16 @@ pub fn internal_routes(service: &mut ServiceConfig) {
         // A slash at the end has been taken away by then.
         .service(E::at("/api/internal/v1/deviceconnect/tenants").delete(internal::wipe))
         .service(E::at("/api/internal/v1/deviceconnect/tenants/{tenant}").delete(internal::wipe_another));
+
+    let latest = E::at("/api/internal/v1/devicemonitor/tenants/{tenant:[^/]*}/devices/{id}/alerts/latest");
+    service
+        .service(E::at("/api/internal/v1/devicemonitor/alive").get(internal::alive))
+        .service(E::at("/api/internal/v1/devicemonitor/health").get(internal::health))
+        .service(E::at("/api/internal/v1/devicemonitor/tenants/{tenant:[^/]*}/devices").get(monitor::devices))
+        .service(E::at("/api/internal/v1/devicemonitor/tenants/{tenant:[^/]*}/devices/{id}").delete(monitor::forget))
+        .service(latest.get(monitor::latest))
+        .service(E::at("/api/internal/v1/devicemonitor/tenants").delete(monitor::wipe))
+        .service(E::at("/api/internal/v1/devicemonitor/tenants/{tenant}").delete(internal::wipe_another));
 }
 
 #[cfg(test)]

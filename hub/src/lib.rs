@@ -25,6 +25,7 @@ use actors::credentials::Keyring;
 use actors::file_transfer::Transfers;
 use actors::gate::Gate;
 use actors::housekeeping::RemoveRecordings;
+use actors::notifications::Notifications;
 use actors::recording::Recordings;
 use actors::session::ToDevice;
 use actors::tree::Tree;
@@ -266,7 +267,11 @@ async fn boot(config: Config) -> anyhow::Result<Booted> {
     let arbiter = actix_rt::System::current().arbiter().clone();
     let lease = config.actors.lease;
     let remove_recordings = remove_recordings(&storage);
-    let tree = Tree::start(&storage, &gate, &bus, &config.actors, Arc::clone(&remove_recordings), &arbiter);
+    let notifications = Notifications::new(&storage, &config.actors.notifications)
+        .map_err(anyhow::Error::msg)
+        .context("cannot set up notifications")?;
+    let tree =
+        Tree::start(&storage, &gate, &bus, &config.actors, &notifications, Arc::clone(&remove_recordings), &arbiter);
     tree.enlist(lease).await.context("cannot enlist this node in the shared store")?;
     let announce = tree.announce.clone();
     let admission =
@@ -316,6 +321,7 @@ async fn boot(config: Config) -> anyhow::Result<Booted> {
         events: tree.events.clone(),
         triggers: tree.triggers.clone(),
         jobs: tree.jobs.clone(),
+        monitor: tree.monitor.clone(),
         transfers,
         bus,
         access: api::gateway::access,

@@ -60,6 +60,18 @@ pub(crate) fn users_only() -> Vec<(&'static str, String)> {
         ("GET", format!("/api/management/v1/mooring/devices/{UNKNOWN}/connections")),
         ("GET", "/api/management/v1/mooring/sessions".into()),
         ("GET", format!("/api/management/v1/mooring/sessions/{UNKNOWN}")),
+        ("GET", format!("/api/management/v1/devicemonitor/devices/{UNKNOWN}/alerts")),
+        ("GET", format!("/api/management/v1/devicemonitor/devices/{UNKNOWN}/alerts/latest")),
+        ("GET", format!("/api/management/v1/devicemonitor/devices/{UNKNOWN}/config")),
+        ("PUT", "/api/management/v1/devicemonitor/settings/global/channel/alerts/email/status".into()),
+        ("GET", "/api/management/v1/mooring/channels".into()),
+        ("POST", "/api/management/v1/mooring/channels".into()),
+        ("GET", format!("/api/management/v1/mooring/channels/{UNKNOWN}")),
+        ("PATCH", format!("/api/management/v1/mooring/channels/{UNKNOWN}")),
+        ("DELETE", format!("/api/management/v1/mooring/channels/{UNKNOWN}")),
+        ("GET", "/api/management/v1/mooring/mutes".into()),
+        ("POST", "/api/management/v1/mooring/mutes".into()),
+        ("DELETE", format!("/api/management/v1/mooring/mutes/{UNKNOWN}")),
         ("GET", "/api/management/v1/mooring/jobs".into()),
         ("GET", format!("/api/management/v1/mooring/jobs/{UNKNOWN}")),
         ("POST", format!("/api/management/v1/mooring/jobs/{UNKNOWN}/retry")),
@@ -81,6 +93,8 @@ pub(crate) const DEVICES_ONLY: &[(&str, &str)] = &[
     ("GET", "/api/devices/v1/deviceconnect/connect"),
     ("POST", "/api/devices/v2/deployments/device/deployments/next"),
     ("GET", "/api/devices/v1/deviceconfig/configuration"),
+    ("POST", "/api/devices/v1/devicemonitor/alert"),
+    ("POST", "/api/devices/v1/devicemonitor/config"),
 ];
 
 async fn bare(hub: &TestHub, method: &str, path: &str) -> Answer {

@@ -16,6 +16,8 @@ mod internal_api;
 mod inventory;
 mod live_events;
 mod many_operators;
+mod monitoring;
+mod notifications;
 mod operator_commands;
 mod paste;
 mod port_forward;

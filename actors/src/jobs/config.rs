@@ -72,11 +72,8 @@ mod tests {
 
     #[test]
     fn pauses_double_up_to_the_longest() {
-        let config = Config {
-            first_pause: Duration::from_secs(1),
-            longest_pause: Duration::from_secs(10),
-            ..Config::default()
-        };
+        let config =
+            Config { first_pause: Duration::from_secs(1), longest_pause: Duration::from_secs(10), ..Config::default() };
         let pauses: Vec<u64> = (1..=6).map(|failed| config.pause(failed, 1.0).as_secs()).collect();
         assert_eq!(pauses, [1, 2, 4, 8, 10, 10]);
         assert_eq!(config.pause(u32::MAX, 1.0), config.longest_pause);

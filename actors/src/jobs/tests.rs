@@ -122,9 +122,7 @@ async fn what_never_works_is_dead_until_an_operator_retries_it() {
 #[actix::test]
 async fn hopeless_work_is_tried_once() {
     let storage = storage().await;
-    let run: Run = Arc::new(|job| {
-        Box::pin(async move { input::<u8>(&job).map(drop) })
-    });
+    let run: Run = Arc::new(|job| Box::pin(async move { input::<u8>(&job).map(drop) }));
     let (queue, _runner) = start(&storage, &quick(), run);
     let job = letter();
     queue.add(std::slice::from_ref(&job)).await.unwrap();
