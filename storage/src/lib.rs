@@ -12,6 +12,8 @@
 //! | [`sessions`] | sessions between operators and devices, open ones and past ones |
 //! | [`events`] | what happened, in one order for all who watch |
 //! | [`alerts`] | what devices' monitoring reports, and what it comes to |
+//! | [`alert_rules`] | by which rules the hub raises alerts itself |
+//! | [`audit`] | who changed what, when, from where |
 //! | [`channels`] | where alerts are sent, and what is muted |
 //! | [`jobs`] | background work, done at least once |
 //! | [`keys`] | the signing keys all nodes share |
@@ -22,7 +24,9 @@
 //! runs on both, and the few differences are named in `dialect.rs`. Migrations are compiled in and run when the storage
 //! opens.
 
+pub mod alert_rules;
 pub mod alerts;
+pub mod audit;
 pub mod channels;
 pub mod clock;
 pub mod config;
@@ -42,10 +46,12 @@ pub mod sessions;
 pub mod units;
 pub mod users;
 
+pub use alert_rules::{AlertRule, AlertRules, Comparison, Condition, RuleState};
 pub use alerts::{
     Alert, AlertCounts, AlertFilter, AlertLevel, AlertReport, Alerts, Folded, FollowUp, MailCount, NewAlert, Recorded,
     RecordedAlert, SubjectsOf,
 };
+pub use audit::{Actor, AuditEntry, AuditFilter, AuditLog, NewAuditEntry};
 pub use channels::{Added, Channel, ChannelKind, Channels, Mute};
 pub use clock::Timestamp;
 pub use config::{Config, Secret, SecretUrl};
@@ -95,6 +101,10 @@ pub struct Storage {
     pub alerts: Alerts,
     /// Where alerts are sent.
     pub channels: Channels,
+    /// By which rules the hub raises alerts itself.
+    pub alert_rules: AlertRules,
+    /// Who changed what.
+    pub audit: AuditLog,
     /// Background work.
     pub jobs: Jobs,
     /// Private keys that all nodes sign with.
@@ -132,6 +142,8 @@ impl Storage {
             sessions: Sessions::new(database.clone()),
             events: Events::new(database.clone()),
             alerts: Alerts::new(database.clone()),
+            alert_rules: AlertRules::new(database.clone()),
+            audit: AuditLog::new(database.clone()),
             channels: Channels::new(database.clone()),
             jobs: Jobs::new(database.clone()),
             keys: SigningKeys::new(database.clone()),

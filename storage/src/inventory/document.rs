@@ -44,6 +44,11 @@ impl Document {
         self.0.get(scope).map_or(0, BTreeMap::len)
     }
 
+    /// The value of an attribute.
+    pub(super) fn value(&self, scope: &str, name: &str) -> Option<&Value> {
+        Some(&self.0.get(scope)?.get(name)?.value)
+    }
+
     /// Puts attributes into a scope and leaves its others; says whether that changed anything.
     pub(super) fn merge(&mut self, scope: &str, reported: &BTreeMap<String, Entry>) -> bool {
         let mut changed = false;

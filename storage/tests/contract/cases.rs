@@ -1,6 +1,8 @@
 //! The promises, one file for each area. `main.rs` says which backends keep them.
 
+pub mod alert_rules;
 pub mod alerts;
+pub mod audit;
 pub mod channels;
 pub mod connections;
 pub mod devices;

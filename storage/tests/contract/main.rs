@@ -158,6 +158,18 @@ on_every_database! {
         mutes_end_by_time_by_hand_and_with_their_channel,
         alerts_come_with_the_channels_and_mutes_of_their_moment,
     ],
+    alert_rules: [
+        a_rule_is_made_changed_and_removed,
+        a_rule_is_looked_at_by_one_node_at_a_time,
+        devices_that_are_away_and_back_are_found,
+        reported_numbers_are_read,
+    ],
+    audit: [
+        an_entry_says_what_was_done_and_what_came_of_it,
+        entries_are_found_by_who_what_and_when,
+        what_happened_is_appended_once,
+        old_entries_go_with_their_outcomes,
+    ],
     wiping: [
         cleared_connections_are_gone_with_their_log,
         forgotten_sessions_are_gone_whether_they_are_over_or_not,
