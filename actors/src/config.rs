@@ -70,6 +70,9 @@ pub struct Config {
     /// Bytes of alerts that may wait on this node to be written; what is more is sent back for later.
     #[serde(with = "units::size")]
     pub alerts_waiting_limit: usize,
+    /// How often rules of alerts are looked at.
+    #[serde(with = "units::duration")]
+    pub alert_rules_period: Duration,
     /// How background work is done.
     pub jobs: jobs::Config,
     /// How alerts are sent to people and programs.
@@ -100,6 +103,9 @@ pub struct Retention {
     /// Alerts, but for the latest of what is still in trouble.
     #[serde(with = "units::duration")]
     pub alerts: Duration,
+    /// Who changed what.
+    #[serde(with = "units::duration")]
+    pub audit: Duration,
 }
 
 /// Who may listen to events.
@@ -127,7 +133,10 @@ impl Config {
         if let Some(fault) = self.notifications.fault() {
             return Some(format!("notifications.{fault}"));
         }
-        let Retention { events, connections, connections_per_device, sessions, jobs, dead_jobs, alerts } =
+        if self.alert_rules_period.is_zero() {
+            return Some("alert_rules_period is 0: expected a duration such as \"30s\"".to_owned());
+        }
+        let Retention { events, connections, connections_per_device, sessions, jobs, dead_jobs, alerts, audit } =
             self.retention;
         for (key, time) in [
             ("events", events),
@@ -136,6 +145,7 @@ impl Config {
             ("jobs", jobs),
             ("dead_jobs", dead_jobs),
             ("alerts", alerts),
+            ("audit", audit),
         ] {
             if time < Duration::from_secs(1) {
                 return Some(format!("retention.{key} is {time:?}: expected at least \"1s\""));
@@ -155,6 +165,7 @@ impl Default for Retention {
             jobs: Duration::from_hours(24),
             dead_jobs: Duration::from_hours(30 * 24),
             alerts: Duration::from_hours(90 * 24),
+            audit: Duration::from_hours(400 * 24),
         }
     }
 }
@@ -191,6 +202,7 @@ impl Default for Config {
             retention: Retention::default(),
             events: EventStreams::default(),
             alerts_waiting_limit: 32 * 1024 * 1024,
+            alert_rules_period: Duration::from_secs(30),
             jobs: jobs::Config::default(),
             notifications: notifications::Config::default(),
             file_transfer: file_transfer::Config::default(),

@@ -106,7 +106,8 @@ async fn sweep_history(
     }
     let jobs = sweep_jobs(&storage, &retention, now).await?;
     let alerts = storage.alerts.expire(ago(retention.alerts, now)).await?;
-    debug!(connections, sessions, jobs, alerts, "removed old connections, sessions, jobs and alerts");
+    let audit = storage.audit.expire(ago(retention.audit, now)).await?;
+    debug!(connections, sessions, jobs, alerts, audit, "removed old connections, sessions, jobs and alerts");
     Ok(())
 }
 

@@ -12,6 +12,7 @@
 //! ├─ Switchboard    what other nodes say to this one: sessions, credit, displacement, revocations
 //! ├─ DeadNodes      what nodes that died have left open
 //! ├─ AlertWriter    what devices' monitoring reports, written in batches with all that follows
+//! ├─ RuleWatcher    rules by which the hub raises alerts itself
 //! ├─ JobRunner      durable background work, taken in turns with the other nodes
 //! └─ Housekeeping   what has run out: tokens, events, connections and sessions of long ago
 //! └─ Housekeeping   expired tokens, old connections
@@ -35,6 +36,7 @@
 //! | [`registry`], [`reach`] | who is connected, here and elsewhere |
 //! | [`events`], [`status_writer`] | what is written down about connections and sessions, and who is told |
 //! | [`monitor`], [`notifications`] | alerts, and who is told of them |
+//! | [`alert_rules`], [`audit`] | alerts of the hub's own, and what is written down about sessions |
 //! | [`jobs`] | background work that is done at least once |
 //! | [`trigger`] | commands to devices' update clients |
 //! | [`bus`], [`switchboard`] | how nodes talk |
@@ -65,6 +67,8 @@ pub mod trigger;
 pub mod bus;
 pub mod switchboard;
 
+pub mod alert_rules;
+pub mod audit;
 pub mod dead_nodes;
 pub mod events;
 pub mod housekeeping;

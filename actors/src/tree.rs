@@ -9,6 +9,7 @@ use storage::Storage;
 use tracing::warn;
 
 use crate::Config;
+use crate::alert_rules::RuleWatcher;
 use crate::bus::{Announcer, Bus};
 use crate::dead_nodes::{DeadNodes, Patience};
 use crate::events::{EventReader, EventTail};
@@ -60,6 +61,7 @@ pub struct Tree {
     switchboard: Service<Switchboard>,
     dead_nodes: Service<DeadNodes>,
     alert_writer: Service<AlertWriter>,
+    rule_watcher: Service<RuleWatcher>,
     job_runner: Service<JobRunner>,
     housekeeping: Service<Housekeeping>,
 }
@@ -124,6 +126,12 @@ impl Tree {
             let monitor = monitor.clone();
             Service::start("alert_writer", arbiter, move |alive| AlertWriter::new(monitor.clone(), alive))
         };
+        let rule_watcher = {
+            let (storage, monitor, period) = (storage.clone(), monitor.clone(), config.alert_rules_period);
+            Service::start("rule_watcher", arbiter, move |alive| {
+                RuleWatcher::new(&storage, monitor.clone(), period, alive)
+            })
+        };
         let job_runner = {
             let (queue, node, config) = (jobs.clone(), bus.node(), config.jobs.clone());
             let kinds: Arc<[JobKind]> = notifications.job_kinds().into();
@@ -158,6 +166,7 @@ impl Tree {
             switchboard,
             dead_nodes,
             alert_writer,
+            rule_watcher,
             job_runner,
             housekeeping,
         }
@@ -201,6 +210,7 @@ impl Tree {
         self.leases.retire();
         self.switchboard.retire();
         self.dead_nodes.retire();
+        self.rule_watcher.retire();
         self.alert_writer.retire();
         self.job_runner.retire();
         self.housekeeping.retire();
@@ -218,7 +228,7 @@ impl Tree {
         if let Err(error) = self.statuses.flush(connections, presence, &self.events).await {
             warn!(%error, "the last connection statuses were not written; the lease will run out instead");
         }
-        if let Err(error) = self.sessions.flush(&self.storage.sessions, &self.events).await {
+        if let Err(error) = self.sessions.flush(&self.storage.sessions, &self.events, &self.storage.audit).await {
             warn!(%error, "the ends of the last sessions were not written; another node will end them");
         }
         if let Err(error) = self.storage.presence.leave(self.bus.node()).await {
@@ -235,6 +245,7 @@ impl Tree {
             "switchboard" => Some(self.switchboard.restarts()),
             "dead_nodes" => Some(self.dead_nodes.restarts()),
             "alert_writer" => Some(self.alert_writer.restarts()),
+            "rule_watcher" => Some(self.rule_watcher.restarts()),
             "jobs" => Some(self.job_runner.restarts()),
             "housekeeping" => Some(self.housekeeping.restarts()),
             _ => None,
@@ -242,7 +253,7 @@ impl Tree {
     }
 
     /// The names of all services.
-    pub fn services(&self) -> [&'static str; 8] {
+    pub fn services(&self) -> [&'static str; 9] {
         [
             self.status_writer.name(),
             self.event_reader.name(),
@@ -250,6 +261,7 @@ impl Tree {
             self.switchboard.name(),
             self.dead_nodes.name(),
             self.alert_writer.name(),
+            self.rule_watcher.name(),
             self.job_runner.name(),
             self.housekeeping.name(),
         ]
@@ -264,6 +276,7 @@ impl Tree {
             "switchboard" => self.switchboard.address().map(|service| service.do_send(Crash)).is_some(),
             "dead_nodes" => self.dead_nodes.address().map(|service| service.do_send(Crash)).is_some(),
             "alert_writer" => self.alert_writer.address().map(|service| service.do_send(Crash)).is_some(),
+            "rule_watcher" => self.rule_watcher.address().map(|service| service.do_send(Crash)).is_some(),
             "jobs" => self.job_runner.address().map(|service| service.do_send(Crash)).is_some(),
             "housekeeping" => self.housekeeping.address().map(|service| service.do_send(Crash)).is_some(),
             _ => false,

@@ -15,6 +15,7 @@
 //! | [`devices`], [`users`], [`inventory`], [`device_connect`], [`recordings`] | the handlers of each area |
 //! | [`devices`], [`users`], [`inventory`], [`device_connect`], [`triggers`] | the handlers of each area |
 //! | [`events`], [`connections`], [`sessions`] | what happens, and what has happened |
+//! | [`alert_rules`], [`audit_log`] | alerts of the hub's own, and who changed what |
 //! | [`monitoring`], [`channels`] | what is the matter with devices, and who is told |
 //! | [`jobs`] | background work |
 //! | [`internal`] | what other services of an installation ask, on a listener of its own |
@@ -34,6 +35,8 @@ pub mod gateway;
 pub mod middleware;
 pub mod routes;
 
+pub mod alert_rules;
+pub mod audit_log;
 pub mod channels;
 pub mod connections;
 pub mod device_connect;
@@ -92,6 +95,7 @@ pub fn app(
         .configure(routes)
         .default_service(web::to(no_such_route))
         .wrap(from_fn(middleware::limit_body))
+        .wrap(from_fn(middleware::audit))
         .wrap(from_fn(middleware::authenticate))
         .wrap(from_fn(middleware::canonicalise_path))
         .wrap(from_fn(middleware::compression::mark_plain))

@@ -4,9 +4,16 @@ use actix_web::web::ServiceConfig;
 
 use crate::endpoint::Endpoint as E;
 use crate::{
-    channels, connections, device_connect, devices, events, exposition, file_transfer, health, internal, inventory,
-    jobs, monitoring, recordings, sessions, triggers, users, web_ui,
+    alert_rules, audit_log, channels, connections, device_connect, devices, events, exposition, file_transfer, health,
+    internal, inventory, jobs, monitoring, recordings, sessions, triggers, users, web_ui,
 };
+
+/// Where whoever has a password gets a token.
+pub const LOGIN: &str = "/api/management/v1/useradm/auth/login";
+
+/// Routes that only ask something, although their method says otherwise: a long question needs a body. Every other request
+/// of a user that is no GET is a change, and written down as one.
+pub const QUESTIONS: &[&str] = &["/api/management/v2/devauth/devices/search"];
 
 /// Tells the router, which tries the patterns in this order: what devices ask all day long stands first.
 pub fn routes(service: &mut ServiceConfig) {
@@ -38,7 +45,7 @@ pub fn routes(service: &mut ServiceConfig) {
 
     // Users.
     service
-        .service(E::at("/api/management/v1/useradm/auth/login").post(users::log_in))
+        .service(E::at(LOGIN).post(users::log_in))
         .service(E::at("/api/management/v1/useradm/auth/logout").post(users::log_out))
         .service(E::at("/api/management/v1/useradm/users").get(users::list).post(users::add))
         .service(E::at("/api/management/v1/useradm/users/me").get(users::me))
@@ -88,6 +95,16 @@ pub fn routes(service: &mut ServiceConfig) {
         .service(channel.get(channels::get).patch(channels::change).delete(channels::remove))
         .service(E::at("/api/management/v1/mooring/mutes").get(channels::mutes).post(channels::mute))
         .service(E::at("/api/management/v1/mooring/mutes/{id}").delete(channels::unmute));
+
+    let rule = E::at("/api/management/v1/mooring/alert-rules/{id}");
+    service
+        .service(E::at("/api/management/v1/mooring/alert-rules").get(alert_rules::list).post(alert_rules::add))
+        .service(rule.get(alert_rules::get).patch(alert_rules::change).delete(alert_rules::remove));
+
+    // Who changed what.
+    service
+        .service(E::at("/api/management/v1/mooring/auditlog").get(audit_log::list))
+        .service(E::at("/api/management/v1/mooring/auditlog/export").get(audit_log::export));
 
     // Background work.
     service

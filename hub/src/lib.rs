@@ -250,6 +250,10 @@ fn remove_recordings(storage: &Storage) -> RemoveRecordings {
     })
 }
 
+fn notifications(storage: &Storage, config: &actors::notifications::Config) -> anyhow::Result<Notifications> {
+    Notifications::new(storage, config).map_err(anyhow::Error::msg).context("cannot set up notifications")
+}
+
 async fn boot(config: Config) -> anyhow::Result<Booted> {
     let node = NodeId::random();
     let storage = Storage::open(&config.storage).await.context("cannot open the storage")?;
@@ -267,9 +271,7 @@ async fn boot(config: Config) -> anyhow::Result<Booted> {
     let arbiter = actix_rt::System::current().arbiter().clone();
     let lease = config.actors.lease;
     let remove_recordings = remove_recordings(&storage);
-    let notifications = Notifications::new(&storage, &config.actors.notifications)
-        .map_err(anyhow::Error::msg)
-        .context("cannot set up notifications")?;
+    let notifications = notifications(&storage, &config.actors.notifications)?;
     let tree =
         Tree::start(&storage, &gate, &bus, &config.actors, &notifications, Arc::clone(&remove_recordings), &arbiter);
     tree.enlist(lease).await.context("cannot enlist this node in the shared store")?;

@@ -3,6 +3,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that is surprised has failed")]
 
+mod alert_rules;
+mod audit_log;
 mod backend_outages;
 mod conformance;
 mod connection_history;

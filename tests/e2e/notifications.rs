@@ -35,7 +35,7 @@ async fn hub(set: Set, mails: Option<&MailServer>) -> TestHub {
         let actors = &mut config.actors;
         actors.notifications.webhook_private_networks = true;
         actors.notifications.smtp_url = url.as_deref().map(Into::into);
-        actors.notifications.mail_from = "Mooring <no-reply@hub.example.com>".to_owned();
+        "Mooring <no-reply@hub.example.com>".clone_into(&mut actors.notifications.mail_from);
         actors.jobs.first_pause = std::time::Duration::from_millis(50);
         actors.jobs.longest_pause = std::time::Duration::from_millis(200);
         actors.jobs.attempts = 10_000;
@@ -75,10 +75,10 @@ async fn a_webhook_is_signed_and_says_what_the_alert_says(set: Set) {
     assert_eq!(delivery.headers["content-type"], "application/json");
     let said = delivery.json();
     assert_eq!(said["type"], "alert");
-    let sent = &said["data"]["alert"];
+    let told = &said["data"]["alert"];
     let stored = user.get(&format!("/api/management/v1/devicemonitor/devices/{}/alerts", device.id)).await.json();
-    assert_eq!(*sent, stored[0]);
-    assert_eq!(sent["subject"]["name"], "${HOME} {{x}}", "nothing in it is expanded");
+    assert_eq!(*told, stored[0]);
+    assert_eq!(told["subject"]["name"], "${HOME} {{x}}", "nothing in it is expanded");
     let job = wait_until(LIMIT, "the job to be done", async || jobs(&user, "state=done").await.pop()).await;
     assert_eq!((&job["kind"], &job["id"]), (&json!("webhook"), &json!(delivery.id())));
     let whole = user.get(&format!("{JOBS}/{}", delivery.id())).await.expect(200).text();
@@ -207,11 +207,11 @@ async fn channels_are_made_changed_and_removed(set: Set) {
     assert_eq!(user.get(&path).await.expect(200).json().get("secret"), None, "a secret is shown once");
     user.post(CHANNELS, &json!({"kind": "webhook", "name": "ops", "url": receiver.url()})).await.expect(409).error();
     user.post(CHANNELS, &json!({"kind": "webhook", "name": "x", "url": "file:///x"})).await.expect(400).error();
-    let patch = async |body: Value| harness::Answer::to(user.request("PATCH", &path).json(&body)).await;
-    patch(json!({"kind": "email"})).await.expect(400).error();
-    patch(json!({"enabled": false})).await.expect(204);
+    let change = async |body: Value| harness::Answer::to(user.request("PATCH", &path).json(&body)).await;
+    change(json!({"kind": "email"})).await.expect(400).error();
+    change(json!({"enabled": false})).await.expect(204);
     say(&device, "CRITICAL", "off").await;
-    patch(json!({"enabled": true, "secret": "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"})).await.expect(204);
+    change(json!({"enabled": true, "secret": "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"})).await.expect(204);
     say(&device, "CRITICAL", "on").await;
     let deliveries = receiver.receives(1).await;
     assert_eq!(subjects(&deliveries).into_iter().collect::<Vec<_>>(), ["on"]);

@@ -48,7 +48,7 @@ pub(super) fn about_alert(alert: &Value, device: DeviceId, group: Option<&str>, 
     }
     facts.push(("Description", text(&details["description"]).to_owned()));
     facts.retain(|(_, value)| !value.is_empty());
-    Says { title: subject.clone(), facts, lines: lines(details) }.mail(subject)
+    Says { title: subject, facts, lines: lines(details) }.mail()
 }
 
 /// About the alerts of one device that were too many for an e-mail each; `total` of them, not all of them named.
@@ -68,11 +68,11 @@ pub(super) fn about_many(alerts: &[Value], total: u64, device: DeviceId, group: 
         lines.push(format!("and {} more", total - named));
     }
     let facts = vec![("Device", device.to_string()), ("Alerts", total.to_string())];
-    Says { title: subject.clone(), facts, lines }.mail(subject)
+    Says { title: subject, facts, lines }.mail()
 }
 
 impl Says {
-    fn mail(self, subject: String) -> Mail {
+    fn mail(self) -> Mail {
         let (mut plain, mut rows, mut lines) = (format!("{}\n\n", one_line(&self.title)), String::new(), String::new());
         for (label, value) in &self.facts {
             let _infallible = writeln!(plain, "{label}: {}", one_line(value));
@@ -90,7 +90,7 @@ impl Says {
             "<!DOCTYPE html><html><body><h3>{}</h3><table>{rows}</table>{lines}</body></html>",
             escaped(&self.title)
         );
-        Mail { subject: one_line(&subject), plain, html }
+        Mail { subject: one_line(&self.title), plain, html }
     }
 }
 

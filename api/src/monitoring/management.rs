@@ -112,7 +112,8 @@ fn filter(query: &Query) -> Result<AlertFilter, ApiError> {
     Ok(AlertFilter { issued_after: time(query, "issued_after")?, issued_before: time(query, "issued_before")? })
 }
 
-fn time(query: &Query, name: &str) -> Result<Option<Timestamp>, ApiError> {
+/// A time in a query.
+pub(crate) fn time(query: &Query, name: &str) -> Result<Option<Timestamp>, ApiError> {
     let Some(text) = query.first(name) else { return Ok(None) };
     // A plus sign that nobody encoded has become a space.
     let text = Value::String(text.replace(' ', "+"));

@@ -341,3 +341,13 @@ async fn the_way_into_the_web_ui_is_relative() {
     assert!(seen.body.starts_with(b"var mender_environment = {"));
     assert!(seen.header("cache-control").contains("no-store"));
 }
+
+#[actix_web::test]
+async fn questions_are_routes_that_there_are() {
+    let (state, token) = with_user(Config::default()).await;
+    let app = init_service(crate::app(state, routes)).await;
+    for path in super::QUESTIONS {
+        let seen = see(&app, ask("OPTIONS", path).insert_header(bearer(&token))).await;
+        assert!(seen.headers.get_all("allow").any(|method| method == "POST"), "{path}");
+    }
+}

@@ -60,13 +60,13 @@ pub async fn a_rule_is_made_changed_and_removed(database: &TestDatabase) {
     let offline = Condition::Offline { lasting: Duration::from_mins(10), clear_after: Duration::from_secs(30) };
     let changed = AlertRule { condition: offline, level: AlertLevel::Critical, ..first.clone() };
     rules.note_evaluated(&first, Timestamp(7)).await.expect("noted");
-    assert_eq!(rules.find(first.id).await.unwrap().unwrap().evaluated, Some(Timestamp(7)));
+    assert_eq!(rules.find(first.id).await.expect("an answer").expect("a rule").evaluated, Some(Timestamp(7)));
     assert!(rules.update(&changed, Timestamp(9)).await.expect("written"));
     let found = rules.list().await.expect("a list").remove(0);
     assert_eq!(found, AlertRule { updated: Timestamp(9), ..changed.clone() }, "it is looked at anew");
     // Whoever still works on the rule as it was has nothing to say about it.
     rules.note_evaluated(&first, Timestamp(8)).await.expect("an answer");
-    assert_eq!(rules.find(first.id).await.unwrap().unwrap().evaluated, None);
+    assert_eq!(rules.find(first.id).await.expect("an answer").expect("a rule").evaluated, None);
 
     let removing = AlertRule { state: RuleState::Removing, ..changed };
     assert!(rules.update(&removing, Timestamp(10)).await.expect("written"));
@@ -96,7 +96,8 @@ pub async fn a_rule_is_looked_at_by_one_node_at_a_time(database: &TestDatabase) 
     assert!(nodes[0].alert_rules.take_due(Timestamp(19), Timestamp(30)).await.expect("due").is_empty());
     assert_eq!(nodes[1].alert_rules.take_due(Timestamp(20), Timestamp(30)).await.expect("due").len(), 10);
 
-    let disabled = AlertRule { state: RuleState::Disabled, ..nodes[0].alert_rules.list().await.unwrap().remove(0) };
+    let disabled =
+        AlertRule { state: RuleState::Disabled, ..nodes[0].alert_rules.list().await.expect("a list").remove(0) };
     nodes[0].alert_rules.update(&disabled, Timestamp(21)).await.expect("written");
     let due = nodes[0].alert_rules.take_due(Timestamp(21), Timestamp(40)).await.expect("due");
     assert_eq!((due.len(), due[0].id), (1, disabled.id));

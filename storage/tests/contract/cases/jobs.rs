@@ -151,7 +151,8 @@ pub async fn a_job_that_is_called_off_is_nobodys(database: &TestDatabase) {
     assert!(!finish(storage, &running, JobOutcome::Done, 4).await);
     assert_eq!(find(storage, running.id).await.state, JobState::Cancelled);
 
-    let (left, _) = storage.jobs.list(&JobFilter { state: Some(JobState::Waiting), kind: None }, 0, 9).await.unwrap();
+    let (left, _) =
+        storage.jobs.list(&JobFilter { state: Some(JobState::Waiting), kind: None }, 0, 9).await.expect("a list");
     assert_eq!(storage.jobs.cancel(left[0].id, Timestamp(3)).await.expect("an answer"), JobWish::Granted);
     assert!(claim(storage, node, 9, 10).await.is_empty());
     let again = storage.jobs.cancel(left[0].id, Timestamp(4)).await.expect("an answer");
