@@ -1,5 +1,7 @@
 //! Devices say what is the matter with them, and users see it.
 
+use std::collections::BTreeSet;
+
 use harness::{Answer, EventStream, Set, TestDevice, TestUser, both_sets};
 use serde_json::{Value, json};
 
@@ -11,6 +13,7 @@ both_sets!([
     lines_of_a_log_come_back_as_they_were,
     a_device_s_checks_are_what_it_said_last,
     alerts_are_heard_live,
+    what_was_acknowledged_outlives_a_killed_hub,
     a_decommissioned_device_leaves_no_alerts,
     other_services_see_what_is_open_and_make_the_hub_forget,
     questions_about_alerts_that_make_no_sense_are_refused,
@@ -305,4 +308,75 @@ async fn questions_about_alerts_that_make_no_sense_are_refused(set: Set) {
     user.put(&switch("pigeon"), &json!({"enabled": true})).await.expect(400).error();
     user.put(&switch("email"), &json!({"enabled": "no"})).await.expect(400).error();
     user.put(&switch("email"), &json!({"enabled": false})).await.expect(204);
+}
+
+async fn what_was_acknowledged_outlives_a_killed_hub(set: Set) {
+    const SENDERS: usize = 4;
+    let site = set.site().await;
+    let mut first = site.process(&[]).await;
+    let user = first.user().await;
+    let device = std::sync::Arc::new(first.accepted_by(&user).await);
+    let acknowledged = std::sync::Arc::new(std::sync::Mutex::new(BTreeSet::new()));
+    let senders: Vec<_> = (0..SENDERS)
+        .map(|sender| {
+            let (device, acknowledged) = (std::sync::Arc::clone(&device), std::sync::Arc::clone(&acknowledged));
+            tokio::spawn(async move {
+                for number in 0..10_000 {
+                    let name = format!("{sender}/{number}");
+                    let body = json!([alert("CRITICAL", &name, "2031-05-04T10:00:00Z")]);
+                    match Answer::try_to(device.request("POST", ALERT).json(&body)).await {
+                        Ok(answer) if answer.status == 204 => acknowledged.lock().unwrap().insert(name),
+                        _ => return,
+                    };
+                }
+            })
+        })
+        .collect();
+    harness::wait_until(harness::LIMIT, "a hundred alerts", async || {
+        (acknowledged.lock().unwrap().len() > 100).then_some(())
+    })
+    .await;
+    first.kill();
+    for sender in senders {
+        sender.await.unwrap();
+    }
+
+    let second = site.process(&[]).await;
+    let user = second.user().await;
+    let mut stored = BTreeSet::new();
+    for page in 1.. {
+        let (names, _) = names(&user, &of(&device, &format!("alerts?per_page=500&page={page}"))).await;
+        if names.is_empty() {
+            break;
+        }
+        stored.extend(names.into_iter().map(|name| name.replace("CRITICAL ", "")));
+    }
+    let acknowledged = acknowledged.lock().unwrap();
+    assert!(acknowledged.is_subset(&stored), "{} of {} are there", stored.len(), acknowledged.len());
+    let shown_count = monitored(&user, &device).await[0]["value"].as_u64().unwrap();
+    assert_eq!(shown_count, stored.len() as u64, "and the inventory agrees with what is stored");
+}
+
+#[tokio::test]
+async fn zz_measure() {
+    for set in [Set::Embedded, Set::Production] {
+        let hub = set.hub().await;
+        let user = hub.user().await;
+        let mut devices = vec![];
+        for _ in 0..50 {
+            devices.push(hub.accepted_by(&user).await);
+        }
+        let begun = std::time::Instant::now();
+        let mut work = tokio::task::JoinSet::new();
+        for device in devices {
+            work.spawn(async move {
+                for n in 0..60 {
+                    let level = if n % 2 == 0 { "CRITICAL" } else { "OK" };
+                    report(&device, &json!([alert(level, "sshd", &rfc3339(2_000_000_000 + n))])).await.expect(204);
+                }
+            });
+        }
+        work.join_all().await;
+        eprintln!("MEASURED {set:?} {} alerts/s", 3000.0 / begun.elapsed().as_secs_f64());
+    }
 }

@@ -190,7 +190,7 @@ mod tests {
             assert!(mail.plain.contains(part) && mail.html.contains(part), "{part} in {mail:?}");
         }
         assert!(mail.plain.contains("Sun, 04 May 2031 10:00:00 GMT"));
-        assert!(mail.plain.contains(">    42  kernel panic & more\n"));
+        assert!(mail.plain.contains(">     42  kernel panic & more\n"));
         assert!(mail.html.contains("kernel panic &amp; more") && mail.html.contains("&lt;b&gt;"));
         assert!(!mail.html.contains("<b>") && !mail.subject.contains('\n'));
     }
