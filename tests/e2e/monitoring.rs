@@ -356,27 +356,3 @@ async fn what_was_acknowledged_outlives_a_killed_hub(set: Set) {
     let shown_count = monitored(&user, &device).await[0]["value"].as_u64().unwrap();
     assert_eq!(shown_count, stored.len() as u64, "and the inventory agrees with what is stored");
 }
-
-#[tokio::test]
-async fn zz_measure() {
-    for set in [Set::Embedded, Set::Production] {
-        let hub = set.hub().await;
-        let user = hub.user().await;
-        let mut devices = vec![];
-        for _ in 0..50 {
-            devices.push(hub.accepted_by(&user).await);
-        }
-        let begun = std::time::Instant::now();
-        let mut work = tokio::task::JoinSet::new();
-        for device in devices {
-            work.spawn(async move {
-                for n in 0..60 {
-                    let level = if n % 2 == 0 { "CRITICAL" } else { "OK" };
-                    report(&device, &json!([alert(level, "sshd", &rfc3339(2_000_000_000 + n))])).await.expect(204);
-                }
-            });
-        }
-        work.join_all().await;
-        eprintln!("MEASURED {set:?} {} alerts/s", 3000.0 / begun.elapsed().as_secs_f64());
-    }
-}
