@@ -351,7 +351,7 @@ async fn what_was_acknowledged_outlives_a_killed_hub(set: Set) {
         }
         stored.extend(names.into_iter().map(|name| name.replace("CRITICAL ", "")));
     }
-    let acknowledged = acknowledged.lock().unwrap();
+    let acknowledged = acknowledged.lock().unwrap().clone();
     assert!(acknowledged.is_subset(&stored), "{} of {} are there", stored.len(), acknowledged.len());
     let shown_count = monitored(&user, &device).await[0]["value"].as_u64().unwrap();
     assert_eq!(shown_count, stored.len() as u64, "and the inventory agrees with what is stored");
