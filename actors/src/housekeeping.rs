@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use actix::{Actor, ActorFutureExt, AsyncContext, Context, Handler, WrapFuture};
 use futures_util::future::BoxFuture;
-use storage::{SessionId, Storage, StorageError, Timestamp, clock};
+use storage::{JobState, SessionId, Storage, StorageError, Timestamp, clock};
 use tracing::{debug, warn};
 
 use crate::config::Retention;
@@ -24,6 +24,9 @@ const SWEEP_EVENTS: Duration = Duration::from_mins(5);
 
 /// Sessions removed at once, with their recordings.
 const SESSIONS_AT_ONCE: u32 = 100;
+
+/// Jobs that were given up or called off, of which the oldest go first: who is to look at more?
+const JOBS_TO_LOOK_AT: u32 = 100_000;
 
 /// Removes the recordings of these sessions, as far as there are any.
 pub type RemoveRecordings = Arc<dyn Fn(Vec<SessionId>) -> BoxFuture<'static, Result<(), StorageError>> + Send + Sync>;
@@ -101,8 +104,20 @@ async fn sweep_history(
         remove_recordings(expired.clone()).await?;
         sessions += storage.sessions.remove(&expired).await?;
     }
-    debug!(connections, sessions, "removed old connections and sessions");
+    let jobs = sweep_jobs(&storage, &retention, now).await?;
+    let alerts = storage.alerts.expire(ago(retention.alerts, now)).await?;
+    let audit = storage.audit.expire(ago(retention.audit, now)).await?;
+    debug!(connections, sessions, jobs, alerts, audit, "removed old connections, sessions, jobs and alerts");
     Ok(())
+}
+
+async fn sweep_jobs(storage: &Storage, retention: &Retention, now: Timestamp) -> Result<u64, StorageError> {
+    let mut removed = storage.jobs.expire(JobState::Done, ago(retention.jobs, now)).await?;
+    for state in [JobState::Dead, JobState::Cancelled] {
+        removed += storage.jobs.expire(state, ago(retention.dead_jobs, now)).await?;
+        removed += storage.jobs.trim(state, JOBS_TO_LOOK_AT).await?;
+    }
+    Ok(removed)
 }
 
 fn ago(age: Duration, now: Timestamp) -> Timestamp {

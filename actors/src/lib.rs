@@ -12,8 +12,10 @@
 //! ├─ Leases         this node's lease and its devices' routes, renewed in bulk
 //! ├─ Switchboard    what other nodes say to this one: sessions, credit, displacement, revocations
 //! ├─ DeadNodes      what nodes that died have left open
+//! ├─ AlertWriter    what devices' monitoring reports, written in batches with all that follows
+//! ├─ RuleWatcher    rules by which the hub raises alerts itself
+//! ├─ JobRunner      durable background work, taken in turns with the other nodes
 //! └─ Housekeeping   what has run out: tokens, events, connections and sessions of long ago
-//! └─ Housekeeping   expired tokens, old connections
 //!
 //! outside the tree, never restarted:
 //! ├─ one actor per connected device    (its socket; holds a DeviceLink)
@@ -33,6 +35,9 @@
 //! | [`file_transfer`] | files to and from devices |
 //! | [`registry`], [`reach`] | who is connected, here and elsewhere |
 //! | [`events`], [`status_writer`] | what is written down about connections and sessions, and who is told |
+//! | [`monitor`], [`notifications`] | alerts, and who is told of them |
+//! | [`alert_rules`], [`audit`] | alerts of the hub's own, and what is written down about sessions |
+//! | [`jobs`] | background work that is done at least once |
 //! | [`trigger`] | commands to devices' update clients |
 //! | [`bus`], [`switchboard`] | how nodes talk |
 //! | [`supervisor`], [`tree`] | what restarts what |
@@ -62,12 +67,17 @@ pub mod trigger;
 pub mod bus;
 pub mod switchboard;
 
+pub mod alert_rules;
+pub mod audit;
 pub mod dead_nodes;
 pub mod events;
 pub mod housekeeping;
 pub mod inventory_writer;
+pub mod jobs;
 pub mod leases;
 pub mod metrics;
+pub mod monitor;
+pub mod notifications;
 pub mod status_writer;
 pub mod supervisor;
 pub mod tree;

@@ -9,13 +9,17 @@ use storage::Storage;
 use tracing::warn;
 
 use crate::Config;
+use crate::alert_rules::RuleWatcher;
 use crate::bus::{Announcer, Bus};
 use crate::dead_nodes::{DeadNodes, Patience};
 use crate::events::{EventReader, EventTail};
 use crate::gate::Gate;
 use crate::housekeeping::{Housekeeping, RemoveRecordings};
 use crate::inventory_writer::Reports;
+use crate::jobs::{self, JobKind, JobQueue, JobRunner, Rest};
 use crate::leases::{self, Leases, Resign};
+use crate::monitor::{AlertWriter, Monitor};
+use crate::notifications::Notifications;
 use crate::reach::Reach;
 use crate::recording::RecordingConfig;
 use crate::registry::Registry;
@@ -46,6 +50,10 @@ pub struct Tree {
     pub announce: Announcer,
     /// Commands to devices' update clients.
     pub triggers: Triggers,
+    /// Background work.
+    pub jobs: JobQueue,
+    /// What devices' monitoring reports.
+    pub monitor: Monitor,
     is_draining: Arc<AtomicBool>,
     /// Bounds that all recordings of this node share.
     recording: RecordingConfig,
@@ -55,6 +63,9 @@ pub struct Tree {
     leases: Service<Leases>,
     switchboard: Service<Switchboard>,
     dead_nodes: Service<DeadNodes>,
+    alert_writer: Service<AlertWriter>,
+    rule_watcher: Service<RuleWatcher>,
+    job_runner: Service<JobRunner>,
     housekeeping: Service<Housekeeping>,
 }
 
@@ -65,6 +76,7 @@ impl Tree {
         gate: &Gate,
         bus: &Bus,
         config: &Config,
+        notifications: &Notifications,
         remove_recordings: RemoveRecordings,
         arbiter: &ArbiterHandle,
     ) -> Self {
@@ -75,7 +87,8 @@ impl Tree {
         let reach = Reach::new(registry.clone(), storage.connections.clone(), storage.presence.clone(), bus.clone());
         let triggers =
             Triggers::new(registry.clone(), reach.clone(), bus.clone(), config.trigger_reply_limit, arbiter.clone());
-        let parts = Parts { registry: registry.clone(), gate: gate.clone(), bus: bus.clone() };
+        let jobs = JobQueue::new(storage.jobs.clone(), bus.clone(), &config.jobs);
+        let parts = Parts { registry: registry.clone(), gate: gate.clone(), bus: bus.clone(), jobs: jobs.clone() };
 
         let status_writer = {
             let (queues, tail) = ((statuses.clone(), sessions.clone()), events.clone());
@@ -112,6 +125,24 @@ impl Tree {
                 DeadNodes::new(node, patience, storage.clone(), queues.clone(), tail.clone(), alive)
             })
         };
+        let monitor = Monitor::new(storage.alerts.clone(), events.clone(), jobs.clone(), notifications.clone(), config);
+        let alert_writer = {
+            let monitor = monitor.clone();
+            Service::start("alert_writer", arbiter, move |alive| AlertWriter::new(monitor.clone(), alive))
+        };
+        let rule_watcher = {
+            let (storage, monitor, period) = (storage.clone(), monitor.clone(), config.alert_rules_period);
+            Service::start("rule_watcher", arbiter, move |alive| {
+                RuleWatcher::new(&storage, monitor.clone(), period, alive)
+            })
+        };
+        let job_runner = {
+            let (queue, node, config) = (jobs.clone(), bus.node(), config.jobs.clone());
+            let kinds: Arc<[JobKind]> = notifications.job_kinds().into();
+            Service::start("jobs", arbiter, move |alive| {
+                JobRunner::new(queue.clone(), node, Arc::clone(&kinds), config.clone(), alive)
+            })
+        };
         let housekeeping = {
             let (storage, retention) = (storage.clone(), config.retention.clone());
             Service::start("housekeeping", arbiter, move |alive| {
@@ -129,6 +160,8 @@ impl Tree {
             events,
             announce,
             triggers,
+            jobs,
+            monitor,
             is_draining,
             recording: RecordingConfig::default(),
             storage: storage.clone(),
@@ -137,6 +170,9 @@ impl Tree {
             leases,
             switchboard,
             dead_nodes,
+            alert_writer,
+            rule_watcher,
+            job_runner,
             housekeeping,
         }
     }
@@ -180,16 +216,25 @@ impl Tree {
         self.leases.retire();
         self.switchboard.retire();
         self.dead_nodes.retire();
+        self.rule_watcher.retire();
+        self.alert_writer.retire();
+        self.job_runner.retire();
         self.housekeeping.retire();
         if let Some(leases) = self.leases.address() {
             // Gone already is as good.
             let _ = leases.send(Resign).await;
         }
+        if let Some(runner) = self.job_runner.address() {
+            let _ = runner.send(Rest).await;
+        }
+        if let Err(error) = jobs::give_back(&self.storage.jobs, self.bus.node()).await {
+            warn!(%error, "background work was not given back; its leases will run out instead");
+        }
         let Storage { connections, presence, .. } = &self.storage;
         if let Err(error) = self.statuses.flush(connections, presence, &self.events).await {
             warn!(%error, "the last connection statuses were not written; the lease will run out instead");
         }
-        if let Err(error) = self.sessions.flush(&self.storage.sessions, &self.events).await {
+        if let Err(error) = self.sessions.flush(&self.storage.sessions, &self.events, &self.storage.audit).await {
             warn!(%error, "the ends of the last sessions were not written; another node will end them");
         }
         if let Err(error) = self.storage.presence.leave(self.bus.node()).await {
@@ -206,13 +251,16 @@ impl Tree {
             "leases" => Some(self.leases.restarts()),
             "switchboard" => Some(self.switchboard.restarts()),
             "dead_nodes" => Some(self.dead_nodes.restarts()),
+            "alert_writer" => Some(self.alert_writer.restarts()),
+            "rule_watcher" => Some(self.rule_watcher.restarts()),
+            "jobs" => Some(self.job_runner.restarts()),
             "housekeeping" => Some(self.housekeeping.restarts()),
             _ => None,
         }
     }
 
     /// The names of all services.
-    pub fn services(&self) -> [&'static str; 7] {
+    pub fn services(&self) -> [&'static str; 10] {
         [
             self.status_writer.name(),
             self.reports.service().name(),
@@ -220,6 +268,9 @@ impl Tree {
             self.leases.name(),
             self.switchboard.name(),
             self.dead_nodes.name(),
+            self.alert_writer.name(),
+            self.rule_watcher.name(),
+            self.job_runner.name(),
             self.housekeeping.name(),
         ]
     }
@@ -233,6 +284,9 @@ impl Tree {
             "leases" => self.leases.address().map(|service| service.do_send(Crash)).is_some(),
             "switchboard" => self.switchboard.address().map(|service| service.do_send(Crash)).is_some(),
             "dead_nodes" => self.dead_nodes.address().map(|service| service.do_send(Crash)).is_some(),
+            "alert_writer" => self.alert_writer.address().map(|service| service.do_send(Crash)).is_some(),
+            "rule_watcher" => self.rule_watcher.address().map(|service| service.do_send(Crash)).is_some(),
+            "jobs" => self.job_runner.address().map(|service| service.do_send(Crash)).is_some(),
             "housekeeping" => self.housekeeping.address().map(|service| service.do_send(Crash)).is_some(),
             _ => false,
         }

@@ -81,12 +81,15 @@ pub fn internal_access(path: &str) -> Access {
     match (version, service, rest) {
         // They give nothing away, and whoever watches a process holds no secrets. Where a token is verified, the header
         // holds that one, and the answer is what the other listener would say.
-        ("v1", "deviceconnect" | "devauth" | "useradm" | "inventory" | "reporting", "alive" | "health")
+        (
+            "v1",
+            "deviceconnect" | "devauth" | "useradm" | "inventory" | "reporting" | "devicemonitor",
+            "alive" | "health",
+        )
         | ("v1", "devauth", "tokens/verify")
         | ("v1", "useradm", "auth/verify") => Access::Public,
-        ("v1", "deviceconnect" | "devauth" | "useradm" | "inventory" | "reporting", _) | ("v2", "inventory", _) => {
-            Access::Internal
-        }
+        ("v1", "deviceconnect" | "devauth" | "useradm" | "inventory" | "reporting" | "devicemonitor", _)
+        | ("v2", "inventory", _) => Access::Internal,
         _ => Access::Nowhere,
     }
 }
@@ -192,6 +195,7 @@ mod tests {
             ("/api/internal/v1/deviceconnect/shutdown", Access::Internal),
             ("/api/internal/v1/deviceconnect/alive/x", Access::Internal),
             ("/api/internal/v1/deviceconnect/tenants//devices", Access::Internal),
+            ("/api/internal/v1/devicemonitor/tenants//devices", Access::Internal),
             ("/api/internal/v1/deviceconnectx", Access::Nowhere),
             ("/api/internal/v1/devauth/health", Access::Public),
             ("/api/internal/v1/devauth/tokens/verify", Access::Public),

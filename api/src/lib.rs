@@ -16,6 +16,9 @@
 //! | [`inventory`], [`reporting`] | what is known about devices, and what finds them |
 //! | [`device_connect`], [`file_transfer`], [`recordings`], [`triggers`] | what operators do with connected devices |
 //! | [`events`], [`connections`], [`sessions`] | what happens, and what has happened |
+//! | [`alert_rules`], [`audit_log`] | alerts of the hub's own, and who changed what |
+//! | [`monitoring`], [`channels`] | what is the matter with devices, and who is told |
+//! | [`jobs`] | background work |
 //! | [`internal`] | what other services of an installation ask, on a listener of its own |
 //! | [`error`] | everything that can go wrong, and its status |
 //! | [`sockets`] | devices' and operators' websockets |
@@ -32,6 +35,9 @@ pub mod gateway;
 pub mod middleware;
 pub mod routes;
 
+pub mod alert_rules;
+pub mod audit_log;
+pub mod channels;
 pub mod connections;
 pub mod device_connect;
 pub mod devices;
@@ -41,6 +47,8 @@ pub mod file_transfer;
 pub mod health;
 pub mod internal;
 pub mod inventory;
+pub mod jobs;
+pub mod monitoring;
 pub mod recordings;
 pub mod reporting;
 pub mod sessions;
@@ -88,6 +96,7 @@ pub fn app(
         .configure(routes)
         .default_service(web::to(no_such_route))
         .wrap(from_fn(middleware::limit_body))
+        .wrap(from_fn(middleware::audit))
         .wrap(from_fn(middleware::authenticate))
         .wrap(from_fn(middleware::canonicalise_path))
         .wrap(from_fn(middleware::compression::mark_plain))

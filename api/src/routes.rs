@@ -4,9 +4,25 @@ use actix_web::web::ServiceConfig;
 
 use crate::endpoint::Endpoint as E;
 use crate::{
-    connections, device_connect, devices, events, exposition, file_transfer, health, internal, inventory, recordings,
-    reporting, sessions, triggers, users, web_ui,
+    alert_rules, audit_log, channels, connections, device_connect, devices, events, exposition, file_transfer, health,
+    internal, inventory, jobs, monitoring, recordings, reporting, sessions, triggers, users, web_ui,
 };
+
+/// Where whoever has a password gets a token.
+pub const LOGIN: &str = "/api/management/v1/useradm/auth/login";
+
+/// Routes that only ask something, although their method says otherwise: a long question needs a body. Every other request
+/// of a user that is no GET is a change, and written down as one.
+pub const QUESTIONS: &[&str] = &[
+    "/api/management/v2/devauth/devices/search",
+    "/api/management/v2/inventory/filters/search",
+    "/api/management/v2alpha1/inventory/identities/search",
+    "/api/management/v1/reporting/devices/search",
+    "/api/management/v1/reporting/devices/aggregate",
+    "/api/internal/v1/inventory/tenants/{tenant:[^/]*}/test/devices/groups",
+    "/api/internal/v2/inventory/tenants/{tenant:[^/]*}/filters/search",
+    "/api/internal/v1/reporting/tenants/{tenant:[^/]*}/devices/search",
+];
 
 /// Tells the router, which tries the patterns in this order: what devices ask all day long stands first.
 pub fn routes(service: &mut ServiceConfig) {
@@ -19,7 +35,9 @@ pub fn routes(service: &mut ServiceConfig) {
     service
         .service(attributes.put(inventory::replace_attributes).patch(inventory::merge_attributes))
         .service(E::at("/api/devices/v1/authentication/auth_requests").post(ask_to_join))
-        .service(E::at("/api/devices/v1/deviceconnect/connect").get(device_connect::device_without_socket));
+        .service(E::at("/api/devices/v1/deviceconnect/connect").get(device_connect::device_without_socket))
+        .service(E::at("/api/devices/v1/devicemonitor/alert").post(monitoring::device::report_alerts))
+        .service(E::at("/api/devices/v1/devicemonitor/config").post(monitoring::device::report_checks));
 
     // Who may join.
     let status = E::at("/api/management/v2/devauth/devices/{id}/auth/{set}/status");
@@ -38,7 +56,7 @@ pub fn routes(service: &mut ServiceConfig) {
     let user = E::at("/api/management/v1/useradm/users/{id}");
     let tokens = E::at("/api/management/v1/useradm/settings/tokens");
     service
-        .service(E::at("/api/management/v1/useradm/auth/login").post(users::log_in))
+        .service(E::at(LOGIN).post(users::log_in))
         .service(E::at("/api/management/v1/useradm/auth/logout").post(users::log_out))
         .service(E::at("/api/management/v1/useradm/users").get(users::list).post(users::add))
         .service(me.get(users::me).put(users::update_me).delete(users::remove_me))
@@ -80,6 +98,8 @@ pub fn routes(service: &mut ServiceConfig) {
         .service(E::at("/api/management/v1/mooring/devices/{id}/connections").get(connections::list))
         .service(E::at("/api/management/v1/mooring/sessions").get(sessions::list))
         .service(E::at("/api/management/v1/mooring/sessions/{id}").get(sessions::get));
+
+    monitoring_routes(service);
 
     // Files from and to devices.
     let download = E::at("/api/management/v1/deviceconnect/devices/{id}/download");
@@ -152,6 +172,40 @@ fn fleet_routes(service: &mut ServiceConfig) {
         .service(E::at("/api/management/v1/reporting/devices/search/attributes").get(reporting::search_attributes));
 }
 
+/// What is the matter with devices, and who is told; who changed what; background work.
+fn monitoring_routes(service: &mut ServiceConfig) {
+    let email_status = E::at("/api/management/v1/devicemonitor/settings/global/channel/alerts/{channel}/status");
+    let channel = E::at("/api/management/v1/mooring/channels/{id}");
+    service
+        .service(E::at("/api/management/v1/devicemonitor/devices/{id}/alerts").get(monitoring::management::alerts))
+        .service(
+            E::at("/api/management/v1/devicemonitor/devices/{id}/alerts/latest").get(monitoring::management::latest),
+        )
+        .service(E::at("/api/management/v1/devicemonitor/devices/{id}/config").get(monitoring::management::checks))
+        .service(email_status.put(monitoring::management::switch_channel))
+        .service(E::at("/api/management/v1/mooring/channels").get(channels::list).post(channels::add))
+        .service(channel.get(channels::get).patch(channels::change).delete(channels::remove))
+        .service(E::at("/api/management/v1/mooring/mutes").get(channels::mutes).post(channels::mute))
+        .service(E::at("/api/management/v1/mooring/mutes/{id}").delete(channels::unmute));
+
+    let rule = E::at("/api/management/v1/mooring/alert-rules/{id}");
+    service
+        .service(E::at("/api/management/v1/mooring/alert-rules").get(alert_rules::list).post(alert_rules::add))
+        .service(rule.get(alert_rules::get).patch(alert_rules::change).delete(alert_rules::remove));
+
+    // Who changed what.
+    service
+        .service(E::at("/api/management/v1/mooring/auditlog").get(audit_log::list))
+        .service(E::at("/api/management/v1/mooring/auditlog/export").get(audit_log::export));
+
+    // Background work.
+    service
+        .service(E::at("/api/management/v1/mooring/jobs").get(jobs::list))
+        .service(E::at("/api/management/v1/mooring/jobs/{id}").get(jobs::get))
+        .service(E::at("/api/management/v1/mooring/jobs/{id}/retry").post(jobs::retry))
+        .service(E::at("/api/management/v1/mooring/jobs/{id}/cancel").post(jobs::cancel));
+}
+
 /// The URLs of the listener for machines alone.
 pub fn private_routes(service: &mut ServiceConfig) {
     service
@@ -179,6 +233,7 @@ pub fn internal_routes(service: &mut ServiceConfig) {
     internal_device_auth(service);
     internal_users(service);
     internal_fleet(service);
+    internal_monitoring(service);
 }
 
 fn internal_device_auth(service: &mut ServiceConfig) {
@@ -239,6 +294,20 @@ fn internal_fleet(service: &mut ServiceConfig) {
         .service(E::at("/api/internal/v1/reporting/alive").get(internal::alive))
         .service(E::at("/api/internal/v1/reporting/health").get(internal::health))
         .service(reporting.post(reporting::search_internally));
+}
+
+fn internal_monitoring(service: &mut ServiceConfig) {
+    use monitoring::internal as monitor;
+
+    let latest = E::at("/api/internal/v1/devicemonitor/tenants/{tenant:[^/]*}/devices/{id}/alerts/latest");
+    service
+        .service(E::at("/api/internal/v1/devicemonitor/alive").get(internal::alive))
+        .service(E::at("/api/internal/v1/devicemonitor/health").get(internal::health))
+        .service(E::at("/api/internal/v1/devicemonitor/tenants/{tenant:[^/]*}/devices").get(monitor::devices))
+        .service(E::at("/api/internal/v1/devicemonitor/tenants/{tenant:[^/]*}/devices/{id}").delete(monitor::forget))
+        .service(latest.get(monitor::latest))
+        .service(E::at("/api/internal/v1/devicemonitor/tenants").delete(monitor::wipe))
+        .service(E::at("/api/internal/v1/devicemonitor/tenants/{tenant}").delete(internal::wipe_another));
 }
 
 #[cfg(test)]

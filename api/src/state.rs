@@ -13,6 +13,8 @@ use actors::file_transfer::Transfers;
 use actors::gate::Gate;
 use actors::housekeeping::RemoveRecordings;
 use actors::inventory_writer::Reports;
+use actors::jobs::JobQueue;
+use actors::monitor::Monitor;
 use actors::reach::Reach;
 use actors::trigger::Triggers;
 use storage::Storage;
@@ -48,6 +50,10 @@ pub struct ApiState {
     pub events: EventTail,
     /// Commands to devices' update clients.
     pub triggers: Triggers,
+    /// Background work.
+    pub jobs: JobQueue,
+    /// What devices' monitoring reports.
+    pub monitor: Monitor,
     /// Transfers files.
     pub transfers: Transfers,
     /// Connects this node with the others; asked only whether it works.
@@ -99,7 +105,10 @@ pub mod testing {
 
     use actors::bus::{Announcer, Event};
     use actors::credentials::Keyring;
+    use actors::monitor::AlertWriter;
+    use actors::notifications::Notifications;
     use actors::registry::Registry;
+    use actors::supervisor::Service;
     use storage::NodeId;
 
     use super::*;
@@ -115,6 +124,12 @@ pub mod testing {
         let registry = Registry::default();
         let reach = Reach::new(registry.clone(), storage.connections.clone(), storage.presence.clone(), bus.clone());
         let arbiter = actix::Arbiter::current();
+        let events = EventTail::new(storage.events.clone(), &settings.events);
+        let jobs = JobQueue::new(storage.jobs.clone(), bus.clone(), &settings.jobs);
+        let notifications = Notifications::new(&storage, &settings.notifications).unwrap();
+        let monitor = Monitor::new(storage.alerts.clone(), events.clone(), jobs.clone(), notifications, &settings);
+        let writer = monitor.clone();
+        let _for_ever = Service::start("alert_writer", &arbiter, move |alive| AlertWriter::new(writer.clone(), alive));
         ApiState {
             admission: Admission::new(
                 storage.devices.clone(),
@@ -125,7 +140,7 @@ pub mod testing {
             ),
             accounts: Accounts::new(storage.users.clone(), gate.clone(), keyring, announce, &settings),
             reports: Reports::start(&storage.inventory, &arbiter),
-            events: EventTail::new(storage.events.clone(), &settings.events),
+            events,
             triggers: Triggers::new(
                 registry.clone(),
                 reach.clone(),
@@ -133,6 +148,8 @@ pub mod testing {
                 settings.trigger_reply_limit,
                 arbiter,
             ),
+            monitor,
+            jobs,
             access: crate::gateway::access,
             transfers: Transfers::new(
                 actors::session::host::Parts {

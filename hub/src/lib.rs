@@ -25,6 +25,7 @@ use actors::credentials::Keyring;
 use actors::file_transfer::Transfers;
 use actors::gate::Gate;
 use actors::housekeeping::RemoveRecordings;
+use actors::notifications::Notifications;
 use actors::recording::Recordings;
 use actors::session::ToDevice;
 use actors::tree::Tree;
@@ -255,24 +256,29 @@ fn remove_recordings(storage: &Storage) -> RemoveRecordings {
     })
 }
 
+fn notifications(storage: &Storage, config: &actors::notifications::Config) -> anyhow::Result<Notifications> {
+    Notifications::new(storage, config).map_err(anyhow::Error::msg).context("cannot set up notifications")
+}
+
+async fn connect_bus(config: &actors::Config, node: NodeId) -> anyhow::Result<Bus> {
+    let Some(url) = &config.nats_url else { return Ok(Bus::alone(node)) };
+    let connected = NatsBus::connect(url.expose(), &config.nats_prefix, node).await;
+    Ok(Bus::Nats(connected.context("cannot connect to the NATS server named by actors.nats_url")?))
+}
+
 async fn boot(config: Config) -> anyhow::Result<Booted> {
     let node = NodeId::random();
     let storage = Storage::open(&config.storage).await.context("cannot open the storage")?;
     storage.devices.apply_configured_limit(config.actors.max_devices).await.context("cannot store the device limit")?;
-    let bus = match &config.actors.nats_url {
-        None => Bus::alone(node),
-        Some(url) => Bus::Nats(
-            NatsBus::connect(url.expose(), &config.actors.nats_prefix, node)
-                .await
-                .context("cannot connect to the NATS server named by actors.nats_url")?,
-        ),
-    };
+    let bus = connect_bus(&config.actors, node).await?;
     let keyring = Arc::new(Keyring::load(&storage.keys, &config.actors).await.context("cannot load the signing keys")?);
     let gate = Gate::new(storage.devices.clone(), storage.users.clone(), keyring.clone(), &config.actors);
     let arbiter = actix_rt::System::current().arbiter().clone();
     let lease = config.actors.lease;
     let remove_recordings = remove_recordings(&storage);
-    let tree = Tree::start(&storage, &gate, &bus, &config.actors, Arc::clone(&remove_recordings), &arbiter);
+    let notifications = notifications(&storage, &config.actors.notifications)?;
+    let tree =
+        Tree::start(&storage, &gate, &bus, &config.actors, &notifications, Arc::clone(&remove_recordings), &arbiter);
     tree.enlist(lease).await.context("cannot enlist this node in the shared store")?;
     let announce = tree.announce.clone();
     let admission =
@@ -325,6 +331,8 @@ async fn boot(config: Config) -> anyhow::Result<Booted> {
         reports: tree.reports.clone(),
         events: tree.events.clone(),
         triggers: tree.triggers.clone(),
+        jobs: tree.jobs.clone(),
+        monitor: tree.monitor.clone(),
         transfers,
         bus,
         access: api::gateway::access,

@@ -265,6 +265,22 @@ impl Database {
         Ok(Reading { transaction, _in_use: in_use })
     }
 
+    /// What follows a choice of rows to take, so that no two callers take the same.
+    pub(crate) const fn skip_locked(&self) -> &'static str {
+        match &self.pools {
+            Pools::Postgres(_) => dialect::SKIP_LOCKED,
+            Pools::Sqlite { .. } => "",
+        }
+    }
+
+    /// What follows a choice of rows that must not be removed before the end of the transaction.
+    pub(crate) const fn keep(&self) -> &'static str {
+        match &self.pools {
+            Pools::Postgres(_) => dialect::KEEP,
+            Pools::Sqlite { .. } => "",
+        }
+    }
+
     /// Bounds a call in time: a database that stopped answering without closing the connection must not hold callers.
     pub(crate) async fn within<T>(
         &self,

@@ -20,6 +20,13 @@ pub(crate) const LOCK_SHARED: &str = "SELECT pg_advisory_xact_lock($1, $2)";
 /// fail with "busy" whenever another connection had written in between, whatever the busy timeout.
 pub(crate) const BEGIN_WRITING: &str = "BEGIN IMMEDIATE";
 
+/// After the choice of rows that one of many takes for itself: in Postgres, rows that another is about to take are passed
+/// over instead of waited for. `SQLite` has one writer, which needs nothing.
+pub(crate) const SKIP_LOCKED: &str = " FOR UPDATE SKIP LOCKED";
+
+/// After the choice of rows that must not be removed before the end of the transaction. What is not their key may change.
+pub(crate) const KEEP: &str = " FOR KEY SHARE";
+
 /// Lock number of an identity: a prefix of its hash. Two identities with the same prefix only wait for one another.
 pub(crate) fn identity_lock(hash: &[u8; 32]) -> i64 {
     let mut prefix = [0; 8];

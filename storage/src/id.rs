@@ -77,6 +77,16 @@ id! {
     AttachmentId,
     /// A saved filter.
     FilterId,
+    /// A piece of background work.
+    JobId,
+    /// An alert a device sent, or the hub raised for it.
+    AlertId,
+    /// A place alerts are sent to.
+    ChannelId,
+    /// A reason not to send some of them.
+    MuteId,
+    /// A rule by which the hub raises alerts itself.
+    RuleId,
     /// One running hub process; a restarted process has another one.
     NodeId,
 }

@@ -379,6 +379,60 @@ async fn checked_in(
     Ok(rows.into_iter().collect())
 }
 
+/// Makes the documents of devices show how many of their monitored subjects are in trouble, inside the transaction that
+/// changes that; `None` shows nothing. A device without a document shows nothing either.
+pub(crate) async fn show_open_alerts(
+    transaction: &mut Transaction,
+    open: &BTreeMap<DeviceId, Option<u64>>,
+) -> Result<(), StorageError> {
+    if open.is_empty() {
+        return Ok(());
+    }
+    let held = record::load(transaction, open.keys().copied()).await?;
+    let changes = held.into_values().map(|before| {
+        let shown = match open.get(&before.device).copied().flatten() {
+            None => BTreeMap::new(),
+            Some(open) => BTreeMap::from([
+                ("alert_count".to_owned(), Entry::new(Value::from(open))),
+                ("alerts".to_owned(), Entry::new(Value::Bool(open > 0))),
+            ]),
+        };
+        let mut after = before.clone();
+        after.document.replace(MONITOR, &shown);
+        Change { before: Some(before), after: Some(after) }
+    });
+    record::store(transaction, changes.collect()).await
+}
+
+/// What devices report under a name as numbers, of devices that reported since a time, or of all. A text that is a number
+/// is one: devices send most of theirs so.
+pub(crate) async fn reported_numbers(
+    db: &Database,
+    name: &str,
+    since: Option<Timestamp>,
+    after: Option<DeviceId>,
+    limit: u32,
+) -> Result<Vec<(DeviceId, Option<f64>)>, StorageError> {
+    let rows: Vec<(DeviceId, Json<Document>)> = on_reader!(db, |pool| {
+        let mut query = QueryBuilder::new("SELECT device, document FROM inventory WHERE reported_at ");
+        match since {
+            Some(since) => query.push(">= ").push_bind(attribute::whole_millis(since)),
+            None => query.push("IS NOT NULL"),
+        };
+        if let Some(after) = after {
+            query.push(" AND device > ").push_bind(after);
+        }
+        query.push(" ORDER BY device LIMIT ").push_bind(i64::from(limit));
+        query.build_query_as().fetch_all(pool).await
+    })?;
+    let number = |document: &Document| match document.value(INVENTORY, name)? {
+        Value::Number(number) => number.as_f64(),
+        Value::String(text) => text.trim().parse().ok().filter(|number: &f64| number.is_finite()),
+        _ => None,
+    };
+    Ok(rows.into_iter().map(|(device, Json(document))| (device, number(&document))).collect())
+}
+
 /// Every member of the identity but `status`, and the status the hub gave the device in its place. Values that
 /// inventory has no type for (booleans, null, objects, mixed arrays) become their JSON text.
 fn identity_attributes(device: &Device) -> Result<BTreeMap<String, Entry>, StorageError> {

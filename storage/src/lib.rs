@@ -12,6 +12,11 @@
 //! | [`connections`] | whether a device is connected, as last written down, and its connections before |
 //! | [`sessions`] | sessions between operators and devices, open ones and past ones |
 //! | [`events`] | what happened, in one order for all who watch |
+//! | [`alerts`] | what devices' monitoring reports, and what it comes to |
+//! | [`alert_rules`] | by which rules the hub raises alerts itself |
+//! | [`audit`] | who changed what, when, from where |
+//! | [`channels`] | where alerts are sent, and what is muted |
+//! | [`jobs`] | background work, done at least once |
 //! | [`keys`] | the signing keys all nodes share |
 //! | [`objects`] | recordings and artifacts, as objects in a directory or in S3 |
 //! | [`presence`] | which node holds a device right now, node leases, counters: memory or Redis |
@@ -20,6 +25,10 @@
 //! runs on both, and the few differences are named in `dialect.rs`. Migrations are compiled in and run when the storage
 //! opens.
 
+pub mod alert_rules;
+pub mod alerts;
+pub mod audit;
+pub mod channels;
 pub mod clock;
 pub mod config;
 pub mod connections;
@@ -30,6 +39,7 @@ pub mod error;
 pub mod events;
 pub mod id;
 pub mod inventory;
+pub mod jobs;
 pub mod keys;
 pub mod objects;
 pub mod presence;
@@ -38,6 +48,13 @@ pub mod sessions;
 pub mod units;
 pub mod users;
 
+pub use alert_rules::{AlertRule, AlertRules, Comparison, Condition, RuleState};
+pub use alerts::{
+    Alert, AlertCounts, AlertFilter, AlertLevel, AlertReport, Alerts, Folded, FollowUp, MailCount, NewAlert, Recorded,
+    RecordedAlert, SubjectsOf,
+};
+pub use audit::{Actor, AuditEntry, AuditFilter, AuditLog, NewAuditEntry};
+pub use channels::{Added, Channel, ChannelKind, Channels, Mute};
 pub use clock::Timestamp;
 pub use config::{Config, Secret, SecretUrl};
 pub use connections::{Connection, ConnectionChange, Connections, PastConnection};
@@ -47,8 +64,12 @@ pub use devices::{
 };
 pub use error::StorageError;
 pub use events::{Event, Events, NewEvent};
-pub use id::{AttachmentId, AuthSetId, DeviceId, Epoch, FilterId, NodeId, SessionId, TokenId, UserId};
+pub use id::{
+    AlertId, AttachmentId, AuthSetId, ChannelId, DeviceId, Epoch, FilterId, JobId, MuteId, NodeId, RuleId, SessionId,
+    TokenId, UserId,
+};
 pub use inventory::{Attribute, DeviceReport, Inventory, InventoryDevice, Report, Reported};
+pub use jobs::{Job, JobFilter, JobOutcome, JobState, JobWish, Jobs, NewJob};
 pub use keys::SigningKeys;
 pub use objects::Objects;
 pub use presence::{Claim, Presence, Route};
@@ -81,6 +102,16 @@ pub struct Storage {
     pub sessions: Sessions,
     /// What happened, for those who watch.
     pub events: Events,
+    /// What devices' monitoring reports.
+    pub alerts: Alerts,
+    /// Where alerts are sent.
+    pub channels: Channels,
+    /// By which rules the hub raises alerts itself.
+    pub alert_rules: AlertRules,
+    /// Who changed what.
+    pub audit: AuditLog,
+    /// Background work.
+    pub jobs: Jobs,
     /// Private keys that all nodes sign with.
     pub keys: SigningKeys,
     /// Recordings and artifacts.
@@ -118,6 +149,11 @@ impl Storage {
             connections: Connections::new(database.clone()),
             sessions: Sessions::new(database.clone()),
             events: Events::new(database.clone()),
+            alerts: Alerts::new(database.clone()),
+            alert_rules: AlertRules::new(database.clone()),
+            audit: AuditLog::new(database.clone()),
+            channels: Channels::new(database.clone()),
+            jobs: Jobs::new(database.clone()),
             keys: SigningKeys::new(database.clone()),
             objects,
             presence,

@@ -3,6 +3,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that is surprised has failed")]
 
+mod alert_rules;
+mod audit_log;
 mod backend_outages;
 mod conformance;
 mod connection_history;
@@ -22,7 +24,9 @@ mod inventory;
 mod inventory_internal;
 mod live_events;
 mod many_operators;
+mod monitoring;
 mod newest_clients;
+mod notifications;
 mod operator_commands;
 mod paste;
 mod personal_tokens;

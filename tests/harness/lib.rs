@@ -7,6 +7,7 @@
 //!     TestDevice ──────┤ HTTP, websocket with the raw bytes in the test's hands
 //!     RealDevice ──────┤ unmodified mender-client and mender-connect
 //!     MenderCli ───────┘ unmodified mender-cli
+//!     MailServer, Receiver: where the hub sends alerts
 //! ```
 //!
 //! A [`Set`] says which backends: the embedded ones, or private Postgres, Redis, NATS and S3 servers that live as long as the
@@ -25,6 +26,7 @@ mod hub;
 mod issuer;
 mod kept_terminal;
 mod key;
+mod mail_server;
 mod mender_cli;
 mod message;
 mod mooring;
@@ -34,6 +36,7 @@ mod ports;
 mod process;
 mod raw_http;
 mod real_device;
+mod receiver;
 mod s3_server;
 mod shell;
 mod site;
@@ -58,6 +61,7 @@ pub use hub::{TestHub, WrittenConnection};
 pub use issuer::Issuer;
 pub use kept_terminal::{HUB, KeptTerminal, attach_path};
 pub use key::Key;
+pub use mail_server::{MailServer, Received};
 pub use mender_cli::MenderCli;
 pub use message::{Heard, Packet, Prop};
 pub use mooring::Mooring;
@@ -66,6 +70,7 @@ pub use ports::free_port;
 pub use process::{Output, Process};
 pub use raw_http::raw_request;
 pub use real_device::RealDevice;
+pub use receiver::{Delivery, Receiver};
 pub use shell::{Shell, answer_like_a_shell};
 pub use site::{ADMIN_EMAIL, ADMIN_PASSWORD, Settings, Site};
 pub use socket::{Closed, Event, Socket};

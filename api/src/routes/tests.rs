@@ -117,6 +117,8 @@ const OPEN_INSIDE: &[(&str, &str)] = &[
     ("GET", "/api/internal/v1/inventory/health"),
     ("GET", "/api/internal/v1/reporting/alive"),
     ("GET", "/api/internal/v1/reporting/health"),
+    ("GET", "/api/internal/v1/devicemonitor/alive"),
+    ("GET", "/api/internal/v1/devicemonitor/health"),
 ];
 
 /// Not served yet, and asked for the same tokens all the same.
@@ -397,4 +399,23 @@ async fn the_way_into_the_web_ui_is_relative() {
     let seen = see(&app, ask("GET", "/ui/env.js")).await;
     assert!(seen.body.starts_with(b"var mender_environment = {"));
     assert!(seen.header("cache-control").contains("no-store"));
+}
+
+#[test]
+fn questions_are_routes_that_there_are() {
+    let served = [crate::endpoint::list(routes), crate::endpoint::list(internal_routes)].concat();
+    for pattern in super::QUESTIONS {
+        assert!(served.iter().any(|route| (route.method, route.pattern) == ("POST", pattern)), "{pattern}");
+    }
+}
+
+/// A search that nobody names a question would be a row of the audit log each time.
+#[test]
+fn searches_are_questions() {
+    for route in [crate::endpoint::list(routes), crate::endpoint::list(internal_routes)].concat() {
+        let asks = ["/search", "/aggregate"].iter().any(|end| route.pattern.ends_with(end));
+        if asks && route.method != "GET" {
+            assert!(super::QUESTIONS.contains(&route.pattern), "{} {}", route.method, route.pattern);
+        }
+    }
 }

@@ -1,10 +1,15 @@
 //! The promises, one file for each area. `main.rs` says which backends keep them.
 
+pub mod alert_rules;
+pub mod alerts;
+pub mod audit;
+pub mod channels;
 pub mod connections;
 pub mod devices;
 pub mod events;
 pub mod grouping;
 pub mod inventory;
+pub mod jobs;
 pub mod objects;
 pub mod opening;
 pub mod outages;

@@ -29,14 +29,14 @@ fn condition(scope: &str, name: &str, operator: &str, value: &Value) -> Conditio
     Condition::parse(Grammar::Inventory, scope, name, operator, value).expect("a good question")
 }
 
-fn filter(conditions: &[(&str, &str, &str, Value)]) -> Filter {
+pub(super) fn filter(conditions: &[(&str, &str, &str, Value)]) -> Filter {
     let conditions = conditions.iter();
     Filter::new(conditions.map(|(scope, name, operator, value)| condition(scope, name, operator, value)).collect())
         .expect("not too many")
 }
 
 /// The ids of the first thousand that pass.
-async fn found(storage: &Storage, search: Search) -> Vec<DeviceId> {
+pub(super) async fn found(storage: &Storage, search: Search) -> Vec<DeviceId> {
     let found = storage.inventory.search(&Search { limit: 1000, ..search }).await.expect("an answer");
     assert_eq!(found.total, found.devices.len() as u64);
     found.devices.into_iter().map(|device| device.id).collect()
