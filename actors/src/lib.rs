@@ -30,6 +30,7 @@
 //! | [`recording`] | what a session showed, kept and played back |
 //! | [`device_link`], [`operator_link`] | what a connection does next |
 //! | [`file_transfer`] | files to and from devices |
+//! | [`artifact_file`] | what an update is shipped in: read, checked, written |
 //! | [`registry`], [`reach`] | who is connected, here and elsewhere |
 //! | [`events`], [`status_writer`] | what is written down about connections and sessions, and who is told |
 //! | [`trigger`] | commands to devices' update clients |
@@ -51,6 +52,7 @@ pub mod operator_link;
 pub mod output_gate;
 pub mod session;
 
+pub mod artifact_file;
 pub mod file_transfer;
 pub mod recording;
 
