@@ -37,6 +37,11 @@ pub(crate) const fn events_lock() -> (i32, i32) {
     (LOCK_SPACE, 2)
 }
 
+/// The two halves of the lock number of whoever changes artifacts.
+pub(crate) const fn artifacts_lock() -> (i32, i32) {
+    (LOCK_SPACE, 40)
+}
+
 /// What a database's refusal means for the caller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fault {

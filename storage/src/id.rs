@@ -75,6 +75,12 @@ id! {
     SessionId,
     /// One socket's part in a session: an operator's who types or watches.
     AttachmentId,
+    /// An artifact: one file that devices install.
+    ArtifactId,
+    /// An artifact on its way into the hub.
+    UploadId,
+    /// An order to install a release on devices.
+    DeploymentId,
     /// One running hub process; a restarted process has another one.
     NodeId,
 }

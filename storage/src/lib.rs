@@ -13,12 +13,14 @@
 //! | [`events`] | what happened, in one order for all who watch |
 //! | [`keys`] | the signing keys all nodes share |
 //! | [`objects`] | recordings and artifacts, as objects in a directory or in S3 |
+//! | [`artifacts`], [`uploads`] | artifacts, the releases they make up, and what is on its way to become one |
 //! | [`presence`] | which node holds a device right now, node leases, counters: memory or Redis |
 //!
 //! Durable state is in `SQLite` or Postgres (`database.rs`): every statement is written once and
 //! runs on both, and the few differences are named in `dialect.rs`. Migrations are compiled in and run when the storage
 //! opens.
 
+pub mod artifacts;
 pub mod clock;
 pub mod config;
 pub mod connections;
@@ -34,8 +36,13 @@ pub mod objects;
 pub mod presence;
 pub mod sessions;
 pub mod units;
+pub mod uploads;
 pub mod users;
 
+pub use artifacts::{
+    Alteration, ArtifactFilter, ArtifactSort, Artifacts, Direction, Insertion, NewArtifact, Release, ReleaseFilter,
+    ReleaseSort, StoredArtifact, TagsOutcome, TextMatch,
+};
 pub use clock::Timestamp;
 pub use config::{Config, Secret, SecretUrl};
 pub use connections::{Connection, ConnectionChange, Connections, PastConnection};
@@ -45,15 +52,18 @@ pub use devices::{
 };
 pub use error::StorageError;
 pub use events::{Event, Events, NewEvent};
-pub use id::{AttachmentId, AuthSetId, DeviceId, Epoch, NodeId, SessionId, TokenId, UserId};
+pub use id::{
+    ArtifactId, AttachmentId, AuthSetId, DeploymentId, DeviceId, Epoch, NodeId, SessionId, TokenId, UploadId, UserId,
+};
 pub use inventory::{Attribute, Inventory, InventoryDevice, Report, Reported};
 pub use keys::SigningKeys;
-pub use objects::Objects;
+pub use objects::{LinkTo, ObjectWriter, Objects};
 pub use presence::{Claim, Presence, Route};
 pub use sessions::{
     OpenedSession, Participant, ParticipantRole, SessionChange, SessionFigures, SessionFilter, SessionKind,
     SessionRecord, Sessions,
 };
+pub use uploads::{Upload, UploadKind, UploadState, Uploads};
 pub use users::{User, UserToken, Users};
 
 use std::error::Error;
@@ -78,6 +88,10 @@ pub struct Storage {
     pub events: Events,
     /// Private keys that all nodes sign with.
     pub keys: SigningKeys,
+    /// Artifacts and releases.
+    pub artifacts: Artifacts,
+    /// Artifacts on their way in.
+    pub uploads: Uploads,
     /// Recordings and artifacts.
     pub objects: Objects,
     /// Which node holds which device now.
@@ -111,6 +125,8 @@ impl Storage {
             sessions: Sessions::new(database.clone()),
             events: Events::new(database.clone()),
             keys: SigningKeys::new(database.clone()),
+            artifacts: Artifacts::new(database.clone()),
+            uploads: Uploads::new(database.clone()),
             objects,
             presence,
             database,
