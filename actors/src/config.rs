@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use storage::SecretUrl;
 use storage::units;
 
-use crate::{file_transfer, session};
+use crate::{artifacts, file_transfer, session};
 
 /// Who may come in and for how long, and how nodes find each other.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -63,6 +63,8 @@ pub struct Config {
     pub sessions: session::Config,
     /// Limits of file transfers.
     pub file_transfer: file_transfer::Config,
+    /// Limits of artifacts, who may sign them, links to them.
+    pub artifacts: artifacts::Config,
     /// How long is remembered what happened.
     pub retention: Retention,
     /// Who may listen to events.
@@ -104,6 +106,9 @@ impl Config {
         }
         if let Some(fault) = self.file_transfer.fault() {
             return Some(format!("file_transfer.{fault}"));
+        }
+        if let Some(fault) = self.artifacts.fault() {
+            return Some(format!("artifacts.{fault}"));
         }
         let Retention { events, connections, connections_per_device, sessions } = self.retention;
         for (key, time) in [("events", events), ("connections", connections), ("sessions", sessions)] {
@@ -158,6 +163,7 @@ impl Default for Config {
             retention: Retention::default(),
             events: EventStreams::default(),
             file_transfer: file_transfer::Config::default(),
+            artifacts: artifacts::Config::default(),
         }
     }
 }

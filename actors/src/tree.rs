@@ -9,6 +9,7 @@ use storage::Storage;
 use tracing::warn;
 
 use crate::Config;
+use crate::artifacts::Artifacts;
 use crate::bus::{Announcer, Bus};
 use crate::dead_nodes::{DeadNodes, Patience};
 use crate::events::{EventReader, EventTail};
@@ -63,6 +64,7 @@ impl Tree {
         bus: &Bus,
         config: &Config,
         remove_recordings: RemoveRecordings,
+        artifacts: &Artifacts,
         arbiter: &ArbiterHandle,
     ) -> Self {
         let lease = config.lease;
@@ -109,9 +111,10 @@ impl Tree {
             })
         };
         let housekeeping = {
-            let (storage, retention) = (storage.clone(), config.retention.clone());
+            let (storage, retention, artifacts) = (storage.clone(), config.retention.clone(), artifacts.clone());
             Service::start("housekeeping", arbiter, move |alive| {
-                Housekeeping::new(storage.clone(), retention.clone(), Arc::clone(&remove_recordings), alive)
+                let remove_recordings = Arc::clone(&remove_recordings);
+                Housekeeping::new(storage.clone(), retention.clone(), remove_recordings, artifacts.clone(), alive)
             })
         };
         let announce: Announcer = Arc::new(move |event| parts.announce(&event));

@@ -14,6 +14,7 @@
 //! | [`middleware`] | what happens to every request |
 //! | [`devices`], [`users`], [`inventory`], [`device_connect`], [`recordings`] | the handlers of each area |
 //! | [`devices`], [`users`], [`inventory`], [`device_connect`], [`triggers`] | the handlers of each area |
+//! | [`artifacts`] | artifacts and releases |
 //! | [`events`], [`connections`], [`sessions`] | what happens, and what has happened |
 //! | [`internal`] | what other services of an installation ask, on a listener of its own |
 //! | [`devices`], [`users`], [`inventory`], [`device_connect`], [`file_transfer`] | the handlers of each area |
@@ -32,6 +33,7 @@ pub mod gateway;
 pub mod middleware;
 pub mod routes;
 
+pub mod artifacts;
 pub mod connections;
 pub mod device_connect;
 pub mod devices;
@@ -53,6 +55,7 @@ pub mod auth;
 pub mod body;
 pub mod client_address;
 pub mod error;
+pub mod form;
 pub mod headers;
 pub mod metrics;
 pub mod paging;

@@ -7,6 +7,7 @@ use actix_web::dev::ServiceRequest;
 use actix_web::{HttpRequest, web};
 use actors::accounts::Accounts;
 use actors::admission::Admission;
+use actors::artifacts::Artifacts;
 use actors::bus::Bus;
 use actors::events::EventTail;
 use actors::file_transfer::Transfers;
@@ -45,6 +46,8 @@ pub struct ApiState {
     pub events: EventTail,
     /// Commands to devices' update clients.
     pub triggers: Triggers,
+    /// Artifacts: what comes in, links to what is there.
+    pub artifacts: Artifacts,
     /// Transfers files.
     pub transfers: Transfers,
     /// Connects this node with the others; asked only whether it works.
@@ -129,6 +132,7 @@ pub mod testing {
                 settings.trigger_reply_limit,
                 arbiter,
             ),
+            artifacts: Artifacts::load(&storage, &settings.artifacts).await.unwrap(),
             access: crate::gateway::access,
             transfers: Transfers::new(
                 actors::session::host::Parts {

@@ -20,6 +20,7 @@ use std::time::Duration;
 
 use actors::accounts::Accounts;
 use actors::admission::Admission;
+use actors::artifacts::Artifacts;
 use actors::bus::{Bus, NatsBus};
 use actors::credentials::Keyring;
 use actors::file_transfer::Transfers;
@@ -34,7 +35,8 @@ use api::server::Listening;
 use api::sockets::{SocketCount, SocketState};
 use api::state::ApiState;
 pub use config::Config;
-use storage::{DeviceId, NodeId, Storage};
+pub use storage::DeploymentId;
+use storage::{DeviceId, NodeId, Storage, StorageError, clock};
 use tokio::sync::{Notify, oneshot};
 use tracing::{error, info, warn};
 
@@ -55,6 +57,7 @@ struct Parts {
     storage: Storage,
     accounts: Accounts,
     admission: Admission,
+    artifacts: Artifacts,
     tree: Tree,
 }
 
@@ -124,6 +127,14 @@ impl Hub {
     /// What it remembers.
     pub fn storage(&self) -> &Storage {
         &self.parts.storage
+    }
+
+    /// Looks after uploads that nobody works on, as if it were `later`.
+    ///
+    /// # Errors
+    /// When the database cannot be asked.
+    pub async fn clean_uploads(&self, later: Duration) -> Result<(), StorageError> {
+        self.parts.artifacts.clean(clock::now().plus(later)).await.map(drop)
     }
 
     /// Ways to break it.
@@ -266,7 +277,8 @@ async fn boot(config: Config) -> anyhow::Result<Booted> {
     let arbiter = actix_rt::System::current().arbiter().clone();
     let lease = config.actors.lease;
     let remove_recordings = remove_recordings(&storage);
-    let tree = Tree::start(&storage, &gate, &bus, &config.actors, Arc::clone(&remove_recordings), &arbiter);
+    let artifacts = Artifacts::load(&storage, &config.actors.artifacts).await.context("cannot set up artifacts")?;
+    let tree = Tree::start(&storage, &gate, &bus, &config.actors, Arc::clone(&remove_recordings), &artifacts, &arbiter);
     tree.enlist(lease).await.context("cannot enlist this node in the shared store")?;
     let announce = tree.announce.clone();
     let admission =
@@ -301,6 +313,7 @@ async fn boot(config: Config) -> anyhow::Result<Booted> {
         storage: storage.clone(),
         accounts: accounts.clone(),
         admission: admission.clone(),
+        artifacts: artifacts.clone(),
         tree: tree.clone(),
     };
     let asked_to_stop = Arc::new(Notify::new());
@@ -315,6 +328,7 @@ async fn boot(config: Config) -> anyhow::Result<Booted> {
         reach: tree.reach.clone(),
         events: tree.events.clone(),
         triggers: tree.triggers.clone(),
+        artifacts,
         transfers,
         bus,
         access: api::gateway::access,

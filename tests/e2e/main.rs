@@ -3,6 +3,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that is surprised has failed")]
 
+mod artifact_making;
+mod artifacts;
 mod backend_outages;
 mod conformance;
 mod connection_history;
@@ -21,6 +23,7 @@ mod paste;
 mod port_forward;
 mod real_clients;
 mod recordings;
+mod releases;
 mod remote_terminal;
 mod rolling_restart;
 mod session_survival;
