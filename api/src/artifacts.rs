@@ -17,6 +17,7 @@ pub mod upload;
 
 use actix_web::HttpRequest;
 use actix_web::http::header;
+use actix_web::http::uri::Authority;
 use storage::ArtifactId;
 
 use crate::error::ApiError;
@@ -41,7 +42,7 @@ fn base(state: &ApiState, request: &HttpRequest) -> Result<String, ApiError> {
         return Ok(url.trim_end_matches('/').to_owned());
     }
     let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok());
-    let host = host.or_else(|| request.uri().authority().map(|authority| authority.as_str()));
+    let host = host.or_else(|| request.uri().authority().map(Authority::as_str));
     let is_plain = |host: &str| host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-_:[]".contains(&byte));
     let host = host.filter(|host| !host.is_empty() && is_plain(host));
     let host = host.ok_or_else(|| ApiError::bad_request("the Host header is missing or malformed"))?;

@@ -77,7 +77,8 @@ async fn the_hub_makes_an_artifact_of_a_file(set: Set) {
     assert_eq!(artifact["updates"][0]["type_info"]["type"], "single-file");
     assert_eq!(artifact["artifact_provides"], json!({"artifact_name": "app-2.1", "data-partition.app.version": "2.1"}));
     assert_eq!(artifact["clears_artifact_provides"], json!(["data-partition.app.*"]));
-    assert_eq!(status(&user, &id).await["state"], "completed");
+    wait_until(LIMIT, "its end to be known", async || (status(&user, &id).await["state"] == "completed").then_some(()))
+        .await;
     // The raw file goes once it is no longer needed.
     wait_until(LIMIT, "the raw file to go", async || (hub.objects().await.len() == 1).then_some(())).await;
 

@@ -1,6 +1,7 @@
 //! Tar archives, member by member and in a bounded amount of memory. (POSIX.1-1988 ustar, with the extensions for long names
 //! and large files of POSIX.1-2001 pax and of GNU tar.)
 
+use std::fmt::Display;
 use std::io::{self, Read};
 
 use tar::{EntryType, Header, PaxExtensions};
@@ -69,13 +70,13 @@ impl<R: Read> Members<R> {
             let header = Header::from_byte_slice(&block);
             self.check(header)?;
             self.is_first = false;
-            let announced = header.entry_size().map_err(|error| self.malformed(error))?;
+            let announced = header.entry_size().map_err(|error| self.malformed(&error))?;
             match header.entry_type() {
                 EntryType::Regular => {
                     let size = extension.size.unwrap_or(announced);
                     self.expect(size)?;
                     let name = extension.name.unwrap_or_else(|| header.path_bytes().into_owned());
-                    let modified = header.mtime().map_err(|error| self.malformed(error))?;
+                    let modified = header.mtime().map_err(|error| self.malformed(&error))?;
                     let modified = i64::try_from(modified).unwrap_or(i64::MAX);
                     return Ok(Some(Member { name: readable(&name)?, size, modified }));
                 }
@@ -88,7 +89,7 @@ impl<R: Read> Members<R> {
                     while name.last() == Some(&0) {
                         name.pop();
                     }
-                    set(&mut extension.name, name).map_err(|()| self.malformed("two names for one member"))?;
+                    set(&mut extension.name, name).map_err(|()| self.malformed(&"two names for one member"))?;
                 }
                 other => {
                     let name = String::from_utf8_lossy(&header.path_bytes()).into_owned();
@@ -145,7 +146,7 @@ impl<R: Read> Members<R> {
 
     fn finish(&mut self) -> Result<(), ReadError> {
         if self.block()?.is_some() {
-            return Err(self.malformed("one block of zeros where two should be"));
+            return Err(self.malformed(&"one block of zeros where two should be"));
         }
         let used = usize::try_from(self.blocks % RECORD as u64).expect("less than a record");
         let allowed = if used == 0 { 0 } else { (RECORD - used) * BLOCK };
@@ -167,14 +168,14 @@ impl<R: Read> Members<R> {
         if self.is_first {
             return Err(Fault::NotAnArtifact("the bytes are no archive").into());
         }
-        Err(self.malformed("a header of the archive is damaged"))
+        Err(self.malformed(&"a header of the archive is damaged"))
     }
 
     /// Notes how long the content that follows is.
     fn expect(&mut self, size: u64) -> Result<(), ReadError> {
         // Far beyond what fits on any disk, and close to where sums wrap around.
         if size > i64::MAX as u64 {
-            return Err(self.malformed("a member has an impossible size"));
+            return Err(self.malformed(&"a member has an impossible size"));
         }
         self.left = size;
         self.padding = (BLOCK as u64 - size % BLOCK as u64) % BLOCK as u64;
@@ -194,17 +195,17 @@ impl<R: Read> Members<R> {
 
     fn read_pax(&self, content: &[u8], extension: &mut Extension) -> Result<(), ReadError> {
         for record in PaxExtensions::new(content) {
-            let record = record.map_err(|error| self.malformed(error))?;
-            let twice = || self.malformed("an extended header says one thing twice");
+            let record = record.map_err(|error| self.malformed(&error))?;
+            let twice = || self.malformed(&"an extended header says one thing twice");
             match record.key_bytes() {
                 b"path" => set(&mut extension.name, record.value_bytes().to_vec()).map_err(|()| twice())?,
                 b"size" => {
                     let size = record.value().ok().and_then(|size| size.parse().ok());
-                    let size = size.ok_or_else(|| self.malformed("an extended header has no readable size"))?;
+                    let size = size.ok_or_else(|| self.malformed(&"an extended header has no readable size"))?;
                     set(&mut extension.size, size).map_err(|()| twice())?;
                 }
                 key if key.starts_with(b"GNU.sparse") => {
-                    return Err(self.malformed("files with holes are not supported"));
+                    return Err(self.malformed(&"files with holes are not supported"));
                 }
                 // Owners, times and the like.
                 _ => {}
@@ -213,7 +214,7 @@ impl<R: Read> Members<R> {
         Ok(())
     }
 
-    fn malformed(&self, why: impl ToString) -> ReadError {
+    fn malformed(&self, why: &dyn Display) -> ReadError {
         Fault::Malformed { member: self.name.clone(), why: why.to_string() }.into()
     }
 

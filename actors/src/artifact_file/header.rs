@@ -246,6 +246,9 @@ pub(super) fn depends(info: &HeaderInfo, payloads: &[PayloadHeader]) -> Result<B
 }
 
 /// Whether an artifact may be called so: one line of printable text.
+///
+/// # Errors
+/// What is wrong with the name.
 pub fn check_name(name: &str) -> Result<(), Fault> {
     let is_line = |letter: char| !letter.is_control() && !matches!(letter, '\u{2028}' | '\u{2029}');
     if name.trim().is_empty() {

@@ -54,7 +54,7 @@ pub struct NewFile<'a> {
     pub content: Box<dyn Read + 'a>,
 }
 
-impl<'a> NewFile<'a> {
+impl NewFile<'_> {
     /// A file with this text.
     pub fn text(name: &str, text: String) -> Self {
         Self { name: name.to_owned(), size: text.len() as u64, content: Box::new(io::Cursor::new(text)) }
@@ -147,7 +147,7 @@ fn append(sink: &mut dyn Write, name: &str, size: u64, content: &mut dyn Read) -
     write_checksum(&mut header);
     sink.write_all(header.as_bytes())?;
 
-    let mut context = Context::new(&SHA256);
+    let mut hash = Context::new(&SHA256);
     let mut buffer = vec![0; 64 * 1024];
     let mut left = size;
     while left > 0 {
@@ -156,13 +156,13 @@ fn append(sink: &mut dyn Write, name: &str, size: u64, content: &mut dyn Read) -
         if read == 0 {
             return Err(io::Error::new(io::ErrorKind::UnexpectedEof, format!("{name} ends early")));
         }
-        context.update(&buffer[..read]);
+        hash.update(&buffer[..read]);
         sink.write_all(&buffer[..read])?;
         left -= read as u64;
     }
     let padding = usize::try_from(size.next_multiple_of(BLOCK as u64) - size).expect("less than a block");
     sink.write_all(&[0; BLOCK][..padding])?;
-    Ok(hex(context.finish().as_ref()))
+    Ok(hex(hash.finish().as_ref()))
 }
 
 /// As the standard tool writes it: six digits, NUL, space.

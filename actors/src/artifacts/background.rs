@@ -311,9 +311,8 @@ impl Artifacts {
         E: Error + Send + Sync + 'static,
     {
         match self.upload(wish, file).await {
-            Ok(_) => Ok(()),
-            // Whoever worked on it before came further than it could say.
-            Err(UploadError::IdTaken) => Ok(()),
+            // If the id is taken, whoever worked on it before came further than it could say.
+            Ok(_) | Err(UploadError::IdTaken) => Ok(()),
             Err(error) if error.is_final() => Err(Unmade::ForGood(error.to_string())),
             Err(error) => Err(Unmade::ForNow(Arc::new(error))),
         }

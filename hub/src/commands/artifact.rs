@@ -104,13 +104,13 @@ async fn upload(arguments: &UploadArguments) -> anyhow::Result<()> {
     bar.set_style(ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()));
     bar.set_prefix(name.clone());
 
-    let content = Body::wrap_stream(pieces(file, size, bar.clone()));
+    let body = Body::wrap_stream(pieces(file, size, bar.clone()));
     // The file ends what the hub reads of the form, so it stands last.
     let form = Form::new()
         .percent_encode_noop()
         .text("size", size.to_string())
         .text("description", arguments.description.clone())
-        .part("artifact", Part::stream_with_length(content, size).file_name(name));
+        .part("artifact", Part::stream_with_length(body, size).file_name(name));
     let answer = operator.transfer(Method::POST, ARTIFACTS)?.multipart(form).send().await;
     bar.finish_and_clear();
     let answer = answer.context("the connection to the hub broke")?;

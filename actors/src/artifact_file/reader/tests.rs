@@ -84,7 +84,7 @@ impl Parts {
         let mut manifest = String::new();
         let mut add = |path: &str, digest: String| {
             if !self.no_lines.contains(&path) {
-                manifest.push_str(&format!("{digest}  {path}\n"));
+                manifest.extend([&digest, "  ", path, "\n"]);
             }
         };
         let mut data = Vec::new();
@@ -528,16 +528,16 @@ fn memory_for_unpacking_is_bounded() {
     let mut filters = liblzma::stream::Filters::new();
     filters.lzma2(&options);
     let stream = liblzma::stream::Stream::new_stream_encoder(&filters, liblzma::stream::Check::Crc64).unwrap();
-    let mut packer = liblzma::write::XzEncoder::new_stream(Vec::new(), stream);
-    packer.write_all(b"x").unwrap();
-    let packed = packer.finish().unwrap();
-    let mut unpacker = Unpacker::new(&*packed, Compression::Lzma).unwrap();
+    let mut encoder = liblzma::write::XzEncoder::new_stream(Vec::new(), stream);
+    encoder.write_all(b"x").unwrap();
+    let bytes = encoder.finish().unwrap();
+    let mut unpacker = Unpacker::new(&*bytes, Compression::Lzma).unwrap();
     assert!(unpacker.read(&mut [0; 10]).is_err());
-    let mut packer = zstd::Encoder::new(Vec::new(), 1).unwrap();
-    packer.window_log(27).unwrap();
-    packer.write_all(&vec![1; 100_000]).unwrap();
-    let packed = packer.finish().unwrap();
-    let mut unpacker = Unpacker::new(&*packed, Compression::Zstd).unwrap();
+    let mut encoder = zstd::Encoder::new(Vec::new(), 1).unwrap();
+    encoder.window_log(27).unwrap();
+    encoder.write_all(&vec![1; 100_000]).unwrap();
+    let bytes = encoder.finish().unwrap();
+    let mut unpacker = Unpacker::new(&*bytes, Compression::Zstd).unwrap();
     assert!(unpacker.read(&mut [0; 10]).is_err());
 }
 
