@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use storage::SecretUrl;
 use storage::units;
 
-use crate::{file_transfer, jobs, notifications, session};
+use crate::{artifacts, file_transfer, jobs, notifications, session};
 
 /// Who may come in and for how long, and how nodes find each other.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -71,6 +71,8 @@ pub struct Config {
     pub sessions: session::Config,
     /// Limits of file transfers.
     pub file_transfer: file_transfer::Config,
+    /// Limits of artifacts, who may sign them, links to them.
+    pub artifacts: artifacts::Config,
     /// How long is remembered what happened.
     pub retention: Retention,
     /// Who may listen to events.
@@ -134,6 +136,9 @@ impl Config {
         }
         if let Some(fault) = self.file_transfer.fault() {
             return Some(format!("file_transfer.{fault}"));
+        }
+        if let Some(fault) = self.artifacts.fault() {
+            return Some(format!("artifacts.{fault}"));
         }
         if let Some(fault) = self.jobs.fault() {
             return Some(format!("jobs.{fault}"));
@@ -217,6 +222,7 @@ impl Default for Config {
             jobs: jobs::Config::default(),
             notifications: notifications::Config::default(),
             file_transfer: file_transfer::Config::default(),
+            artifacts: artifacts::Config::default(),
         }
     }
 }

@@ -33,6 +33,8 @@
 //! | [`recording`] | what a session showed, kept and played back |
 //! | [`device_link`], [`operator_link`] | what a connection does next |
 //! | [`file_transfer`] | files to and from devices |
+//! | [`artifacts`] | artifacts, the releases they make up, and how they get in and out |
+//! | [`artifact_file`] | what an update is shipped in: read, checked, written |
 //! | [`registry`], [`reach`] | who is connected, here and elsewhere |
 //! | [`events`], [`status_writer`] | what is written down about connections and sessions, and who is told |
 //! | [`monitor`], [`notifications`] | alerts, and who is told of them |
@@ -57,6 +59,8 @@ pub mod operator_link;
 pub mod output_gate;
 pub mod session;
 
+pub mod artifact_file;
+pub mod artifacts;
 pub mod file_transfer;
 pub mod recording;
 

@@ -10,6 +10,7 @@ use tracing::warn;
 
 use crate::Config;
 use crate::alert_rules::RuleWatcher;
+use crate::artifacts::Artifacts;
 use crate::bus::{Announcer, Bus};
 use crate::dead_nodes::{DeadNodes, Patience};
 use crate::events::{EventReader, EventTail};
@@ -69,15 +70,25 @@ pub struct Tree {
     housekeeping: Service<Housekeeping>,
 }
 
+/// What services work with that is set up before them.
+#[derive(Clone)]
+pub struct Equipment {
+    /// Sends alerts to people and programs.
+    pub notifications: Notifications,
+    /// Artifacts, of which some are left half-way by nodes that died.
+    pub artifacts: Artifacts,
+    /// Called for sessions that are no longer remembered.
+    pub remove_recordings: RemoveRecordings,
+}
+
 impl Tree {
-    /// Starts every service on `arbiter`. `remove_recordings` is called for sessions that are no longer remembered.
+    /// Starts every service on `arbiter`.
     pub fn start(
         storage: &Storage,
         gate: &Gate,
         bus: &Bus,
         config: &Config,
-        notifications: &Notifications,
-        remove_recordings: RemoveRecordings,
+        equipment: &Equipment,
         arbiter: &ArbiterHandle,
     ) -> Self {
         let lease = config.lease;
@@ -125,7 +136,8 @@ impl Tree {
                 DeadNodes::new(node, patience, storage.clone(), queues.clone(), tail.clone(), alive)
             })
         };
-        let monitor = Monitor::new(storage.alerts.clone(), events.clone(), jobs.clone(), notifications.clone(), config);
+        let monitor =
+            Monitor::new(storage.alerts.clone(), events.clone(), jobs.clone(), equipment.notifications.clone(), config);
         let alert_writer = {
             let monitor = monitor.clone();
             Service::start("alert_writer", arbiter, move |alive| AlertWriter::new(monitor.clone(), alive))
@@ -138,15 +150,16 @@ impl Tree {
         };
         let job_runner = {
             let (queue, node, config) = (jobs.clone(), bus.node(), config.jobs.clone());
-            let kinds: Arc<[JobKind]> = notifications.job_kinds().into();
+            let kinds: Arc<[JobKind]> = equipment.notifications.job_kinds().into();
             Service::start("jobs", arbiter, move |alive| {
                 JobRunner::new(queue.clone(), node, Arc::clone(&kinds), config.clone(), alive)
             })
         };
         let housekeeping = {
-            let (storage, retention) = (storage.clone(), config.retention.clone());
+            let (storage, retention, equipment) = (storage.clone(), config.retention.clone(), equipment.clone());
             Service::start("housekeeping", arbiter, move |alive| {
-                Housekeeping::new(storage.clone(), retention.clone(), Arc::clone(&remove_recordings), alive)
+                let Equipment { artifacts, remove_recordings, .. } = equipment.clone();
+                Housekeeping::new(storage.clone(), retention.clone(), remove_recordings, artifacts, alive)
             })
         };
         let announce: Announcer = Arc::new(move |event| parts.announce(&event));

@@ -22,6 +22,9 @@ pub struct Config {
     pub tls_key: Option<PathBuf>,
     /// Folder with a built web UI, served at `/ui/`.
     pub ui_dir: Option<PathBuf>,
+    /// How devices and operators reach the hub, for links in answers: `https://hub.example.com`. Without it, links name the
+    /// host that a request was for.
+    pub public_url: Option<String>,
     /// Largest body of an ordinary request.
     #[serde(with = "storage::units::size")]
     pub body_limit: u64,
@@ -64,6 +67,7 @@ impl Default for Config {
             tls_cert: None,
             tls_key: None,
             ui_dir: None,
+            public_url: None,
             body_limit: 1024 * 1024,
             allowed_hosts: vec![],
             trusted_proxies: vec![],
@@ -98,6 +102,9 @@ impl Config {
         }
         if let Some(folder) = self.ui_dir.as_ref().filter(|folder| !folder.is_dir()) {
             return Some(format!("ui_dir is {:?}: expected a folder", folder.display()));
+        }
+        if let Some(url) = self.public_url.as_ref().filter(|url| !actors::artifacts::is_base(url)) {
+            return Some(format!("public_url is {url:?}: expected an address such as \"https://hub.example.com\""));
         }
         if self.body_limit == 0 {
             return Some("body_limit is 0: expected a size such as \"1 MiB\"".to_owned());

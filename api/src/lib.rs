@@ -15,6 +15,7 @@
 //! | [`devices`], [`users`] | who may join, and who may manage |
 //! | [`inventory`], [`reporting`] | what is known about devices, and what finds them |
 //! | [`device_connect`], [`file_transfer`], [`recordings`], [`triggers`] | what operators do with connected devices |
+//! | [`artifacts`] | artifacts and releases |
 //! | [`events`], [`connections`], [`sessions`] | what happens, and what has happened |
 //! | [`alert_rules`], [`audit_log`] | alerts of the hub's own, and who changed what |
 //! | [`monitoring`], [`channels`] | what is the matter with devices, and who is told |
@@ -36,6 +37,7 @@ pub mod middleware;
 pub mod routes;
 
 pub mod alert_rules;
+pub mod artifacts;
 pub mod audit_log;
 pub mod channels;
 pub mod connections;
@@ -62,6 +64,7 @@ pub mod auth;
 pub mod body;
 pub mod client_address;
 pub mod error;
+pub mod form;
 pub mod headers;
 pub mod metrics;
 pub mod paging;

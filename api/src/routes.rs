@@ -4,8 +4,9 @@ use actix_web::web::ServiceConfig;
 
 use crate::endpoint::Endpoint as E;
 use crate::{
-    alert_rules, audit_log, channels, connections, device_connect, devices, events, exposition, file_transfer, health,
-    internal, inventory, jobs, monitoring, recordings, reporting, sessions, triggers, users, web_ui,
+    alert_rules, artifacts, audit_log, channels, connections, device_connect, devices, events, exposition,
+    file_transfer, health, internal, inventory, jobs, monitoring, recordings, reporting, sessions, triggers, users,
+    web_ui,
 };
 
 /// Where whoever has a password gets a token.
@@ -109,6 +110,8 @@ pub fn routes(service: &mut ServiceConfig) {
         .service(E::at("/api/management/v1/deviceconnect/devices/{id}/upload").put(file_transfer::upload))
         .service(file.get(file_transfer::file).head(file_transfer::file));
 
+    artifact_routes(service);
+
     // For machines.
     service
         .service(E::at("/health/live").get(health::live).head(health::live))
@@ -170,6 +173,44 @@ fn fleet_routes(service: &mut ServiceConfig) {
         .service(E::at("/api/management/v1/reporting/devices/aggregate").post(reporting::aggregate))
         .service(E::at("/api/management/v1/reporting/devices/attributes").get(reporting::attributes))
         .service(E::at("/api/management/v1/reporting/devices/search/attributes").get(reporting::search_attributes));
+}
+
+/// Artifacts, the releases they make up, and links to their files.
+fn artifact_routes(service: &mut ServiceConfig) {
+    let artifact = E::at("/api/management/v1/deployments/artifacts/{id}");
+    let complete = E::at("/api/management/v1/deployments/artifacts/directupload/{id}/complete");
+    let releases = E::at("/api/management/v2/deployments/deployments/releases");
+    let release = E::at("/api/management/v2/deployments/deployments/releases/{name}");
+    let fetch = E::at("/api/devices/v1/deployments/download/objects/{id}");
+    service
+        .service(
+            E::at("/api/management/v1/deployments/artifacts")
+                .get(artifacts::listing::list_all)
+                .post(artifacts::upload::upload),
+        )
+        .service(E::at("/api/management/v1/deployments/artifacts/list").get(artifacts::listing::list))
+        .service(E::at("/api/management/v1/deployments/artifacts/generate").post(artifacts::upload::generate))
+        .service(E::at("/api/management/v1/deployments/artifacts/directupload").post(artifacts::upload::announce))
+        .service(complete.post(artifacts::upload::complete))
+        .service(E::at("/api/management/v1/deployments/artifacts/{id}/download").get(artifacts::listing::download))
+        .service(
+            artifact.get(artifacts::listing::get).put(artifacts::listing::describe).delete(artifacts::listing::delete),
+        )
+        .service(E::at("/api/management/v1/deployments/limits/{name}").get(artifacts::listing::limit))
+        .service(E::at("/api/management/v1/deployments/deployments/releases").get(artifacts::releases::list_all_v1))
+        .service(E::at("/api/management/v1/deployments/deployments/releases/list").get(artifacts::releases::list_v1))
+        .service(E::at("/api/management/v2/deployments/artifacts").get(artifacts::listing::list_v2))
+        .service(releases.get(artifacts::releases::list_v2).delete(artifacts::releases::delete))
+        .service(release.get(artifacts::releases::get).patch(artifacts::releases::annotate))
+        .service(E::at("/api/management/v2/deployments/deployments/releases/{name}/tags").put(artifacts::releases::tag))
+        .service(E::at("/api/management/v2/deployments/releases/all/tags").get(artifacts::releases::all_tags))
+        .service(E::at("/api/management/v2/deployments/releases/all/types").get(artifacts::releases::all_types))
+        .service(E::at("/api/management/v1alpha1/deployments/software").get(artifacts::releases::software))
+        .service(E::at("/api/management/v1alpha1/deployments/software/tags").get(artifacts::releases::software_tags))
+        .service(E::at("/api/management/v1/mooring/artifacts/uploads/{id}").get(artifacts::upload::status))
+        .service(E::at("/api/management/v1/mooring/artifacts/{id}").get(artifacts::listing::details))
+        .service(fetch.get(artifacts::links::fetch).head(artifacts::links::fetch))
+        .service(E::at("/api/devices/v1/deployments/download/uploads/{id}").put(artifacts::links::bring));
 }
 
 /// What is the matter with devices, and who is told; who changed what; background work.

@@ -7,6 +7,7 @@ use actix_web::dev::ServiceRequest;
 use actix_web::{HttpRequest, web};
 use actors::accounts::Accounts;
 use actors::admission::Admission;
+use actors::artifacts::Artifacts;
 use actors::bus::Bus;
 use actors::events::EventTail;
 use actors::file_transfer::Transfers;
@@ -54,6 +55,8 @@ pub struct ApiState {
     pub jobs: JobQueue,
     /// What devices' monitoring reports.
     pub monitor: Monitor,
+    /// Artifacts: what comes in, links to what is there.
+    pub artifacts: Artifacts,
     /// Transfers files.
     pub transfers: Transfers,
     /// Connects this node with the others; asked only whether it works.
@@ -150,6 +153,7 @@ pub mod testing {
             ),
             monitor,
             jobs,
+            artifacts: Artifacts::load(&storage, &settings.artifacts).await.unwrap(),
             access: crate::gateway::access,
             transfers: Transfers::new(
                 actors::session::host::Parts {

@@ -20,6 +20,7 @@ use std::time::Duration;
 
 use actors::accounts::Accounts;
 use actors::admission::Admission;
+use actors::artifacts::Artifacts;
 use actors::bus::{Bus, NatsBus};
 use actors::credentials::Keyring;
 use actors::file_transfer::Transfers;
@@ -28,14 +29,15 @@ use actors::housekeeping::RemoveRecordings;
 use actors::notifications::Notifications;
 use actors::recording::Recordings;
 use actors::session::ToDevice;
-use actors::tree::Tree;
+use actors::tree::{Equipment, Tree};
 use anyhow::Context;
 use api::address_limiter::AddressLimits;
 use api::server::Listening;
 use api::sockets::{SocketCount, SocketState};
 use api::state::ApiState;
 pub use config::Config;
-use storage::{DeviceId, NodeId, Storage};
+pub use storage::DeploymentId;
+use storage::{DeviceId, NodeId, Storage, StorageError, clock};
 use tokio::sync::{Notify, oneshot};
 use tracing::{error, info, warn};
 
@@ -56,6 +58,7 @@ struct Parts {
     storage: Storage,
     accounts: Accounts,
     admission: Admission,
+    artifacts: Artifacts,
     tree: Tree,
 }
 
@@ -133,6 +136,14 @@ impl Hub {
         &self.parts.storage
     }
 
+    /// Looks after uploads that nobody works on, as if it were `later`.
+    ///
+    /// # Errors
+    /// When the database cannot be asked.
+    pub async fn clean_uploads(&self, later: Duration) -> Result<(), StorageError> {
+        self.parts.artifacts.clean(clock::now().plus(later)).await.map(drop)
+    }
+
     /// Ways to break it.
     pub fn faults(&self) -> Faults<'_> {
         Faults(&self.parts.tree)
@@ -206,7 +217,7 @@ fn run(config: Config, ready: &mpsc::Sender<anyhow::Result<Started>>, stopping: 
     let (_closed_at_the_end, over) = mpsc::channel();
     actix_rt::System::new().block_on(async move {
         let window = config.api.sockets.drain_window;
-        let Booted { parts, listening, metrics, internal, asked_to_stop } = match boot(config).await {
+        let Booted { parts, listening, metrics, internal, asked_to_stop } = match Box::pin(boot(config)).await {
             Ok(booted) => booted,
             Err(error) => {
                 // Whoever started the hub reports why it did not.
@@ -276,9 +287,13 @@ async fn boot(config: Config) -> anyhow::Result<Booted> {
     let arbiter = actix_rt::System::current().arbiter().clone();
     let lease = config.actors.lease;
     let remove_recordings = remove_recordings(&storage);
-    let notifications = notifications(&storage, &config.actors.notifications)?;
-    let tree =
-        Tree::start(&storage, &gate, &bus, &config.actors, &notifications, Arc::clone(&remove_recordings), &arbiter);
+    let artifacts = Artifacts::load(&storage, &config.actors.artifacts).await.context("cannot set up artifacts")?;
+    let equipment = Equipment {
+        notifications: notifications(&storage, &config.actors.notifications)?,
+        artifacts: artifacts.clone(),
+        remove_recordings: Arc::clone(&remove_recordings),
+    };
+    let tree = Tree::start(&storage, &gate, &bus, &config.actors, &equipment, &arbiter);
     tree.enlist(lease).await.context("cannot enlist this node in the shared store")?;
     let announce = tree.announce.clone();
     let admission =
@@ -316,6 +331,7 @@ async fn boot(config: Config) -> anyhow::Result<Booted> {
         storage: storage.clone(),
         accounts: accounts.clone(),
         admission: admission.clone(),
+        artifacts: artifacts.clone(),
         tree: tree.clone(),
     };
     let asked_to_stop = Arc::new(Notify::new());
@@ -333,6 +349,7 @@ async fn boot(config: Config) -> anyhow::Result<Booted> {
         triggers: tree.triggers.clone(),
         jobs: tree.jobs.clone(),
         monitor: tree.monitor.clone(),
+        artifacts,
         transfers,
         bus,
         access: api::gateway::access,
@@ -346,23 +363,23 @@ async fn boot(config: Config) -> anyhow::Result<Booted> {
     };
     let workers = std::thread::available_parallelism().map_or(2, usize::from);
     let address = api_config.listen;
-    let metrics = match api_config.metrics_listen {
-        Some(address) => Some(
-            api::server::listen_metrics(address, state.clone())
-                .with_context(|| format!("cannot listen on {address} (api.metrics_listen)"))?,
-        ),
-        None => None,
-    };
-    let internal = match api_config.internal_listen {
-        Some(address) => Some(
-            api::server::listen_internally(address, state.clone())
-                .with_context(|| format!("cannot listen on {address} (api.internal_listen)"))?,
-        ),
-        None => None,
-    };
+    let metrics = listen_for_metrics(&api_config, &state)?;
+    let internal = listen_internally(&api_config, &state)?;
     let listening = api::server::listen(address, tls, workers, state, sockets)
         .with_context(|| format!("cannot listen on {address} (api.listen)"))?;
     Ok(Booted { parts, listening, metrics, internal, asked_to_stop })
+}
+
+fn listen_for_metrics(config: &api::Config, state: &ApiState) -> anyhow::Result<Option<Listening>> {
+    let Some(address) = config.metrics_listen else { return Ok(None) };
+    let listening = api::server::listen_metrics(address, state.clone());
+    listening.map(Some).with_context(|| format!("cannot listen on {address} (api.metrics_listen)"))
+}
+
+fn listen_internally(config: &api::Config, state: &ApiState) -> anyhow::Result<Option<Listening>> {
+    let Some(address) = config.internal_listen else { return Ok(None) };
+    let listening = api::server::listen_internally(address, state.clone());
+    listening.map(Some).with_context(|| format!("cannot listen on {address} (api.internal_listen)"))
 }
 
 /// How long sockets may take to be gone after they were told.

@@ -34,6 +34,8 @@ pub struct Config {
     pub objects_url: String,
     /// Where an S3 server other than Amazon's is: `https://s3.example.com`.
     pub objects_endpoint: Option<String>,
+    /// Where devices and browsers reach the S3 server, if that is somewhere else than the hub does: links name this.
+    pub objects_public_endpoint: Option<String>,
     /// S3 region; servers of one's own mostly take any.
     pub objects_region: String,
     /// S3 access key. Without one the machine's own role is asked for credentials, as Amazon's machines have it.
@@ -56,6 +58,7 @@ impl Default for Config {
             redis_timeout: Duration::from_secs(1),
             objects_url: "file:objects".to_owned(),
             objects_endpoint: None,
+            objects_public_endpoint: None,
             objects_region: "us-east-1".to_owned(),
             objects_access_key: None,
             objects_secret_key: None,
@@ -91,6 +94,7 @@ impl std::fmt::Debug for Config {
             .field("redis_timeout", &self.redis_timeout)
             .field("objects_url", &self.objects_url)
             .field("objects_endpoint", &self.objects_endpoint)
+            .field("objects_public_endpoint", &self.objects_public_endpoint)
             .field("objects_region", &self.objects_region)
             .field("objects_access_key", &self.objects_access_key)
             .field("objects_secret_key", &self.objects_secret_key)

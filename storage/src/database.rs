@@ -181,6 +181,16 @@ impl Transaction {
         }
         Ok(())
     }
+
+    /// Waits until nobody else changes artifacts, releases or what uses them, and keeps others waiting until the end of the
+    /// transaction.
+    pub(crate) async fn lock_artifacts(&mut self) -> Result<(), StorageError> {
+        if let Self::Postgres(open) = self {
+            let (space, lock) = dialect::artifacts_lock();
+            sqlx::query(dialect::LOCK_SHARED).bind(space).bind(lock).execute(&mut **open).await?;
+        }
+        Ok(())
+    }
 }
 
 impl Database {

@@ -49,6 +49,11 @@ pub(crate) const fn users_lock() -> (i32, i32) {
     (LOCK_SPACE, 10)
 }
 
+/// The two halves of the lock number of whoever changes artifacts.
+pub(crate) const fn artifacts_lock() -> (i32, i32) {
+    (LOCK_SPACE, 40)
+}
+
 /// Which of the two a statement is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Dialect {

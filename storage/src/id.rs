@@ -87,6 +87,12 @@ id! {
     MuteId,
     /// A rule by which the hub raises alerts itself.
     RuleId,
+    /// An artifact: one file that devices install.
+    ArtifactId,
+    /// An artifact on its way into the hub.
+    UploadId,
+    /// An order to install a release on devices.
+    DeploymentId,
     /// One running hub process; a restarted process has another one.
     NodeId,
 }

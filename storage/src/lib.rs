@@ -19,6 +19,7 @@
 //! | [`jobs`] | background work, done at least once |
 //! | [`keys`] | the signing keys all nodes share |
 //! | [`objects`] | recordings and artifacts, as objects in a directory or in S3 |
+//! | [`artifacts`], [`uploads`] | artifacts, the releases they make up, and what is on its way to become one |
 //! | [`presence`] | which node holds a device right now, node leases, counters: memory or Redis |
 //!
 //! Durable state is in `SQLite` or Postgres (`database.rs`): every statement is written once and
@@ -27,6 +28,7 @@
 
 pub mod alert_rules;
 pub mod alerts;
+pub mod artifacts;
 pub mod audit;
 pub mod channels;
 pub mod clock;
@@ -46,12 +48,17 @@ pub mod presence;
 pub mod saved_filters;
 pub mod sessions;
 pub mod units;
+pub mod uploads;
 pub mod users;
 
 pub use alert_rules::{AlertRule, AlertRules, Comparison, Condition, RuleState};
 pub use alerts::{
     Alert, AlertCounts, AlertFilter, AlertLevel, AlertReport, Alerts, Folded, FollowUp, MailCount, NewAlert, Recorded,
     RecordedAlert, SubjectsOf,
+};
+pub use artifacts::{
+    Alteration, ArtifactFilter, ArtifactSort, Artifacts, Direction, Insertion, NewArtifact, Release, ReleaseFilter,
+    ReleaseSort, StoredArtifact, TagsOutcome, TextMatch,
 };
 pub use audit::{Actor, AuditEntry, AuditFilter, AuditLog, NewAuditEntry};
 pub use channels::{Added, Channel, ChannelKind, Channels, Mute};
@@ -65,19 +72,20 @@ pub use devices::{
 pub use error::StorageError;
 pub use events::{Event, Events, NewEvent};
 pub use id::{
-    AlertId, AttachmentId, AuthSetId, ChannelId, DeviceId, Epoch, FilterId, JobId, MuteId, NodeId, RuleId, SessionId,
-    TokenId, UserId,
+    AlertId, ArtifactId, AttachmentId, AuthSetId, ChannelId, DeploymentId, DeviceId, Epoch, FilterId, JobId, MuteId,
+    NodeId, RuleId, SessionId, TokenId, UploadId, UserId,
 };
 pub use inventory::{Attribute, DeviceReport, Inventory, InventoryDevice, Report, Reported};
 pub use jobs::{Job, JobFilter, JobOutcome, JobState, JobWish, Jobs, NewJob};
 pub use keys::SigningKeys;
-pub use objects::Objects;
+pub use objects::{LinkTo, ObjectWriter, Objects};
 pub use presence::{Claim, Presence, Route};
 pub use saved_filters::{FilterSaved, SavedFilter, SavedFilters};
 pub use sessions::{
     OpenedSession, Participant, ParticipantRole, SessionChange, SessionFigures, SessionFilter, SessionKind,
     SessionRecord, Sessions,
 };
+pub use uploads::{Upload, UploadKind, UploadState, Uploads};
 pub use users::{Removal, SettingsDocument, SettingsOwner, User, UserChange, UserToken, Users};
 
 use std::error::Error;
@@ -114,6 +122,10 @@ pub struct Storage {
     pub jobs: Jobs,
     /// Private keys that all nodes sign with.
     pub keys: SigningKeys,
+    /// Artifacts and releases.
+    pub artifacts: Artifacts,
+    /// Artifacts on their way in.
+    pub uploads: Uploads,
     /// Recordings and artifacts.
     pub objects: Objects,
     /// Which node holds which device now.
@@ -155,6 +167,8 @@ impl Storage {
             channels: Channels::new(database.clone()),
             jobs: Jobs::new(database.clone()),
             keys: SigningKeys::new(database.clone()),
+            artifacts: Artifacts::new(database.clone()),
+            uploads: Uploads::new(database.clone()),
             objects,
             presence,
             database,

@@ -29,7 +29,13 @@ const REPORTS: &str = "/api/devices/v1/inventory/device/attributes";
 const UNKNOWN: &str = "3f8f5c8e-0000-4000-8000-000000000000";
 
 /// What anybody may ask: all else below these prefixes needs a token. A new route needs one, or stands here.
-const PUBLIC: &[&str] = &["/api/devices/v1/authentication/auth_requests", "/api/management/v1/useradm/auth/login"];
+const PUBLIC: &[&str] = &[
+    "/api/devices/v1/authentication/auth_requests",
+    "/api/management/v1/useradm/auth/login",
+    // What opens these stands in the address itself.
+    "/api/devices/v1/deployments/download/objects/{id}",
+    "/api/devices/v1/deployments/download/uploads/{id}",
+];
 
 /// Method and a path of every route with this prefix that needs a token.
 fn served(prefix: &str) -> Vec<(&'static str, String)> {
@@ -55,7 +61,7 @@ pub(crate) fn path_of(pattern: &str) -> String {
 pub(crate) fn users_only() -> Vec<(&'static str, String)> {
     let mut all = served("/api/management/");
     for (method, path) in [
-        ("GET", "/api/management/v1/deployments/artifacts"),
+        ("POST", "/api/management/v1/deployments/deployments"),
         ("GET", "/api/management/v1/deviceconfig/configurations/device/x"),
         ("GET", "/api/management/v1/iot-manager/integrations"),
         ("GET", "/api/management/v1/useradm/roles"),

@@ -4,6 +4,8 @@
 #![expect(clippy::unwrap_used, reason = "a test that is surprised has failed")]
 
 mod alert_rules;
+mod artifact_making;
+mod artifacts;
 mod audit_log;
 mod backend_outages;
 mod conformance;
@@ -33,6 +35,7 @@ mod personal_tokens;
 mod port_forward;
 mod real_clients;
 mod recordings;
+mod releases;
 mod remote_terminal;
 mod reporting;
 mod rolling_restart;

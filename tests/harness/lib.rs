@@ -6,7 +6,7 @@
 //!     TestUser ────────┤ HTTP         real clients, speaking only the wire
 //!     TestDevice ──────┤ HTTP, websocket with the raw bytes in the test's hands
 //!     RealDevice ──────┤ unmodified mender-client and mender-connect
-//!     MenderCli ───────┘ unmodified mender-cli
+//!     MenderCli ───────┘ unmodified mender-cli, with artifacts of an unmodified mender-artifact
 //!     MailServer, Receiver: where the hub sends alerts
 //! ```
 //!
@@ -14,6 +14,7 @@
 //! test process. A [`Site`] is one fresh place in them, so no test sees another's data.
 
 mod answer;
+mod artifact;
 mod backends;
 mod balancer;
 mod cluster;
@@ -49,6 +50,7 @@ mod wait;
 mod workspace;
 
 pub use answer::Answer;
+pub use artifact::{ARTIFACTS, ArtifactRecipe, Parts, id_of};
 pub use backends::{Backend, OwnServers, Set};
 pub use balancer::Balancer;
 pub use cluster::Cluster;

@@ -84,6 +84,10 @@ async fn with_user(config: Config) -> (ApiState, String) {
 const OPEN: &[(&str, &str)] = &[
     ("POST", "/api/devices/v1/authentication/auth_requests"),
     ("POST", "/api/management/v1/useradm/auth/login"),
+    // What opens these stands in the address itself.
+    ("GET", "/api/devices/v1/deployments/download/objects/{id}"),
+    ("HEAD", "/api/devices/v1/deployments/download/objects/{id}"),
+    ("PUT", "/api/devices/v1/deployments/download/uploads/{id}"),
     ("GET", "/health/live"),
     ("HEAD", "/health/live"),
     ("GET", "/health/ready"),
@@ -125,7 +129,7 @@ const OPEN_INSIDE: &[(&str, &str)] = &[
 const LATER: &[(&str, &str)] = &[
     ("POST", "/api/devices/v2/deployments/device/deployments/next"),
     ("GET", "/api/devices/v1/deviceconfig/configuration"),
-    ("GET", "/api/management/v1/deployments/artifacts"),
+    ("POST", "/api/management/v1/deployments/deployments"),
     ("GET", "/api/management/v1/iot-manager/integrations"),
 ];
 

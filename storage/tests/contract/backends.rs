@@ -155,8 +155,8 @@ pub struct TestObjects {
     config: Config,
     /// Objects in memory belong to one node.
     is_private: bool,
-    _directory: Option<TempDir>,
-    _server: Option<S3Server>,
+    directory: Option<TempDir>,
+    server: Option<S3Server>,
 }
 
 impl TestObjects {
@@ -180,7 +180,27 @@ impl TestObjects {
     fn open(config: Config, directory: Option<TempDir>, server: Option<S3Server>) -> Self {
         let objects = Objects::open(&config).expect("the object store opens");
         let is_private = directory.is_none() && server.is_none();
-        Self { objects, config, is_private, _directory: directory, _server: server }
+        Self { objects, config, is_private, directory, server }
+    }
+
+    /// Every file that the store keeps, those that are no objects among them.
+    pub fn left_behind(&self) -> Vec<String> {
+        let Some(root) = self.directory.as_ref().map(TempDir::path).or(self.server.as_ref().map(S3Server::directory))
+        else {
+            return Vec::new();
+        };
+        let (mut found, mut left) = (Vec::new(), vec![root.to_owned()]);
+        while let Some(folder) = left.pop() {
+            for entry in std::fs::read_dir(&folder).into_iter().flatten().flatten() {
+                if entry.path().is_dir() {
+                    left.push(entry.path());
+                } else {
+                    found.push(entry.path().strip_prefix(root).expect("below it").display().to_string());
+                }
+            }
+        }
+        found.sort();
+        found
     }
 
     /// The same store as another node sees it; one in memory has no other node.

@@ -2,6 +2,7 @@
 
 pub mod alert_rules;
 pub mod alerts;
+pub mod artifacts;
 pub mod audit;
 pub mod channels;
 pub mod connections;
@@ -16,5 +17,6 @@ pub mod outages;
 pub mod presence;
 pub mod search;
 pub mod sessions;
+pub mod uploads;
 pub mod users;
 pub mod wiping;

@@ -202,6 +202,22 @@ on_every_database! {
         what_happened_is_appended_once,
         old_entries_go_with_their_outcomes,
     ],
+    artifacts: [
+        an_artifact_becomes_known_with_its_release,
+        only_one_of_a_name_fits_a_device,
+        parallel_uploads_of_one_artifact_let_one_through,
+        artifacts_have_room_in_all,
+        artifacts_are_found_by_their_texts,
+        devices_get_the_smallest_that_fits,
+        what_a_deployment_uses_stays,
+        a_release_ends_with_its_last_artifact,
+        releases_have_tags_and_notes,
+    ],
+    uploads: [
+        a_lost_upload_cannot_become_an_artifact,
+        the_number_of_the_parts_is_kept,
+        an_announced_upload_is_taken_once,
+    ],
     wiping: [
         cleared_connections_are_gone_with_their_log,
         forgotten_sessions_are_gone_whether_they_are_over_or_not,
@@ -236,6 +252,9 @@ on_every_object_store! {
     what_is_removed_is_gone,
     writers_of_one_object_do_not_mix,
     another_node_sees_the_same,
+    an_object_is_written_piece_by_piece,
+    an_object_given_up_leaves_nothing,
+    ranges_are_read,
 }
 
 mod objects {
@@ -247,6 +266,16 @@ mod objects {
     #[tokio::test]
     async fn an_s3_that_refuses_us_stops_the_start() {
         crate::cases::objects::an_s3_that_refuses_us_stops_the_start().await;
+    }
+
+    #[tokio::test]
+    async fn links_to_s3_need_nothing_else() {
+        crate::cases::objects::links_to_s3_need_nothing_else().await;
+    }
+
+    #[tokio::test]
+    async fn what_a_killed_writer_left_is_discarded() {
+        crate::cases::objects::what_a_killed_writer_left_is_discarded().await;
     }
 
     #[tokio::test]
