@@ -96,6 +96,8 @@ pub enum Incoming {
     Event(Event),
     /// The connection to the other nodes was interrupted: messages may be missing.
     LinkLost,
+    /// It is back. What the others announced in between was not heard.
+    LinkBack,
 }
 
 /// Why something could not be said to another node.
@@ -118,7 +120,13 @@ pub enum Bus {
     /// All nodes are in this process.
     Local(LocalBus),
     /// Nodes meet at a NATS server.
-    Nats(NatsBus),
+    Nats(Arc<NatsBus>),
+}
+
+impl From<NatsBus> for Bus {
+    fn from(bus: NatsBus) -> Self {
+        Self::Nats(Arc::new(bus))
+    }
 }
 
 impl Bus {

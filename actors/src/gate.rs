@@ -176,6 +176,26 @@ impl Gate {
         self.0.device_memory.note_check_in(device, now);
     }
 
+    /// The devices whose connection may not stand: asks storage, whatever is remembered. For when word of a withdrawal
+    /// may have been lost.
+    ///
+    /// # Errors
+    /// When storage cannot say.
+    pub async fn withdrawn(
+        &self,
+        connections: &[(DeviceId, AuthSetId, Timestamp)],
+    ) -> Result<Vec<DeviceId>, StorageError> {
+        self.0.devices.withdrawn(connections).await
+    }
+
+    /// Whether storage still has this token of a user.
+    ///
+    /// # Errors
+    /// When storage cannot say.
+    pub async fn has_user_token(&self, token: TokenId) -> Result<bool, StorageError> {
+        Ok(self.0.users.token(token).await?.is_some())
+    }
+
     /// The devices that proved who they are since this was last asked, each with the latest time: at most `max` of them,
     /// the others another time.
     pub fn take_check_ins(&self, max: usize) -> Vec<(DeviceId, Timestamp)> {

@@ -155,7 +155,7 @@ impl Handler<Crash> for Leases {
 mod tests {
     use std::sync::Arc;
 
-    use storage::Storage;
+    use storage::{AuthSetId, Storage};
 
     use super::*;
     use crate::credentials::Keyring;
@@ -180,7 +180,8 @@ mod tests {
         let keyring = Arc::new(Keyring::load(&storage.keys, &config).await.unwrap());
         let gate = Gate::new(storage.devices.clone(), storage.users.clone(), keyring, &config);
         let (registry, device) = (Registry::default(), DeviceId::random());
-        let connection = ConnectedDevice { epoch: Epoch(1), to: Nobody.start().recipient(), since: Timestamp(0) };
+        let (auth_set, to) = (AuthSetId::random(), Nobody.start().recipient());
+        let connection = ConnectedDevice { epoch: Epoch(1), auth_set, to, since: Timestamp(0) };
         registry.enter(device, connection);
         note_contacts(&registry, &gate, Timestamp(7));
         assert_eq!(gate.take_check_ins(10), [(device, Timestamp(7))]);

@@ -14,6 +14,8 @@ const RESYNC_LIMIT: usize = 16 * 1024;
 pub struct OutputGate {
     /// Credit in use.
     in_flight: usize,
+    /// What was sent ahead of all this and is not yet taken.
+    replayed: usize,
     skipping: Option<Skipping>,
 }
 
@@ -79,7 +81,7 @@ impl OutputGate {
 
     /// The reader has taken `bytes`. Some if output goes on now: how much was skipped.
     pub fn credit(&mut self, bytes: usize, window: usize, go_on: GoOn) -> Option<u64> {
-        self.in_flight = self.in_flight.saturating_sub(bytes);
+        self.give_back(bytes);
         let Some(Skipping::Full { bytes: skipped }) = self.skipping else { return None };
         // Not at the first free byte: that would show one line of output between two notices.
         if self.in_flight > window / 2 {
@@ -94,7 +96,9 @@ impl OutputGate {
 
     /// Gives credit back without asking whether output goes on; [`OutputGate::credit`] with 0 asks.
     pub fn give_back(&mut self, bytes: usize) {
-        self.in_flight = self.in_flight.saturating_sub(bytes);
+        let of_replay = bytes.min(self.replayed);
+        self.replayed -= of_replay;
+        self.in_flight = self.in_flight.saturating_sub(bytes - of_replay);
     }
 
     /// Credit in use.
@@ -105,6 +109,11 @@ impl OutputGate {
     /// Whether output is being passed over.
     pub fn is_skipping(&self) -> bool {
         self.skipping.is_some()
+    }
+
+    /// Sends older output that costs `cost` before anything else: live output has the whole window besides.
+    pub fn replay(&mut self, cost: usize) {
+        self.replayed += cost;
     }
 
     /// Uses credit unconditionally, for what has to go whatever the credit.
@@ -131,6 +140,17 @@ mod tests {
         assert_eq!(gate.credit(50, 1000, GoOn::AtOnce), None, "not at the first free byte");
         assert_eq!(gate.credit(400, 1000, GoOn::AtOnce), Some(510));
         assert!(gate.admits(b"d", 600, 1000));
+    }
+
+    #[test]
+    fn what_is_replayed_takes_no_room_from_live_output() {
+        let mut gate = OutputGate::default();
+        gate.replay(5000);
+        assert!(gate.admits(b"a", 1000, 1000));
+        gate.give_back(5000);
+        assert_eq!(gate.in_flight(), 1000, "it is taken first");
+        gate.give_back(1000);
+        assert_eq!(gate.in_flight(), 0);
     }
 
     #[test]

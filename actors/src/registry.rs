@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use actix::Recipient;
 use parking_lot::{Mutex, RwLock};
-use storage::{AttachmentId, DeviceId, Epoch, NodeId, SessionId, Timestamp, TokenId, UserId};
+use storage::{AttachmentId, AuthSetId, DeviceId, Epoch, NodeId, SessionId, Timestamp, TokenId, UserId};
 
 use crate::session::attachment::{ToAttached, ToSession};
 use crate::session::{Binding, FromDevice, ToDevice};
@@ -51,6 +51,8 @@ struct Hosts {
 pub struct ConnectedDevice {
     /// Which of the device's connections this is.
     pub epoch: Epoch,
+    /// The key it came with: its withdrawal cuts the socket.
+    pub auth_set: AuthSetId,
     /// Its actor.
     pub to: Recipient<ToDevice>,
     /// Since when.
@@ -340,7 +342,8 @@ mod tests {
     }
 
     fn connection(epoch: i64) -> ConnectedDevice {
-        ConnectedDevice { epoch: Epoch(epoch), to: Nobody.start().recipient(), since: Timestamp(0) }
+        let (auth_set, to) = (AuthSetId::random(), Nobody.start().recipient());
+        ConnectedDevice { epoch: Epoch(epoch), auth_set, to, since: Timestamp(0) }
     }
 
     #[actix::test]

@@ -70,7 +70,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             to_device_window: 64 * 1024,
-            to_operator_window: 192 * 1024,
+            to_operator_window: 128 * 1024,
             stream_window: 96 * 1024,
             streams: 128,
             per_device: 64,

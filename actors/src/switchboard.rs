@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use actix::{Actor, ActorFutureExt, AsyncContext, Context, Handler, StreamHandler, WrapFuture};
 use futures_util::stream;
-use storage::{DeviceId, NodeId, Presence, SessionId};
+use storage::{DeviceId, NodeId, Presence, SessionId, StorageError, TokenId};
 use tokio::sync::oneshot;
 use tracing::{info, warn};
 
@@ -27,6 +27,15 @@ use crate::supervisor::{Alive, Crash};
 /// How often the nodes at the other end of open sessions are looked for.
 const SWEEP_DEAD_NODES: Duration = Duration::from_secs(5);
 
+/// How often it is made sure that who is connected may be, should word of a withdrawal have been lost with its node.
+const LOOK_FOR_WITHDRAWALS: Duration = Duration::from_mins(2);
+
+/// Devices asked about in one statement.
+const CHECKED_AT_ONCE: usize = 1000;
+
+/// After the bus is back, until every node may be taken to listen again.
+const HEAR_AGAIN: Duration = Duration::from_secs(2);
+
 /// Pause before the bus is listened to again when it was lost.
 const LISTEN_AGAIN: Duration = Duration::from_secs(1);
 
@@ -37,6 +46,7 @@ pub struct Switchboard {
     reach: Reach,
     /// Whether this node is stopping: sessions are handed over to whoever asks.
     is_draining: Arc<AtomicBool>,
+    is_looking_for_withdrawals: bool,
     _alive: Alive,
 }
 
@@ -102,7 +112,7 @@ impl Parts {
 impl Switchboard {
     /// Connects `parts` to the bus.
     pub fn new(parts: Parts, presence: Presence, reach: Reach, is_draining: Arc<AtomicBool>, alive: Alive) -> Self {
-        Self { parts, presence, reach, is_draining, _alive: alive }
+        Self { parts, presence, reach, is_draining, is_looking_for_withdrawals: false, _alive: alive }
     }
 
     fn listen(&mut self, ctx: &mut Context<Self>) {
@@ -276,6 +286,21 @@ impl Switchboard {
         }
     }
 
+    /// Cuts the sockets of devices and users whose access was withdrawn without word of it here. (`deviceconnect-47`)
+    fn look_for_withdrawals(&mut self, ctx: &mut Context<Self>) {
+        if self.is_looking_for_withdrawals || self.parts.bus.is_alone() {
+            return;
+        }
+        self.is_looking_for_withdrawals = true;
+        let parts = self.parts.clone();
+        let looking = async move {
+            if let Err(error) = cut_withdrawn(&parts).await {
+                warn!(%error, "cannot look for access that was withdrawn elsewhere");
+            }
+        };
+        ctx.spawn(looking.into_actor(self).map(|(), switchboard, _| switchboard.is_looking_for_withdrawals = false));
+    }
+
     fn sweep_dead_nodes(&mut self, ctx: &mut Context<Self>) {
         let mut nodes: HashSet<NodeId> = HashSet::new();
         nodes.extend(self.parts.registry.operators().iter().filter_map(|(_, operator)| operator.host_node));
@@ -310,6 +335,24 @@ impl Switchboard {
     }
 }
 
+async fn cut_withdrawn(parts: &Parts) -> Result<(), StorageError> {
+    let devices = parts.registry.devices();
+    for devices in devices.chunks(CHECKED_AT_ONCE) {
+        let connections: Vec<_> =
+            devices.iter().map(|(device, connection)| (*device, connection.auth_set, connection.since)).collect();
+        for device in parts.gate.withdrawn(&connections).await? {
+            parts.carry_out(&Event::DeviceRefused { device, why: DisconnectReason::AccessWithdrawn });
+        }
+    }
+    let tokens: HashSet<TokenId> = parts.registry.operators().iter().map(|(_, operator)| operator.token).collect();
+    for token in tokens {
+        if !parts.gate.has_user_token(token).await? {
+            parts.carry_out(&Event::TokensRevoked { tokens: vec![token.uuid()] });
+        }
+    }
+    Ok(())
+}
+
 /// Ends a session that has one binding in its life.
 fn end_simple(hosted: &HostedSession, why: SessionEnd) {
     let says = DeviceSays::End { why };
@@ -324,6 +367,8 @@ impl Actor for Switchboard {
         self.lose_link();
         self.listen(ctx);
         ctx.run_interval(SWEEP_DEAD_NODES, Self::sweep_dead_nodes);
+        ctx.run_later(HEAR_AGAIN, Self::look_for_withdrawals);
+        ctx.run_interval(LOOK_FOR_WITHDRAWALS, Self::look_for_withdrawals);
     }
 }
 
@@ -333,6 +378,10 @@ impl StreamHandler<Incoming> for Switchboard {
             Incoming::Message(message) => self.take(message, ctx),
             Incoming::Event(event) => self.parts.carry_out(&event),
             Incoming::LinkLost => self.lose_link(),
+            Incoming::LinkBack => {
+                // A moment later: what is announced while the others still come back may be missed as well.
+                ctx.run_later(HEAR_AGAIN, Self::look_for_withdrawals);
+            }
         }
     }
 

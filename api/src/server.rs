@@ -1,7 +1,7 @@
 //! The listener: ordinary requests go to the router, requests to become a websocket to [`crate::sockets`].
 
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{Shutdown, SocketAddr, TcpListener};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -39,6 +39,36 @@ pub struct Listening {
     pub handle: ServerHandle,
     /// Runs until it is stopped.
     pub server: Server,
+    /// The socket that listens; the server has it too.
+    listener: TcpListener,
+}
+
+/// Ends the listening of a [`Listening`] whose server goes on with the connections it has.
+#[derive(Debug)]
+pub struct Door {
+    handle: ServerHandle,
+    listener: TcpListener,
+}
+
+impl Listening {
+    /// For closing it before the server is stopped.
+    ///
+    /// # Errors
+    /// When the process has no file left.
+    pub fn door(&self) -> io::Result<Door> {
+        Ok(Door { handle: self.handle.clone(), listener: self.listener.try_clone()? })
+    }
+}
+
+impl Door {
+    /// Takes no new connection. They are refused, so that a balancer tries another node; left in the queue of a listener
+    /// that only pauses, they would wait for this one to end.
+    pub async fn close(&self) {
+        self.handle.pause().await;
+        if let Err(error) = SockRef::from(&self.listener).shutdown(Shutdown::Both) {
+            tracing::warn!(%error, "new connections are left waiting instead of refused");
+        }
+    }
 }
 
 /// Starts to listen on `address`, with TLS if `tls` is given, on `workers` threads.
@@ -53,7 +83,7 @@ pub fn listen(
     sockets: SocketState,
 ) -> io::Result<Listening> {
     let listener = bind(address)?;
-    let address = listener.local_addr()?;
+    let (address, door) = (listener.local_addr()?, listener.try_clone()?);
     let stall_limit = sockets.config.stall_limit;
     let builder = Server::build()
         .workers(workers)
@@ -87,7 +117,7 @@ pub fn listen(
         })?,
     };
     let server = builder.run();
-    Ok(Listening { address, handle: server.handle(), server })
+    Ok(Listening { address, handle: server.handle(), server, listener: door })
 }
 
 /// Serves `/metrics` and `/health` on a listener of its own: for a network that only monitoring reaches.
@@ -114,7 +144,7 @@ fn listen_privately(
     routes: fn(&mut ServiceConfig),
 ) -> io::Result<Listening> {
     let listener = bind(address)?;
-    let address = listener.local_addr()?;
+    let (address, door) = (listener.local_addr()?, listener.try_clone()?);
     let server = Server::build()
         .workers(1)
         .disable_signals()
@@ -123,7 +153,7 @@ fn listen_privately(
             HttpService::build().finish(map_config(app, |()| AppConfig::default())).tcp()
         })?
         .run();
-    Ok(Listening { address, handle: server.handle(), server })
+    Ok(Listening { address, handle: server.handle(), server, listener: door })
 }
 
 type TlsStream = actix_tls::accept::rustls_0_23::TlsStream<actix_rt::net::TcpStream>;

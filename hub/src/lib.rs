@@ -229,6 +229,7 @@ fn run(config: Config, ready: &mpsc::Sender<anyhow::Result<Started>>, stopping: 
         let metrics_address = metrics.as_ref().map(|metrics| metrics.address);
         let internal_address = internal.as_ref().map(|internal| internal.address);
         let handle = listening.handle.clone();
+        let door = listening.door();
         actix_rt::spawn(listening.server);
         for private in [metrics, internal].into_iter().flatten() {
             actix_rt::spawn(private.server);
@@ -241,7 +242,10 @@ fn run(config: Config, ready: &mpsc::Sender<anyhow::Result<Started>>, stopping: 
             () = asked_to_stop.notified() => info!("asked to stop by the internal API"),
         }
         info!("stopping: no new connections, sending devices and operators away");
-        handle.pause().await;
+        match door {
+            Ok(door) => door.close().await,
+            Err(error) => warn!(%error, "new connections are taken to the end"),
+        }
         drain::send_everybody_away(&parts.tree, window).await;
         parts.tree.stop().await;
         handle.stop(false).await;
@@ -274,7 +278,7 @@ fn notifications(storage: &Storage, config: &actors::notifications::Config) -> a
 async fn connect_bus(config: &actors::Config, node: NodeId) -> anyhow::Result<Bus> {
     let Some(url) = &config.nats_url else { return Ok(Bus::alone(node)) };
     let connected = NatsBus::connect(url.expose(), &config.nats_prefix, node).await;
-    Ok(Bus::Nats(connected.context("cannot connect to the NATS server named by actors.nats_url")?))
+    Ok(Bus::from(connected.context("cannot connect to the NATS server named by actors.nats_url")?))
 }
 
 async fn boot(config: Config) -> anyhow::Result<Booted> {

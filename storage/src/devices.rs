@@ -345,6 +345,40 @@ impl Devices {
         found.map(TryInto::try_into).transpose()
     }
 
+    /// Which of these connections may not stand: device, set they were opened with, and when. A token that has run out
+    /// since is no reason, only what was withdrawn.
+    ///
+    /// # Errors
+    /// `Unavailable`, `Other`.
+    pub async fn withdrawn(
+        &self,
+        connections: &[(DeviceId, AuthSetId, Timestamp)],
+    ) -> Result<Vec<DeviceId>, StorageError> {
+        let mut withdrawn = Vec::new();
+        for connections in connections.chunks(ROWS_PER_STATEMENT) {
+            let standing: Vec<(AuthSetId, DeviceId, Timestamp)> = on_reader!(self.db, |pool| {
+                let mut query = QueryBuilder::new(
+                    "SELECT s.id, s.device, s.tokens_from FROM auth_sets s JOIN devices d ON d.id = s.device \
+                     WHERE s.status = ",
+                );
+                query.push_bind(SetStatus::Accepted.as_str()).push(" AND NOT d.decommissioning AND s.id IN (");
+                let mut sets = query.separated(", ");
+                for (_, set, _) in connections {
+                    sets.push_bind(*set);
+                }
+                query.push(")");
+                query.build_query_as().persistent(false).fetch_all(pool).await
+            })?;
+            let standing: HashMap<AuthSetId, (DeviceId, Timestamp)> =
+                standing.into_iter().map(|(set, device, from)| (set, (device, from))).collect();
+            withdrawn.extend(connections.iter().filter_map(|(device, set, since)| {
+                let stands = standing.get(set).is_some_and(|(owner, from)| owner == device && from <= since);
+                (!stands).then_some(*device)
+            }));
+        }
+        Ok(withdrawn)
+    }
+
     /// The device a set belongs to.
     ///
     /// # Errors

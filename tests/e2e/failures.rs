@@ -111,7 +111,13 @@ async fn a_hub_that_stops_sends_everybody_away_in_good_order(set: Set) {
             with_shell = Some(session);
         }
         ids.push(device.id);
-        ends.push(tokio::spawn(async move { (socket.end(LIMIT).await, Instant::now()) }));
+        let door = hub.door().clone();
+        ends.push(tokio::spawn(async move {
+            let (closed, at) = (socket.end(LIMIT).await, Instant::now());
+            // Whoever comes back finds this node shut, not a queue.
+            assert!(!door.is_open().await, "a connection was taken after the first goodbye");
+            (closed, at)
+        }));
     }
     let mut session = with_shell.unwrap();
     let watching = tokio::spawn(async move {

@@ -168,7 +168,10 @@ async fn a_real_device_does_as_it_is_told() {
     let user = hub.user().await;
     let device = RealDevice::start(&hub).await;
     let id = device.join(&user).await;
-    for (command, effect) in [("check-update", "SIGUSR1"), ("send-inventory", "SIGUSR2")] {
+    for (command, effect) in [
+        ("check-update", "Forcing state machine to: update-check"),
+        ("send-inventory", "Forcing state machine to: inventory-update"),
+    ] {
         tell(&user, &id, command).await.expect(202);
         device.client_logs(effect, LIMIT).await;
     }

@@ -227,6 +227,7 @@ impl KeptTerminal {
                 self.people = serde_json::from_slice(heard.body()).expect("people are a list in JSON");
             }
             (HUB, "device") => self.device.push(said(heard, "state")),
+            (HUB, "skipped") => panic!("output was skipped after {} bytes: {heard:?}", self.has()),
             (HUB, "role") => self.role = said(heard, "role"),
             _ => {}
         }

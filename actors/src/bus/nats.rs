@@ -27,6 +27,7 @@ pub struct NatsBus {
     client: Client,
     outbox: mpsc::Sender<(Subject, Bytes)>,
     interruptions: tokio::sync::watch::Receiver<u64>,
+    restorations: tokio::sync::watch::Receiver<u64>,
 }
 
 #[derive(Serialize, serde::Deserialize)]
@@ -42,6 +43,7 @@ impl NatsBus {
     /// When the server cannot be reached.
     pub async fn connect(url: &str, prefix: &str, node: NodeId) -> Result<Self, BusError> {
         let (interrupted, interruptions) = tokio::sync::watch::channel(0);
+        let (restored, restorations) = tokio::sync::watch::channel(0);
         let client = ConnectOptions::new()
             .name("mooring")
             .connection_timeout(CONNECT_LIMIT)
@@ -49,7 +51,10 @@ impl NatsBus {
             .ping_interval(Duration::from_secs(10))
             .event_callback(move |event| {
                 match event {
-                    async_nats::Event::Connected => info!("connected to the message bus"),
+                    async_nats::Event::Connected => {
+                        info!("connected to the message bus");
+                        restored.send_modify(|count| *count += 1);
+                    }
                     async_nats::Event::Disconnected | async_nats::Event::SlowConsumer(_) => {
                         warn!(%event, "messages between nodes may have been lost");
                         interrupted.send_modify(|count| *count += 1);
@@ -63,7 +68,7 @@ impl NatsBus {
             .map_err(unavailable)?;
         let (outbox, waiting) = mpsc::channel(OUTBOX_LIMIT);
         tokio::spawn(write_out(client.clone(), waiting));
-        Ok(Self { node, prefix: prefix.to_owned(), client, outbox, interruptions })
+        Ok(Self { node, prefix: prefix.to_owned(), client, outbox, interruptions, restorations })
     }
 
     pub(super) fn node(&self) -> NodeId {
@@ -97,6 +102,8 @@ impl NatsBus {
         tokio::time::timeout(CONNECT_LIMIT, until_marker).await.map_err(unavailable)??;
         let mut interruptions = self.interruptions.clone();
         interruptions.mark_unchanged();
+        let mut restorations = self.restorations.clone();
+        restorations.mark_unchanged();
         let node = self.node;
         let (inbox, receiver) = mpsc::channel(INBOX_LIMIT);
         tokio::spawn(async move {
@@ -121,6 +128,10 @@ impl NatsBus {
                     },
                     changed = interruptions.changed() => match changed {
                         Ok(()) => Some(Incoming::LinkLost),
+                        Err(_) => break,
+                    },
+                    changed = restorations.changed() => match changed {
+                        Ok(()) => Some(Incoming::LinkBack),
                         Err(_) => break,
                     },
                     () = inbox.closed() => break,

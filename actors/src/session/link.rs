@@ -195,6 +195,9 @@ impl SessionLink {
 
     /// A terminal taken over with all that its former node knew.
     pub(super) fn handed_over(session: SessionId, generation: u32, past: Past) -> Self {
+        if past.is_blank {
+            return Self::taken_over(session, generation);
+        }
         let start = past.output - past.scrollback.len() as u64;
         let mut scrollback = Scrollback::after(start);
         scrollback.push(&past.scrollback, usize::MAX);
@@ -202,7 +205,7 @@ impl SessionLink {
             size: past.size,
             output: past.output,
             input: past.input,
-            former: Some((past.binding, past.received)),
+            former: past.received,
             scrollback,
             is_blank: false,
             unconfirmed: past
@@ -220,8 +223,13 @@ impl SessionLink {
             size: self.size,
             output: self.output,
             input: self.input,
-            binding: self.binding,
-            received: self.next_from_device,
+            // A binding that has not been confirmed counts for nothing.
+            received: if self.device == Device::Bound {
+                Some((self.binding, self.next_from_device))
+            } else {
+                self.former
+            },
+            is_blank: self.is_blank,
             scrollback: self.scrollback.newest(HANDED_OVER_LIMIT),
             unconfirmed: self.unconfirmed.iter().map(|it| (it.progress, it.message.clone())).collect(),
         }
@@ -355,7 +363,9 @@ impl SessionLink {
             };
             effects.push(attached.force(greeting.to_bytes()));
             for piece in pieces {
-                effects.push(attached.force(self.output_message(&piece)));
+                let message = self.output_message(&piece);
+                attached.gate.replay(charge(message.len()));
+                effects.push(attached.deliver(message));
             }
             if self.device == Device::Away {
                 effects.push(attached.force(self.device_state("away")));
@@ -908,8 +918,10 @@ pub struct Past {
     size: Option<(u16, u16)>,
     output: u64,
     input: u64,
-    binding: Binding,
-    received: u32,
+    /// Up to which message of which binding.
+    received: Option<(Binding, u32)>,
+    /// Nothing of the session was known: it had been taken over itself and had not found its device yet.
+    is_blank: bool,
     scrollback: Bytes,
     unconfirmed: Vec<(Progress, Bytes)>,
 }

@@ -19,7 +19,7 @@ use actors::registry::{ConnectedDevice, Entered};
 use actors::session::attachment::ToSession;
 use actors::session::{Binding, DeviceSays, HostEnd, HostSays, SOCKET_MAILBOX, SessionEnd, ToDevice};
 use futures_util::Stream;
-use storage::{ConnectionChange, DeviceId, Epoch, SessionId, clock};
+use storage::{AuthSetId, ConnectionChange, DeviceId, Epoch, SessionId, clock};
 use tracing::{debug, warn};
 
 use super::pump::{End, Flow, SocketEvent};
@@ -31,12 +31,16 @@ const HIGH_WATER: usize = 16 * 1024;
 /// How long a shell that outlived its device's former connection may speak before its session's host has found this one.
 const CLAIM_LIMIT: Duration = Duration::from_secs(15);
 
+/// How long a device that is sent away because its node stops may take to say that it has heard.
+const LAST_WORDS_LIMIT: Duration = Duration::from_secs(1);
+
 /// The messages of a socket, whatever its transport.
 pub(super) type Events = Pin<Box<dyn Stream<Item = SocketEvent>>>;
 
 /// One device's connection.
 pub(super) struct DeviceSocket {
     device: DeviceId,
+    auth_set: AuthSetId,
     epoch: Epoch,
     address: Option<IpAddr>,
     link: DeviceLink<HostEnd>,
@@ -47,11 +51,14 @@ pub(super) struct DeviceSocket {
     /// Why it ended; a fault of ours unless something else was found first.
     reason: DisconnectReason,
     has_entered: bool,
+    /// It was sent away with a Close frame and is heard until it answers that.
+    is_leaving: bool,
 }
 
 /// What a device's socket is opened with.
 pub(super) struct Opening {
     pub(super) device: DeviceId,
+    pub(super) auth_set: AuthSetId,
     pub(super) epoch: Epoch,
     /// Where it connected from, as far as trusted proxies tell.
     pub(super) address: Option<IpAddr>,
@@ -62,6 +69,7 @@ impl DeviceSocket {
     pub(super) fn new(opening: Opening, flow: Rc<Flow>, events: Events, shared: Rc<SocketState>) -> Self {
         Self {
             device: opening.device,
+            auth_set: opening.auth_set,
             epoch: opening.epoch,
             address: opening.address,
             link: DeviceLink::default(),
@@ -70,6 +78,7 @@ impl DeviceSocket {
             shared,
             reason: DisconnectReason::HubFault,
             has_entered: false,
+            is_leaving: false,
         }
     }
 
@@ -112,6 +121,10 @@ impl DeviceSocket {
 
     /// Moves what may go now from the link to the socket.
     fn write(&mut self, ctx: &mut WebsocketContext<Self>) {
+        if self.is_leaving {
+            // Nothing follows a Close frame; it is said on the device's next connection.
+            return;
+        }
         while self.flow.unwritten() < HIGH_WATER {
             let Some(outgoing) = self.link.next_outgoing(&self.shared.sessions) else { return };
             self.flow.hand_over(outgoing.message.len());
@@ -138,6 +151,13 @@ impl DeviceSocket {
     }
 
     fn close(&mut self, ctx: &mut WebsocketContext<Self>, reason: DisconnectReason) {
+        if self.is_leaving {
+            // It was told already. Only one that is elsewhere by now has nothing more to say here.
+            if reason != DisconnectReason::NodeShutdown {
+                ctx.stop();
+            }
+            return;
+        }
         self.reason = reason;
         let (code, text) = match reason {
             DisconnectReason::Replaced => (CloseCode::Normal, "replaced by a newer connection"),
@@ -149,7 +169,13 @@ impl DeviceSocket {
             _ => (CloseCode::Error, "internal error"),
         };
         ctx.close(Some((code, text).into()));
-        ctx.stop();
+        if reason == DisconnectReason::NodeShutdown {
+            // What it prints before it hears of this belongs to terminals that go on elsewhere.
+            self.is_leaving = true;
+            ctx.run_later(LAST_WORDS_LIMIT, |_, ctx| ctx.stop());
+        } else {
+            ctx.stop();
+        }
     }
 }
 
@@ -161,7 +187,8 @@ impl Actor for DeviceSocket {
         let Some((events, token)) = self.start.take() else { return };
         ctx.add_stream(events);
         let now = clock::now();
-        let connection = ConnectedDevice { epoch: self.epoch, to: ctx.address().recipient(), since: now };
+        let connection =
+            ConnectedDevice { epoch: self.epoch, auth_set: self.auth_set, to: ctx.address().recipient(), since: now };
         match self.shared.tree.registry.enter(self.device, connection) {
             Entered::First => {}
             Entered::Replaced(older) => {
@@ -257,6 +284,7 @@ impl StreamHandler<SocketEvent> for DeviceSocket {
                 }
             },
             SocketEvent::Room => self.write(ctx),
+            SocketEvent::Ended(_) if self.is_leaving => ctx.stop(),
             SocketEvent::Ended(end) => {
                 self.reason = match end {
                     End::Closed => DisconnectReason::ClosedByDevice,

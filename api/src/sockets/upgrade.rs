@@ -230,7 +230,13 @@ async fn admit_device(state: &SocketState, request: &Request) -> Result<Admitted
         }
     };
     let address = address_of(state, request);
-    Ok(Admitted::Device(device::Opening { device: identity.device, epoch, address, token: token.to_owned() }))
+    Ok(Admitted::Device(device::Opening {
+        device: identity.device,
+        auth_set: identity.auth_set,
+        epoch,
+        address,
+        token: token.to_owned(),
+    }))
 }
 
 fn address_of(state: &SocketState, request: &Request) -> Option<IpAddr> {

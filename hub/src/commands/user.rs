@@ -114,5 +114,5 @@ async fn bus(config: &Config) -> anyhow::Result<Bus> {
     let node = NodeId::random();
     let Some(url) = &config.actors.nats_url else { return Ok(Bus::alone(node)) };
     let connected = NatsBus::connect(url.expose(), &config.actors.nats_prefix, node).await;
-    Ok(Bus::Nats(connected.context("cannot connect to the NATS server named by actors.nats_url")?))
+    Ok(Bus::from(connected.context("cannot connect to the NATS server named by actors.nats_url")?))
 }

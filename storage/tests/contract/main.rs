@@ -78,6 +78,7 @@ on_every_database! {
         lists_by_status_and_id_without_gaps,
         tokens_end_when_revoked_or_expired,
         revoked_tokens_do_not_come_back_with_the_next_one,
+        connections_of_withdrawn_keys_do_not_stand,
         a_set_has_one_owner,
         check_ins_are_written_in_bulk_and_never_go_back,
         the_limit_is_kept,

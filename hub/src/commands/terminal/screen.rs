@@ -6,6 +6,7 @@ use crossterm::terminal::{disable_raw_mode, enable_raw_mode};
 use std::{
     collections::VecDeque,
     io::{IsTerminal, Write},
+    os::fd::AsFd,
     sync::Once,
 };
 use tokio::io::{AsyncWrite, AsyncWriteExt};
@@ -39,7 +40,9 @@ impl Screen {
             restore_before_a_panic_is_told();
             enable_raw_mode().context("cannot switch the terminal to raw mode")?;
         }
-        let mut screen = Self::on(Box::new(tokio::io::stdout()));
+        // Not the standard library's handle, which keeps what follows the last line end, such as a prompt.
+        let output = std::io::stdout().as_fd().try_clone_to_owned().context("cannot write to standard output")?;
+        let mut screen = Self::on(Box::new(tokio::fs::File::from_std(output.into())));
         screen.is_raw = is_raw;
         screen.is_terminal = is_raw && std::io::stdout().is_terminal();
         Ok(screen)

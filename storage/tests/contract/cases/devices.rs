@@ -311,6 +311,35 @@ pub async fn revoked_tokens_do_not_come_back_with_the_next_one(database: &TestDa
     assert_eq!(valid_from().await, Timestamp::from_seconds(10));
 }
 
+pub async fn connections_of_withdrawn_keys_do_not_stand(database: &TestDatabase) {
+    let devices = &database.storage.devices;
+    let since = Timestamp(5_000_000);
+    let (mut stored, mut sets) = (Vec::new(), Vec::new());
+    for serial in 0..5 {
+        let device = stored_device(&database.storage, serial, SetStatus::Pending).await.id;
+        stored.push(device);
+        // All but the last of the tokens have run out.
+        let expires = if serial < 4 { Timestamp(1) } else { Timestamp(i64::MAX) };
+        sets.push(if serial == 0 {
+            storage::AuthSetId::random()
+        } else {
+            accept(&database.storage, device, expires).await
+        });
+    }
+    devices.remove_expired_tokens(Timestamp(2)).await.expect("a count");
+    // More than one statement takes; the first of each thousand has a set that is not accepted.
+    let connections: Vec<_> = (0..2_000).map(|at| (stored[at % 4], sets[at % 4], since)).collect();
+    let withdrawn = devices.withdrawn(&connections).await.expect("an answer");
+    assert_eq!((withdrawn.len(), withdrawn.iter().all(|device| *device == stored[0])), (500, true));
+
+    // Somebody else's set does not count, nor does a token revoked after the connection began.
+    assert!(devices.revoke_token(sets[4], Timestamp(7_000_000)).await.expect("an answer"));
+    let connections =
+        [(stored[1], sets[2], since), (stored[4], sets[4], since), (stored[4], sets[4], Timestamp(9_000_000))];
+    assert_eq!(devices.withdrawn(&connections).await.expect("an answer"), [stored[1], stored[4]]);
+    assert_eq!(devices.withdrawn(&[]).await.expect("an answer"), []);
+}
+
 pub async fn a_set_has_one_owner(database: &TestDatabase) {
     let devices = &database.storage.devices;
     let stored = stored_device(&database.storage, 0, SetStatus::Pending).await;
