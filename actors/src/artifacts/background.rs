@@ -76,6 +76,9 @@ pub enum GenerateError<E: Error + 'static> {
         /// Bytes that were to come.
         announced: u64,
     },
+    /// The upload took too long to do anything and was given up.
+    #[error("the upload was given up because nothing happened for too long")]
+    GivenUp,
     /// The bytes did not come.
     #[error("the file broke off")]
     Broken(#[source] E),
@@ -186,12 +189,22 @@ impl Artifacts {
         self.storage.uploads.begin(&upload).await?;
         let mut writer = self.storage.objects.write(&upload.object, RAW, most);
         let received = async {
+            let (mut touched, mut has_parts) = (tokio::time::Instant::now(), false);
             while let Some(piece) = file.next().await {
                 let piece = piece.map_err(GenerateError::Broken)?;
                 if writer.written() + piece.len() as u64 > most {
                     return Err(GenerateError::TooLarge);
                 }
                 writer.write(piece).await?;
+                // Without the number of the parts nobody could remove them if this node died.
+                let got_parts = !has_parts && writer.parts().is_some();
+                if got_parts || touched.elapsed() >= TOUCH {
+                    touched = tokio::time::Instant::now();
+                    has_parts |= got_parts;
+                    if !self.storage.uploads.touch(number, writer.parts(), clock::now()).await? {
+                        return Err(GenerateError::GivenUp);
+                    }
+                }
             }
             match new.size {
                 Some(announced) if writer.written() < announced => {
@@ -209,7 +222,7 @@ impl Artifacts {
         let request = Request { single: new.single, description: new.description, size };
         let request = serde_json::to_string(&request).expect("a request has a JSON form");
         let upload = self.storage.uploads.written(number, &request, clock::now()).await?;
-        let upload = upload.ok_or_else(|| StorageError::Corrupt(format!("upload {number} vanished")))?;
+        let upload = upload.ok_or(GenerateError::GivenUp)?;
         self.work_on(upload);
         Ok(id)
     }
@@ -355,5 +368,31 @@ impl From<Fault> for Unmade {
 impl From<io::Error> for Unmade {
     fn from(error: io::Error) -> Self {
         Self::ForNow(Arc::new(error))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::stream;
+    use storage::Storage;
+
+    use super::*;
+    use crate::artifacts::Config;
+
+    #[tokio::test]
+    async fn a_file_that_was_given_up_while_it_came_becomes_nothing() {
+        let storage = Storage::open(&storage::Config::in_memory()).await.unwrap();
+        let artifacts = Artifacts::load(&storage, &Config::default()).await.unwrap();
+        let single =
+            SingleFile::parse("app", vec!["toaster".to_owned()], r#"{"dest_dir":"/","filename":"a"}"#).unwrap();
+        let new = NewFile { single, description: String::new(), size: None };
+        let uploads = storage.uploads.clone();
+        let file = stream::once(async move {
+            let late = clock::now().plus(Duration::from_hours(1));
+            assert_eq!(uploads.orphans(late, late, 10).await.unwrap().len(), 1);
+            Ok::<_, io::Error>(Bytes::from_static(b"late"))
+        });
+        let refused = artifacts.generate(new, Box::pin(file)).await;
+        assert!(matches!(refused, Err(GenerateError::GivenUp)), "{refused:?}");
     }
 }

@@ -278,7 +278,7 @@ impl From<GenerateError<ApiError>> for ApiError {
             GenerateError::Storage(error) => error.into(),
             GenerateError::NotUnique => Self::Unprocessable(text(&error)),
             GenerateError::TooLarge => Self::Other(actix_web::http::StatusCode::PAYLOAD_TOO_LARGE, text(&error)),
-            GenerateError::TooShort { .. } => Self::BadRequest(text(&error)),
+            GenerateError::TooShort { .. } | GenerateError::GivenUp => Self::BadRequest(text(&error)),
         }
     }
 }
