@@ -27,6 +27,7 @@ need mender mender-client
 need mender-connect mender-connect
 need mender-artifact mender-artifact
 need mender-cli mender-cli
+/usr/bin/python3 -c "import aiosmtpd" 2>/dev/null || missing="$missing python3-aiosmtpd"
 ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || need initdb postgresql
 [ -f /etc/ssl/certs/ca-certificates.crt ] || missing="$missing ca-certificates"
 

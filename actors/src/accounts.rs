@@ -1,7 +1,13 @@
 //! Users: who they are, and how they come in and leave.
 
+mod changes;
+mod personal_tokens;
+mod settings;
 mod throttle;
 
+pub use changes::UserUpdate;
+
+use std::borrow::Cow;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,7 +18,7 @@ use storage::{StorageError, Timestamp, TokenId, User, UserId, UserToken, Users, 
 
 use crate::Config;
 use crate::bus::{Announcer, Event};
-use crate::credentials::password::{Busy, LENGTH_LIMIT, Passwords, Verdict};
+use crate::credentials::password::{Busy, LENGTH_LIMIT, Passwords, Verdict, is_hash};
 use crate::credentials::{Keyring, UserClaims};
 use crate::gate::{Gate, UserIdentity};
 use throttle::Throttle;
@@ -22,6 +28,9 @@ const SHORTEST_PASSWORD: usize = 8;
 
 /// Longest e-mail address, in characters.
 const LONGEST_EMAIL: usize = 256;
+
+/// Longest id that somebody may choose, in bytes.
+const LONGEST_ID: usize = 128;
 
 /// What somebody waits who comes while too many passwords are being hashed.
 const BUSY_FOR: Duration = Duration::from_secs(1);
@@ -39,6 +48,8 @@ struct Inner {
     throttle: Throttle,
     token_lifetime: Duration,
     sessions_per_user: u32,
+    personal_tokens_per_user: u32,
+    longest_personal_token: Duration,
 }
 
 /// What a login may ask for.
@@ -62,10 +73,19 @@ pub enum AccountError {
     Throttled(Duration),
     /// What is given is no e-mail address or no password: 400 with this text.
     #[error("{0}")]
-    Invalid(&'static str),
+    Invalid(Cow<'static, str>),
     /// It is, but against a rule: 422 with this text.
     #[error("{0}")]
     Unprocessable(&'static str),
+    /// There is no such user: 404.
+    #[error("user not found")]
+    NotFound,
+    /// Somebody was quicker, or has taken the name: 409 with this text.
+    #[error("{0}")]
+    Conflict(&'static str),
+    /// What is to be replaced is not what the caller has seen: 412.
+    #[error("ETag doesn't match")]
+    Outdated,
     /// Storage failed; see the cause for whether trying again may help.
     #[error("cannot manage a user")]
     Unavailable(#[from] StorageError),
@@ -89,6 +109,8 @@ impl Accounts {
             throttle: Throttle::new(),
             token_lifetime: config.user_token_lifetime,
             sessions_per_user: config.sessions_per_user,
+            personal_tokens_per_user: config.personal_tokens_per_user,
+            longest_personal_token: config.personal_token_lifetime_limit,
         }))
     }
 
@@ -165,6 +187,18 @@ impl Accounts {
         self.0.add(email, password, id).await
     }
 
+    /// Adds a user who brings the hash of their password along, from a Mender server (bcrypt) or from a hub (Argon2id).
+    ///
+    /// # Errors
+    /// As [`Self::add_user`]; `Invalid` for what is no such hash.
+    pub async fn import_user(&self, email: &str, hash: &str, id: Option<UserId>) -> Result<UserId, AccountError> {
+        let email = checked_email(email)?;
+        if !is_hash(hash) {
+            return Err(AccountError::Invalid("password_hash: expected a bcrypt or Argon2id hash.".into()));
+        }
+        self.0.create(email, hash.to_owned(), id).await
+    }
+
     /// Gives a user another password, on behalf of the operator of this hub. All their tokens end.
     ///
     /// # Errors
@@ -175,7 +209,8 @@ impl Accounts {
         check_similarity(password, &email)?;
         let (inner, password) = (Arc::clone(&self.0), password.to_owned());
         to_the_end(async move {
-            let user = inner.users.find_by_email(&email).await?.ok_or(AccountError::Invalid("user not found"))?;
+            let user =
+                inner.users.find_by_email(&email).await?.ok_or(AccountError::Invalid("user not found".into()))?;
             let hash = inner.passwords.hash(password).await?;
             let ended = inner.users.set_password(&user.id, &hash, clock::now()).await;
             inner.gate.void_user(&user.id);
@@ -201,7 +236,14 @@ impl Inner {
         }
         let now = clock::now();
         let expires = (!request.no_expiry).then(|| Timestamp::from_seconds(now.plus(self.token_lifetime).seconds()));
-        let row = UserToken { id: TokenId::random(), user: user.id.clone(), created: now, expires, name: None };
+        let row = UserToken {
+            id: TokenId::random(),
+            user: user.id.clone(),
+            created: now,
+            expires,
+            name: None,
+            last_used: None,
+        };
         let dropped = match self.users.start_session(&row, self.sessions_per_user, now).await {
             Ok(dropped) => dropped,
             // Removed while the password was looked at.
@@ -248,11 +290,21 @@ impl Inner {
         if self.users.find_by_email(&email).await?.is_some() {
             return Err(taken("email"));
         }
+        let hash = self.passwords.hash(password.to_owned()).await?;
+        self.create(email, hash, id).await
+    }
+
+    async fn create(&self, email: String, password_hash: String, id: Option<UserId>) -> Result<UserId, AccountError> {
+        if id.as_ref().is_some_and(|id| !is_id(id.as_str())) {
+            return Err(AccountError::Invalid(
+                "id: expected 1 to 128 letters, digits or any of -_.@, and not \"me\".".into(),
+            ));
+        }
         let now = clock::now();
         let user = User {
             id: id.unwrap_or_else(UserId::random),
             email,
-            password_hash: self.passwords.hash(password.to_owned()).await?,
+            password_hash,
             created: now,
             updated: now,
             logged_in: None,
@@ -309,16 +361,16 @@ fn credentials(header: &str) -> Option<(String, String)> {
 /// The address in lower case.
 fn checked_email(email: &str) -> Result<String, AccountError> {
     if email.is_empty() {
-        return Err(AccountError::Invalid("email: cannot be blank."));
+        return Err(AccountError::Invalid("email: cannot be blank.".into()));
     }
     if !email.is_ascii() {
-        return Err(AccountError::Invalid("email: must contain ASCII characters only."));
+        return Err(AccountError::Invalid("email: must contain ASCII characters only.".into()));
     }
     if email.len() > LONGEST_EMAIL {
-        return Err(AccountError::Invalid("email: the length must be no more than 256."));
+        return Err(AccountError::Invalid("email: the length must be no more than 256.".into()));
     }
     if !is_email(email) {
-        return Err(AccountError::Invalid("email: must be a valid email address."));
+        return Err(AccountError::Invalid("email: must be a valid email address.".into()));
     }
     Ok(email.to_ascii_lowercase())
 }
@@ -339,15 +391,22 @@ fn is_email(email: &str) -> bool {
     local.len() <= 64 && local.split('.').all(is_atom) && host.contains('.') && host.split('.').all(is_label)
 }
 
+/// What can stand in a path as it is, and there means this user and nobody else.
+fn is_id(id: &str) -> bool {
+    (1..=LONGEST_ID).contains(&id.len())
+        && !["me", ".", ".."].contains(&id)
+        && id.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.@".contains(&byte))
+}
+
 fn check_password(password: &str) -> Result<(), AccountError> {
     if password.is_empty() {
-        return Err(AccountError::Invalid("password: cannot be blank."));
+        return Err(AccountError::Invalid("password: cannot be blank.".into()));
     }
     if !password.is_ascii() {
-        return Err(AccountError::Invalid("password: must contain ASCII characters only."));
+        return Err(AccountError::Invalid("password: must contain ASCII characters only.".into()));
     }
     if password.len() > LENGTH_LIMIT {
-        return Err(AccountError::Invalid("password: the length must be no more than 256."));
+        return Err(AccountError::Invalid("password: the length must be no more than 256.".into()));
     }
     if password.len() < SHORTEST_PASSWORD {
         return Err(AccountError::Unprocessable("password: must be minimum 8 characters long"));

@@ -120,7 +120,13 @@ pub enum Bus {
     /// All nodes are in this process.
     Local(LocalBus),
     /// Nodes meet at a NATS server.
-    Nats(NatsBus),
+    Nats(Arc<NatsBus>),
+}
+
+impl From<NatsBus> for Bus {
+    fn from(bus: NatsBus) -> Self {
+        Self::Nats(Arc::new(bus))
+    }
 }
 
 impl Bus {
@@ -181,6 +187,17 @@ impl Bus {
         match self {
             Self::Local(bus) => Ok(bus.listen()),
             Self::Nats(bus) => bus.listen().await,
+        }
+    }
+
+    /// Waits until what was said and announced has left this process. For those who end after it, and do not listen.
+    ///
+    /// # Errors
+    /// When NATS cannot be reached.
+    pub async fn flush(&self) -> Result<(), BusError> {
+        match self {
+            Self::Local(_) => Ok(()),
+            Self::Nats(bus) => bus.flush().await,
         }
     }
 

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use storage::SecretUrl;
 use storage::units;
 
-use crate::{file_transfer, session};
+use crate::{artifacts, file_transfer, jobs, notifications, session};
 
 /// Who may come in and for how long, and how nodes find each other.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -34,6 +34,14 @@ pub struct Config {
     pub user_fallback_key_file: Option<PathBuf>,
     /// Logins of one user that live at the same time; the oldest end. 0: any number.
     pub sessions_per_user: u32,
+    /// Personal access tokens of one user; further ones are refused. 0: any number.
+    pub personal_tokens_per_user: u32,
+    /// The longest that a personal access token may be asked to last. One without an end may be had in any case.
+    #[serde(with = "units::duration")]
+    pub personal_token_lifetime_limit: Duration,
+    /// How often it is noted, at most, that a personal access token was used.
+    #[serde(with = "units::duration")]
+    pub personal_token_use_noted_every: Duration,
     /// Devices that may be accepted at once; without it, any number. Lowering it takes nothing from anyone.
     pub max_devices: Option<u64>,
     /// Devices that may wait for a decision; further unknown ones are turned away.
@@ -63,10 +71,22 @@ pub struct Config {
     pub sessions: session::Config,
     /// Limits of file transfers.
     pub file_transfer: file_transfer::Config,
+    /// Limits of artifacts, who may sign them, links to them.
+    pub artifacts: artifacts::Config,
     /// How long is remembered what happened.
     pub retention: Retention,
     /// Who may listen to events.
     pub events: EventStreams,
+    /// Bytes of alerts that may wait on this node to be written; what is more is sent back for later.
+    #[serde(with = "units::size")]
+    pub alerts_waiting_limit: usize,
+    /// How often rules of alerts are looked at.
+    #[serde(with = "units::duration")]
+    pub alert_rules_period: Duration,
+    /// How background work is done.
+    pub jobs: jobs::Config,
+    /// How alerts are sent to people and programs.
+    pub notifications: notifications::Config,
 }
 
 /// How long is remembered what happened.
@@ -84,6 +104,18 @@ pub struct Retention {
     /// Sessions that have ended, and with them their recordings.
     #[serde(with = "units::duration")]
     pub sessions: Duration,
+    /// Background work that was done.
+    #[serde(with = "units::duration")]
+    pub jobs: Duration,
+    /// Background work that was given up or called off.
+    #[serde(with = "units::duration")]
+    pub dead_jobs: Duration,
+    /// Alerts, but for the latest of what is still in trouble.
+    #[serde(with = "units::duration")]
+    pub alerts: Duration,
+    /// Who changed what.
+    #[serde(with = "units::duration")]
+    pub audit: Duration,
 }
 
 /// Who may listen to events.
@@ -105,8 +137,29 @@ impl Config {
         if let Some(fault) = self.file_transfer.fault() {
             return Some(format!("file_transfer.{fault}"));
         }
-        let Retention { events, connections, connections_per_device, sessions } = self.retention;
-        for (key, time) in [("events", events), ("connections", connections), ("sessions", sessions)] {
+        if let Some(fault) = self.artifacts.fault() {
+            return Some(format!("artifacts.{fault}"));
+        }
+        if let Some(fault) = self.jobs.fault() {
+            return Some(format!("jobs.{fault}"));
+        }
+        if let Some(fault) = self.notifications.fault() {
+            return Some(format!("notifications.{fault}"));
+        }
+        if self.alert_rules_period.is_zero() {
+            return Some("alert_rules_period is 0: expected a duration such as \"30s\"".to_owned());
+        }
+        let Retention { events, connections, connections_per_device, sessions, jobs, dead_jobs, alerts, audit } =
+            self.retention;
+        for (key, time) in [
+            ("events", events),
+            ("connections", connections),
+            ("sessions", sessions),
+            ("jobs", jobs),
+            ("dead_jobs", dead_jobs),
+            ("alerts", alerts),
+            ("audit", audit),
+        ] {
             if time < Duration::from_secs(1) {
                 return Some(format!("retention.{key} is {time:?}: expected at least \"1s\""));
             }
@@ -122,6 +175,10 @@ impl Default for Retention {
             connections: Duration::from_hours(30 * 24),
             connections_per_device: 100,
             sessions: Duration::from_hours(90 * 24),
+            jobs: Duration::from_hours(24),
+            dead_jobs: Duration::from_hours(30 * 24),
+            alerts: Duration::from_hours(90 * 24),
+            audit: Duration::from_hours(400 * 24),
         }
     }
 }
@@ -144,6 +201,9 @@ impl Default for Config {
             user_key_file: None,
             user_fallback_key_file: None,
             sessions_per_user: 10,
+            personal_tokens_per_user: 10,
+            personal_token_lifetime_limit: Duration::from_hours(365 * 24),
+            personal_token_use_noted_every: Duration::from_mins(5),
             max_devices: None,
             pending_devices_limit: 100_000,
             pending_sets_per_device: 20,
@@ -157,7 +217,12 @@ impl Default for Config {
             sessions: session::Config::default(),
             retention: Retention::default(),
             events: EventStreams::default(),
+            alerts_waiting_limit: 32 * 1024 * 1024,
+            alert_rules_period: Duration::from_secs(30),
+            jobs: jobs::Config::default(),
+            notifications: notifications::Config::default(),
             file_transfer: file_transfer::Config::default(),
+            artifacts: artifacts::Config::default(),
         }
     }
 }

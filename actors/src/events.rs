@@ -18,8 +18,8 @@ use futures_util::stream;
 use parking_lot::Mutex;
 use serde_json::json;
 use storage::{
-    ConnectionChange, DeviceId, Event, Events, NewEvent, NodeId, OpenedSession, SessionChange, SessionFigures,
-    SessionId, SessionKind, SessionRecord, StorageError, Timestamp, UserId,
+    ConnectionChange, DeviceId, Event, Events, Folded, NewEvent, NodeId, OpenedSession, RecordedAlert, SessionChange,
+    SessionFigures, SessionId, SessionKind, SessionRecord, StorageError, Timestamp, UserId,
 };
 use tokio::sync::{Notify, watch};
 use tracing::warn;
@@ -51,11 +51,14 @@ pub enum Kind {
     SessionOpened,
     /// A session has ended.
     SessionClosed,
+    /// A device's monitoring, or a rule of the hub, has something to say.
+    Alert,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::Connected, Self::Disconnected, Self::SessionOpened, Self::SessionClosed];
+    pub const ALL: [Self; 5] =
+        [Self::Connected, Self::Disconnected, Self::SessionOpened, Self::SessionClosed, Self::Alert];
 
     /// The kind as it is stored and shown.
     pub const fn as_str(self) -> &'static str {
@@ -64,6 +67,7 @@ impl Kind {
             Self::Disconnected => "disconnected",
             Self::SessionOpened => "session-opened",
             Self::SessionClosed => "session-closed",
+            Self::Alert => "alert",
         }
     }
 
@@ -203,6 +207,28 @@ fn of_closing(
     }
 }
 
+/// The event of an alert: what it says but for its details, and how its device is now.
+pub fn of_alert(new: &RecordedAlert) -> NewEvent {
+    let (id, said) = (new.alert.id, &new.alert.said);
+    let change = match new.folded {
+        Folded::Opened => "opened",
+        Folded::StaysOpen => "stays-open",
+        Folded::Closed => "closed",
+        Folded::Nothing => "none",
+    };
+    NewEvent {
+        key: format!("a/{id}"),
+        at: new.alert.received,
+        kind: Kind::Alert.as_str().to_owned(),
+        device: Some(new.alert.device),
+        body: json!({
+            "alert": id, "name": said.name, "level": said.level.as_str(), "timestamp": said.at,
+            "subject": { "name": said.subject_name, "type": said.subject_type, "status": said.status },
+            "change": change, "open_alerts": new.open,
+        }),
+    }
+}
+
 /// Who takes part in an event stream.
 #[derive(Clone)]
 pub struct EventTail(Arc<Shared>);
@@ -287,8 +313,13 @@ impl EventTail {
             return Ok(());
         }
         self.0.events.append(events).await?;
-        self.0.nudge.notify_one();
+        self.nudge();
         Ok(())
+    }
+
+    /// There are new events in the log, which somebody else appended.
+    pub fn nudge(&self) {
+        self.0.nudge.notify_one();
     }
 
     /// Nobody listens to this node from now on.

@@ -10,7 +10,9 @@ mod memory;
 use std::sync::Arc;
 use std::time::Duration;
 
-use storage::{AuthSetId, DeviceId, Devices, SetStatus, StorageError, Timestamp, TokenId, UserId, Users, clock};
+use storage::{
+    AuthSetId, DeviceId, Devices, SetStatus, StorageError, Timestamp, TokenId, UserId, UserToken, Users, clock,
+};
 use uuid::Uuid;
 
 use crate::Config;
@@ -44,6 +46,7 @@ struct Inner {
     keyring: Arc<Keyring>,
     device_memory: DeviceMemory,
     user_memory: UserMemory,
+    use_noted_every: Duration,
 }
 
 /// A device that has proved who it is.
@@ -74,6 +77,9 @@ pub enum Refusal {
     /// It does not count: 401, with this text.
     #[error("{0}")]
     Refused(&'static str),
+    /// A user's token that is good, but for something that is not here: 403.
+    #[error("unauthorized")]
+    OutOfScope,
     /// Storage could not say.
     #[error("cannot verify a token")]
     Unavailable(#[from] StorageError),
@@ -88,6 +94,7 @@ impl Gate {
             keyring,
             device_memory: DeviceMemory::new(config.verified_tokens_limit),
             user_memory: UserMemory::new(USER_TOKENS_LIMIT),
+            use_noted_every: config.personal_token_use_noted_every,
         }))
     }
 
@@ -127,6 +134,7 @@ impl Gate {
         }
         let claims = self.0.keyring.open_user(token, now).map_err(|error| match error {
             TokenError::Malformed => Refusal::Refused(text(error)),
+            TokenError::OutOfScope => Refusal::OutOfScope,
             TokenError::Invalid | TokenError::OutOfTime => Refusal::Refused("invalid jwt"),
         })?;
         let memory = &self.0.user_memory;
@@ -161,6 +169,11 @@ impl Gate {
     /// Forgets all tokens of a user.
     pub fn void_user(&self, user: &UserId) {
         self.0.user_memory.forget(|known| known.user == *user);
+    }
+
+    /// Notes that a device was here whose socket was let in earlier.
+    pub fn note_contact(&self, device: DeviceId, now: Timestamp) {
+        self.0.device_memory.note_check_in(device, now);
     }
 
     /// The devices whose connection may not stand: asks storage, whatever is remembered. For when word of a withdrawal
@@ -208,8 +221,25 @@ impl Gate {
     async fn read_user(&self, claims: &UserClaims, now: Timestamp) -> Result<Option<UserIdentity>, StorageError> {
         let Some(row) = self.0.users.token(claims.token).await? else { return Ok(None) };
         let counts = row.user == claims.user && row.expires.is_none_or(|expires| expires > now);
+        if counts && row.name.is_some() {
+            self.note_use(&row, now).await;
+        }
         let expires = claims.expires.map(Timestamp::from_seconds);
         Ok(counts.then_some(UserIdentity { user: row.user, token: claims.token, expires }))
+    }
+}
+
+impl Gate {
+    /// What is remembered is asked for again every [`RECHECK_AFTER`], so a token in use comes by here often enough.
+    async fn note_use(&self, row: &UserToken, now: Timestamp) {
+        let every = self.0.use_noted_every;
+        if row.last_used.is_some_and(|noted| now.since(noted) < every) {
+            return;
+        }
+        let not_since = Timestamp(now.0.saturating_sub(i64::try_from(every.as_micros()).unwrap_or(i64::MAX)));
+        if let Err(error) = self.0.users.note_use(row.id, now, not_since).await {
+            tracing::warn!(%error, user.id = %row.user, "the use of a personal access token was not noted");
+        }
     }
 }
 
@@ -235,7 +265,7 @@ async fn settle<T, F: Future<Output = Result<Option<T>, StorageError>>>(
 const fn text(error: TokenError) -> &'static str {
     match error {
         TokenError::Malformed => MALFORMED,
-        TokenError::Invalid | TokenError::OutOfTime => UNAUTHORIZED,
+        TokenError::Invalid | TokenError::OutOfScope | TokenError::OutOfTime => UNAUTHORIZED,
     }
 }
 

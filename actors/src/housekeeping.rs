@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use actix::{Actor, ActorFutureExt, AsyncContext, Context, Handler, WrapFuture};
 use futures_util::future::BoxFuture;
-use storage::{SessionId, Storage, StorageError, Timestamp, clock};
+use storage::{JobState, SessionId, Storage, StorageError, Timestamp, clock};
 use tracing::{debug, warn};
 
+use crate::artifacts::Artifacts;
 use crate::config::Retention;
 use crate::supervisor::{Alive, Crash};
 
@@ -22,8 +23,14 @@ const SWEEP_HISTORY: Duration = Duration::from_hours(1);
 /// How often old events are removed, or more often if they are kept for less.
 const SWEEP_EVENTS: Duration = Duration::from_mins(5);
 
+/// How often uploads are looked at that nobody works on.
+const SWEEP_UPLOADS: Duration = Duration::from_secs(30);
+
 /// Sessions removed at once, with their recordings.
 const SESSIONS_AT_ONCE: u32 = 100;
+
+/// Jobs that were given up or called off, of which the oldest go first: who is to look at more?
+const JOBS_TO_LOOK_AT: u32 = 100_000;
 
 /// Removes the recordings of these sessions, as far as there are any.
 pub type RemoveRecordings = Arc<dyn Fn(Vec<SessionId>) -> BoxFuture<'static, Result<(), StorageError>> + Send + Sync>;
@@ -33,15 +40,46 @@ pub struct Housekeeping {
     storage: Storage,
     retention: Retention,
     remove_recordings: RemoveRecordings,
+    artifacts: Artifacts,
     /// Of sweeps that may take long, one runs at a time.
     is_sweeping: bool,
+    is_sweeping_uploads: bool,
     _alive: Alive,
 }
 
 impl Housekeeping {
     /// Keeps the tables of `storage` small.
-    pub fn new(storage: Storage, retention: Retention, remove_recordings: RemoveRecordings, alive: Alive) -> Self {
-        Self { storage, retention, remove_recordings, is_sweeping: false, _alive: alive }
+    pub fn new(
+        storage: Storage,
+        retention: Retention,
+        remove_recordings: RemoveRecordings,
+        artifacts: Artifacts,
+        alive: Alive,
+    ) -> Self {
+        Self {
+            storage,
+            retention,
+            remove_recordings,
+            artifacts,
+            is_sweeping: false,
+            is_sweeping_uploads: false,
+            _alive: alive,
+        }
+    }
+
+    fn sweep_uploads(&mut self, ctx: &mut Context<Self>) {
+        if std::mem::replace(&mut self.is_sweeping_uploads, true) {
+            return;
+        }
+        let artifacts = self.artifacts.clone();
+        let swept = async move { artifacts.clean(clock::now()).await };
+        ctx.spawn(swept.into_actor(self).map(|swept, this, _| {
+            this.is_sweeping_uploads = false;
+            match swept {
+                Ok(cleaned) => debug!(?cleaned, "looked after uploads"),
+                Err(error) => warn!(%error, "uploads were not looked after and will be next time"),
+            }
+        }));
     }
 
     fn sweep_expired_tokens(&mut self, ctx: &mut Context<Self>) {
@@ -101,8 +139,20 @@ async fn sweep_history(
         remove_recordings(expired.clone()).await?;
         sessions += storage.sessions.remove(&expired).await?;
     }
-    debug!(connections, sessions, "removed old connections and sessions");
+    let jobs = sweep_jobs(&storage, &retention, now).await?;
+    let alerts = storage.alerts.expire(ago(retention.alerts, now)).await?;
+    let audit = storage.audit.expire(ago(retention.audit, now)).await?;
+    debug!(connections, sessions, jobs, alerts, audit, "removed old connections, sessions, jobs and alerts");
     Ok(())
+}
+
+async fn sweep_jobs(storage: &Storage, retention: &Retention, now: Timestamp) -> Result<u64, StorageError> {
+    let mut removed = storage.jobs.expire(JobState::Done, ago(retention.jobs, now)).await?;
+    for state in [JobState::Dead, JobState::Cancelled] {
+        removed += storage.jobs.expire(state, ago(retention.dead_jobs, now)).await?;
+        removed += storage.jobs.trim(state, JOBS_TO_LOOK_AT).await?;
+    }
+    Ok(removed)
 }
 
 fn ago(age: Duration, now: Timestamp) -> Timestamp {
@@ -138,6 +188,8 @@ impl Actor for Housekeeping {
         self.sweep_history(ctx);
         ctx.run_interval(SWEEP_HISTORY, Self::sweep_history);
         self.sweep_events(ctx);
+        self.sweep_uploads(ctx);
+        ctx.run_interval(SWEEP_UPLOADS, Self::sweep_uploads);
         ctx.run_interval(SWEEP_EVENTS.min(self.retention.events), Self::sweep_events);
     }
 }

@@ -6,12 +6,18 @@
 use std::time::Duration;
 
 use actix::{Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler, Message, WrapFuture};
-use storage::{ConnectionChange, DeviceId, Epoch, NodeId, Presence, StorageError};
+use storage::{ConnectionChange, DeviceId, Epoch, NodeId, Presence, StorageError, Timestamp, clock};
 use tracing::{info, warn};
 
+use crate::gate::Gate;
 use crate::registry::Registry;
 use crate::status_writer::StatusQueue;
 use crate::supervisor::{Alive, Crash};
+
+/// How often connected devices are noted as heard of. A socket that has been silent for longer than a minute or so is
+/// closed, so whoever is connected was heard; with what the inventory waits before it shows a contact, this stays below the
+/// ten minutes that it may be behind.
+const NOTE_CONTACTS: Duration = Duration::from_mins(4);
 
 /// The service that renews a node's lease.
 pub struct Leases {
@@ -19,6 +25,7 @@ pub struct Leases {
     lease: Duration,
     presence: Presence,
     registry: Registry,
+    gate: Gate,
     statuses: StatusQueue,
     is_renewing: bool,
     failures: u32,
@@ -32,10 +39,11 @@ impl Leases {
         lease: Duration,
         presence: Presence,
         registry: Registry,
+        gate: Gate,
         statuses: StatusQueue,
         alive: Alive,
     ) -> Self {
-        Self { node, lease, presence, registry, statuses, is_renewing: false, failures: 0, _alive: alive }
+        Self { node, lease, presence, registry, gate, statuses, is_renewing: false, failures: 0, _alive: alive }
     }
 
     fn renew(&mut self, ctx: &mut Context<Self>) {
@@ -105,12 +113,20 @@ pub async fn renew(
     announced
 }
 
+/// Lets every connected device count as heard of, as if it had made a request.
+fn note_contacts(registry: &Registry, gate: &Gate, now: Timestamp) {
+    for (device, _) in registry.devices() {
+        gate.note_contact(device, now);
+    }
+}
+
 impl Actor for Leases {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Self::Context) {
         self.renew(ctx);
         ctx.run_interval(self.lease / 3, Self::renew);
+        ctx.run_interval(NOTE_CONTACTS, |leases, _| note_contacts(&leases.registry, &leases.gate, clock::now()));
     }
 }
 
@@ -132,5 +148,45 @@ impl Handler<Crash> for Leases {
 
     fn handle(&mut self, _: Crash, _: &mut Self::Context) {
         panic!("crashed as asked");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use storage::{AuthSetId, Storage};
+
+    use super::*;
+    use crate::credentials::Keyring;
+    use crate::registry::ConnectedDevice;
+    use crate::session::ToDevice;
+
+    struct Nobody;
+
+    impl Actor for Nobody {
+        type Context = Context<Self>;
+    }
+
+    impl Handler<ToDevice> for Nobody {
+        type Result = ();
+        fn handle(&mut self, _: ToDevice, _: &mut Self::Context) {}
+    }
+
+    #[actix::test]
+    async fn a_connected_device_counts_as_heard_of() {
+        let config = crate::Config::default();
+        let storage = Storage::open(&storage::Config::in_memory()).await.unwrap();
+        let keyring = Arc::new(Keyring::load(&storage.keys, &config).await.unwrap());
+        let gate = Gate::new(storage.devices.clone(), storage.users.clone(), keyring, &config);
+        let (registry, device) = (Registry::default(), DeviceId::random());
+        let (auth_set, to) = (AuthSetId::random(), Nobody.start().recipient());
+        let connection = ConnectedDevice { epoch: Epoch(1), auth_set, to, since: Timestamp(0) };
+        registry.enter(device, connection);
+        note_contacts(&registry, &gate, Timestamp(7));
+        assert_eq!(gate.take_check_ins(10), [(device, Timestamp(7))]);
+        registry.leave(device, Epoch(1));
+        note_contacts(&registry, &gate, Timestamp(8));
+        assert_eq!(gate.take_check_ins(10), []);
     }
 }

@@ -7,12 +7,15 @@
 //! ```text
 //! Tree (tree.rs): every long-lived actor, in start order, each under a guard (supervisor.rs)
 //! ├─ StatusWriter   who is connected and which sessions there are, written to the database in batches, with their events
+//! ├─ InventoryWriter  what devices say about themselves, many reports in one transaction
 //! ├─ EventReader    new events of all nodes, for those who listen on this one
 //! ├─ Leases         this node's lease and its devices' routes, renewed in bulk
 //! ├─ Switchboard    what other nodes say to this one: sessions, credit, displacement, revocations
 //! ├─ DeadNodes      what nodes that died have left open
+//! ├─ AlertWriter    what devices' monitoring reports, written in batches with all that follows
+//! ├─ RuleWatcher    rules by which the hub raises alerts itself
+//! ├─ JobRunner      durable background work, taken in turns with the other nodes
 //! └─ Housekeeping   what has run out: tokens, events, connections and sessions of long ago
-//! └─ Housekeeping   expired tokens, old connections
 //!
 //! outside the tree, never restarted:
 //! ├─ one actor per connected device    (its socket; holds a DeviceLink)
@@ -30,8 +33,13 @@
 //! | [`recording`] | what a session showed, kept and played back |
 //! | [`device_link`], [`operator_link`] | what a connection does next |
 //! | [`file_transfer`] | files to and from devices |
+//! | [`artifacts`] | artifacts, the releases they make up, and how they get in and out |
+//! | [`artifact_file`] | what an update is shipped in: read, checked, written |
 //! | [`registry`], [`reach`] | who is connected, here and elsewhere |
 //! | [`events`], [`status_writer`] | what is written down about connections and sessions, and who is told |
+//! | [`monitor`], [`notifications`] | alerts, and who is told of them |
+//! | [`alert_rules`], [`audit`] | alerts of the hub's own, and what is written down about sessions |
+//! | [`jobs`] | background work that is done at least once |
 //! | [`trigger`] | commands to devices' update clients |
 //! | [`bus`], [`switchboard`] | how nodes talk |
 //! | [`supervisor`], [`tree`] | what restarts what |
@@ -51,6 +59,8 @@ pub mod operator_link;
 pub mod output_gate;
 pub mod session;
 
+pub mod artifact_file;
+pub mod artifacts;
 pub mod file_transfer;
 pub mod recording;
 
@@ -61,11 +71,17 @@ pub mod trigger;
 pub mod bus;
 pub mod switchboard;
 
+pub mod alert_rules;
+pub mod audit;
 pub mod dead_nodes;
 pub mod events;
 pub mod housekeeping;
+pub mod inventory_writer;
+pub mod jobs;
 pub mod leases;
 pub mod metrics;
+pub mod monitor;
+pub mod notifications;
 pub mod status_writer;
 pub mod supervisor;
 pub mod tree;

@@ -16,6 +16,8 @@ pub const RESTARTS: &str = "mooring_service_restarts_total";
 pub const STATUS_BATCH: &str = "mooring_status_batch_size";
 /// Batches that could not be written and are kept.
 pub const STATUS_RETRIES: &str = "mooring_status_retries_total";
+/// Reports of devices written per batch.
+pub const REPORT_BATCH: &str = "mooring_report_batch_size";
 /// Past connections that were dropped before they were written to the log, because too many waited.
 pub const CONNECTIONS_UNLOGGED: &str = "mooring_connections_unlogged_total";
 /// Sessions of which nothing was written down, because too many waited.
@@ -26,6 +28,18 @@ pub const TRIGGERS: &str = "mooring_triggers_total";
 pub const RECORDING_RETRIES: &str = "mooring_recording_retries_total";
 /// Recordings that stopped before their session did.
 pub const RECORDINGS_TRUNCATED: &str = "mooring_recordings_truncated_total";
+/// Attempts at background work, by `kind` and `outcome`.
+pub const JOBS: &str = "mooring_jobs_total";
+/// Background work that waits or runs, on all nodes together.
+pub const JOBS_OPEN: &str = "mooring_jobs_open";
+/// Alerts taken in.
+pub const ALERTS: &str = "mooring_alerts_total";
+/// Alerts that were sent back for later, because too many waited to be written.
+pub const ALERTS_REFUSED: &str = "mooring_alerts_refused_total";
+/// Elements of reports that were no alerts and were dropped.
+pub const ALERTS_INVALID: &str = "mooring_alerts_invalid_total";
+/// Alerts of which nobody was notified, because too much background work waited.
+pub const NOTIFICATIONS_LEFT_OUT: &str = "mooring_notifications_left_out_total";
 
 /// Registers the descriptions with the recorder.
 pub fn describe() {
@@ -35,10 +49,17 @@ pub fn describe() {
     describe_counter!(BUS_REFUSED, Unit::Count, "messages for another node that could not be sent");
     describe_counter!(RESTARTS, Unit::Count, "restarts of a service after it ended unexpectedly");
     describe_histogram!(STATUS_BATCH, Unit::Count, "status changes written per batch");
+    describe_histogram!(REPORT_BATCH, Unit::Count, "reports of devices written per batch");
     describe_counter!(SESSIONS_UNLOGGED, Unit::Count, "sessions that left no record, because too many waited");
     describe_counter!(TRIGGERS, Unit::Count, "commands that devices were told, by command and outcome");
     describe_counter!(STATUS_RETRIES, Unit::Count, "status batches that could not be written and were kept");
     describe_counter!(CONNECTIONS_UNLOGGED, Unit::Count, "past connections dropped unwritten, because too many waited");
     describe_counter!(RECORDING_RETRIES, Unit::Count, "chunks of recordings that could not be written and were kept");
+    describe_counter!(JOBS, Unit::Count, "attempts at background work, by kind and outcome");
+    describe_gauge!(JOBS_OPEN, Unit::Count, "background work that waits or runs, on all nodes together");
+    describe_counter!(ALERTS, Unit::Count, "alerts taken in");
+    describe_counter!(ALERTS_REFUSED, Unit::Count, "alerts sent back for later, because too many waited");
+    describe_counter!(ALERTS_INVALID, Unit::Count, "elements of reports that were no alerts and were dropped");
+    describe_counter!(NOTIFICATIONS_LEFT_OUT, Unit::Count, "alerts nobody was notified of, because too much waited");
     describe_counter!(RECORDINGS_TRUNCATED, Unit::Count, "recordings that stopped before their session did");
 }

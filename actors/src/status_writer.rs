@@ -17,7 +17,8 @@ use std::time::Duration;
 use actix::{Actor, ActorFutureExt, AsyncContext, Context, Handler, WrapFuture};
 use parking_lot::Mutex;
 use storage::{
-    ConnectionChange, Connections, DeviceId, Devices, Epoch, Presence, Sessions, Storage, StorageError, Timestamp,
+    AuditLog, ConnectionChange, Connections, DeviceId, Devices, Epoch, Presence, Sessions, Storage, StorageError,
+    Timestamp,
 };
 use tracing::warn;
 
@@ -226,6 +227,7 @@ pub struct StatusWriter {
     tail: EventTail,
     connections: Connections,
     sessions: Sessions,
+    audit: AuditLog,
     presence: Presence,
     devices: Devices,
     gate: Gate,
@@ -249,6 +251,7 @@ impl StatusWriter {
             tail,
             connections: storage.connections.clone(),
             sessions: storage.sessions.clone(),
+            audit: storage.audit.clone(),
             presence: storage.presence.clone(),
             devices: storage.devices.clone(),
             gate,
@@ -269,10 +272,10 @@ impl StatusWriter {
         self.is_writing = true;
         let (queue, connections, presence) = (self.queue.clone(), self.connections.clone(), self.presence.clone());
         let (session_queue, sessions, tail) = (self.session_queue.clone(), self.sessions.clone(), self.tail.clone());
-        let devices = self.devices.clone();
+        let (devices, audit) = (self.devices.clone(), self.audit.clone());
         let written = async move {
             queue.flush(&connections, &presence, &tail).await?;
-            session_queue.flush(&sessions, &tail).await?;
+            session_queue.flush(&sessions, &tail, &audit).await?;
             // A check-in that is not written is no loss: the device's next request brings another.
             if check_ins.is_empty() { Ok(()) } else { devices.record_check_ins(&check_ins).await }
         };

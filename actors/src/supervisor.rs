@@ -93,6 +93,17 @@ impl<A: Actor<Context = Context<A>>> Service<A> {
 }
 
 #[cfg(test)]
+pub(crate) mod testing {
+    use super::*;
+
+    /// What an actor holds, and who notices when it ends.
+    pub(crate) fn alive() -> (Alive, oneshot::Receiver<()>) {
+        let (alive, ended) = oneshot::channel();
+        (Alive(alive), ended)
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use actix::{Arbiter, Handler};
 

@@ -17,6 +17,7 @@ use tracing::{info, warn};
 use crate::bus::{Answer, Bus, DisconnectReason, Event, Incoming, NodeMessage, Question};
 use crate::figures::DescribeDevice;
 use crate::gate::Gate;
+use crate::jobs::JobQueue;
 use crate::reach::Reach;
 use crate::registry::{ConnectedOperator, Guest, HostedSession, Registry};
 use crate::session::attachment::{AttachedEnd, AttachedSays, ToAttached, ToSession};
@@ -58,6 +59,8 @@ pub struct Parts {
     pub gate: Gate,
     /// The way to the other nodes.
     pub bus: Bus,
+    /// Background work.
+    pub jobs: JobQueue,
 }
 
 impl Parts {
@@ -84,6 +87,7 @@ impl Parts {
                     }
                 }
             }
+            Event::WorkAdded => self.jobs.hear_of_work(),
         }
     }
 

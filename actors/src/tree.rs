@@ -9,12 +9,18 @@ use storage::Storage;
 use tracing::warn;
 
 use crate::Config;
+use crate::alert_rules::RuleWatcher;
+use crate::artifacts::Artifacts;
 use crate::bus::{Announcer, Bus};
 use crate::dead_nodes::{DeadNodes, Patience};
 use crate::events::{EventReader, EventTail};
 use crate::gate::Gate;
 use crate::housekeeping::{Housekeeping, RemoveRecordings};
+use crate::inventory_writer::Reports;
+use crate::jobs::{self, JobKind, JobQueue, JobRunner, Rest};
 use crate::leases::{self, Leases, Resign};
+use crate::monitor::{AlertWriter, Monitor};
+use crate::notifications::Notifications;
 use crate::reach::Reach;
 use crate::recording::RecordingConfig;
 use crate::registry::Registry;
@@ -37,12 +43,18 @@ pub struct Tree {
     pub statuses: StatusQueue,
     /// Changes of sessions on their way to the database.
     pub sessions: SessionQueue,
+    /// What devices say about themselves, on its way to the database.
+    pub reports: Reports,
     /// Events of all nodes, for who listens on this one.
     pub events: EventTail,
     /// Carries out a change of access on every node.
     pub announce: Announcer,
     /// Commands to devices' update clients.
     pub triggers: Triggers,
+    /// Background work.
+    pub jobs: JobQueue,
+    /// What devices' monitoring reports.
+    pub monitor: Monitor,
     is_draining: Arc<AtomicBool>,
     /// Bounds that all recordings of this node share.
     recording: RecordingConfig,
@@ -52,17 +64,31 @@ pub struct Tree {
     leases: Service<Leases>,
     switchboard: Service<Switchboard>,
     dead_nodes: Service<DeadNodes>,
+    alert_writer: Service<AlertWriter>,
+    rule_watcher: Service<RuleWatcher>,
+    job_runner: Service<JobRunner>,
     housekeeping: Service<Housekeeping>,
 }
 
+/// What services work with that is set up before them.
+#[derive(Clone)]
+pub struct Equipment {
+    /// Sends alerts to people and programs.
+    pub notifications: Notifications,
+    /// Artifacts, of which some are left half-way by nodes that died.
+    pub artifacts: Artifacts,
+    /// Called for sessions that are no longer remembered.
+    pub remove_recordings: RemoveRecordings,
+}
+
 impl Tree {
-    /// Starts every service on `arbiter`. `remove_recordings` is called for sessions that are no longer remembered.
+    /// Starts every service on `arbiter`.
     pub fn start(
         storage: &Storage,
         gate: &Gate,
         bus: &Bus,
         config: &Config,
-        remove_recordings: RemoveRecordings,
+        equipment: &Equipment,
         arbiter: &ArbiterHandle,
     ) -> Self {
         let lease = config.lease;
@@ -72,7 +98,8 @@ impl Tree {
         let reach = Reach::new(registry.clone(), storage.connections.clone(), storage.presence.clone(), bus.clone());
         let triggers =
             Triggers::new(registry.clone(), reach.clone(), bus.clone(), config.trigger_reply_limit, arbiter.clone());
-        let parts = Parts { registry: registry.clone(), gate: gate.clone(), bus: bus.clone() };
+        let jobs = JobQueue::new(storage.jobs.clone(), bus.clone(), &config.jobs);
+        let parts = Parts { registry: registry.clone(), gate: gate.clone(), bus: bus.clone(), jobs: jobs.clone() };
 
         let status_writer = {
             let (queues, tail) = ((statuses.clone(), sessions.clone()), events.clone());
@@ -81,15 +108,16 @@ impl Tree {
                 StatusWriter::new(queues.clone(), tail.clone(), &storage, gate.clone(), alive)
             })
         };
+        let reports = Reports::start(&storage.inventory, arbiter);
         let event_reader = {
             let tail = events.clone();
             Service::start("event_reader", arbiter, move |alive| EventReader::new(tail.clone(), alive))
         };
         let leases = {
             let (node, presence) = (bus.node(), storage.presence.clone());
-            let (registry, statuses) = (registry.clone(), statuses.clone());
+            let (registry, gate, statuses) = (registry.clone(), gate.clone(), statuses.clone());
             Service::start("leases", arbiter, move |alive| {
-                Leases::new(node, lease, presence.clone(), registry.clone(), statuses.clone(), alive)
+                Leases::new(node, lease, presence.clone(), registry.clone(), gate.clone(), statuses.clone(), alive)
             })
         };
         let is_draining: Arc<AtomicBool> = Arc::default();
@@ -108,10 +136,30 @@ impl Tree {
                 DeadNodes::new(node, patience, storage.clone(), queues.clone(), tail.clone(), alive)
             })
         };
+        let monitor =
+            Monitor::new(storage.alerts.clone(), events.clone(), jobs.clone(), equipment.notifications.clone(), config);
+        let alert_writer = {
+            let monitor = monitor.clone();
+            Service::start("alert_writer", arbiter, move |alive| AlertWriter::new(monitor.clone(), alive))
+        };
+        let rule_watcher = {
+            let (storage, monitor, period) = (storage.clone(), monitor.clone(), config.alert_rules_period);
+            Service::start("rule_watcher", arbiter, move |alive| {
+                RuleWatcher::new(&storage, monitor.clone(), period, alive)
+            })
+        };
+        let job_runner = {
+            let (queue, node, config) = (jobs.clone(), bus.node(), config.jobs.clone());
+            let kinds: Arc<[JobKind]> = equipment.notifications.job_kinds().into();
+            Service::start("jobs", arbiter, move |alive| {
+                JobRunner::new(queue.clone(), node, Arc::clone(&kinds), config.clone(), alive)
+            })
+        };
         let housekeeping = {
-            let (storage, retention) = (storage.clone(), config.retention.clone());
+            let (storage, retention, equipment) = (storage.clone(), config.retention.clone(), equipment.clone());
             Service::start("housekeeping", arbiter, move |alive| {
-                Housekeeping::new(storage.clone(), retention.clone(), Arc::clone(&remove_recordings), alive)
+                let Equipment { artifacts, remove_recordings, .. } = equipment.clone();
+                Housekeeping::new(storage.clone(), retention.clone(), remove_recordings, artifacts, alive)
             })
         };
         let announce: Announcer = Arc::new(move |event| parts.announce(&event));
@@ -121,9 +169,12 @@ impl Tree {
             bus: bus.clone(),
             statuses,
             sessions,
+            reports,
             events,
             announce,
             triggers,
+            jobs,
+            monitor,
             is_draining,
             recording: RecordingConfig::default(),
             storage: storage.clone(),
@@ -132,6 +183,9 @@ impl Tree {
             leases,
             switchboard,
             dead_nodes,
+            alert_writer,
+            rule_watcher,
+            job_runner,
             housekeeping,
         }
     }
@@ -170,20 +224,30 @@ impl Tree {
     /// The last act of a node in good order: what is known is written, and the lease is given up.
     pub async fn stop(&self) {
         self.status_writer.retire();
+        self.reports.service().retire();
         self.event_reader.retire();
         self.leases.retire();
         self.switchboard.retire();
         self.dead_nodes.retire();
+        self.rule_watcher.retire();
+        self.alert_writer.retire();
+        self.job_runner.retire();
         self.housekeeping.retire();
         if let Some(leases) = self.leases.address() {
             // Gone already is as good.
             let _ = leases.send(Resign).await;
         }
+        if let Some(runner) = self.job_runner.address() {
+            let _ = runner.send(Rest).await;
+        }
+        if let Err(error) = jobs::give_back(&self.storage.jobs, self.bus.node()).await {
+            warn!(%error, "background work was not given back; its leases will run out instead");
+        }
         let Storage { connections, presence, .. } = &self.storage;
         if let Err(error) = self.statuses.flush(connections, presence, &self.events).await {
             warn!(%error, "the last connection statuses were not written; the lease will run out instead");
         }
-        if let Err(error) = self.sessions.flush(&self.storage.sessions, &self.events).await {
+        if let Err(error) = self.sessions.flush(&self.storage.sessions, &self.events, &self.storage.audit).await {
             warn!(%error, "the ends of the last sessions were not written; another node will end them");
         }
         if let Err(error) = self.storage.presence.leave(self.bus.node()).await {
@@ -195,23 +259,31 @@ impl Tree {
     pub fn restarts(&self, service: &str) -> Option<u64> {
         match service {
             "status_writer" => Some(self.status_writer.restarts()),
+            "inventory_writer" => Some(self.reports.service().restarts()),
             "event_reader" => Some(self.event_reader.restarts()),
             "leases" => Some(self.leases.restarts()),
             "switchboard" => Some(self.switchboard.restarts()),
             "dead_nodes" => Some(self.dead_nodes.restarts()),
+            "alert_writer" => Some(self.alert_writer.restarts()),
+            "rule_watcher" => Some(self.rule_watcher.restarts()),
+            "jobs" => Some(self.job_runner.restarts()),
             "housekeeping" => Some(self.housekeeping.restarts()),
             _ => None,
         }
     }
 
     /// The names of all services.
-    pub fn services(&self) -> [&'static str; 6] {
+    pub fn services(&self) -> [&'static str; 10] {
         [
             self.status_writer.name(),
+            self.reports.service().name(),
             self.event_reader.name(),
             self.leases.name(),
             self.switchboard.name(),
             self.dead_nodes.name(),
+            self.alert_writer.name(),
+            self.rule_watcher.name(),
+            self.job_runner.name(),
             self.housekeeping.name(),
         ]
     }
@@ -220,10 +292,14 @@ impl Tree {
     pub fn crash(&self, service: &str) -> bool {
         match service {
             "status_writer" => self.status_writer.address().map(|service| service.do_send(Crash)).is_some(),
+            "inventory_writer" => self.reports.service().address().map(|service| service.do_send(Crash)).is_some(),
             "event_reader" => self.event_reader.address().map(|service| service.do_send(Crash)).is_some(),
             "leases" => self.leases.address().map(|service| service.do_send(Crash)).is_some(),
             "switchboard" => self.switchboard.address().map(|service| service.do_send(Crash)).is_some(),
             "dead_nodes" => self.dead_nodes.address().map(|service| service.do_send(Crash)).is_some(),
+            "alert_writer" => self.alert_writer.address().map(|service| service.do_send(Crash)).is_some(),
+            "rule_watcher" => self.rule_watcher.address().map(|service| service.do_send(Crash)).is_some(),
+            "jobs" => self.job_runner.address().map(|service| service.do_send(Crash)).is_some(),
             "housekeeping" => self.housekeeping.address().map(|service| service.do_send(Crash)).is_some(),
             _ => false,
         }

@@ -7,6 +7,7 @@ use std::borrow::Cow;
 use std::future::{Ready, ready};
 
 use actix_web::dev::Payload;
+use actix_web::http::StatusCode;
 use actix_web::http::header::{self, HeaderMap};
 use actix_web::{FromRequest, HttpMessage, HttpRequest};
 use actors::gate::{DeviceIdentity, Refusal, UserIdentity};
@@ -49,6 +50,8 @@ impl From<Refusal> for ApiError {
     fn from(refusal: Refusal) -> Self {
         match refusal {
             Refusal::Refused(text) => Self::TokenRefused(Cow::Borrowed(text)),
+            // Not a 401, for which the web UI would log its user out.
+            Refusal::OutOfScope => Self::Other(StatusCode::FORBIDDEN, Cow::Borrowed("unauthorized")),
             Refusal::Unavailable(error) => error.into(),
         }
     }

@@ -48,6 +48,24 @@ impl FromRequest for RawJson {
     }
 }
 
+/// The bytes of a body whose type does not matter: that of a DELETE. (Mender API: the web UI sends such.)
+#[derive(Debug)]
+pub struct UntypedJson(pub RawJson);
+
+impl FromRequest for UntypedJson {
+    type Error = ApiError;
+    type Future = LocalBoxFuture<'static, Result<Self, ApiError>>;
+
+    fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
+        let limit = usize::try_from(ApiState::of(request).config.body_limit).unwrap_or(usize::MAX);
+        let payload = payload.take();
+        Box::pin(async move {
+            let read = tokio::time::timeout(BODY_DEADLINE, read(payload, limit));
+            Ok(Self(RawJson(read.await.map_err(|_| ApiError::TooSlow)??)))
+        })
+    }
+}
+
 impl RawJson {
     /// Whether there is no body at all.
     pub fn is_empty(&self) -> bool {

@@ -22,6 +22,9 @@ pub struct Config {
     pub tls_key: Option<PathBuf>,
     /// Folder with a built web UI, served at `/ui/`.
     pub ui_dir: Option<PathBuf>,
+    /// How devices and operators reach the hub, for links in answers: `https://hub.example.com`. Without it, links name the
+    /// host that a request was for.
+    pub public_url: Option<String>,
     /// Largest body of an ordinary request.
     #[serde(with = "storage::units::size")]
     pub body_limit: u64,
@@ -35,6 +38,8 @@ pub struct Config {
     pub unlimited_reported_as: i64,
     /// Attributes a device may report.
     pub inventory_attributes_limit: usize,
+    /// Tags a device may have.
+    pub inventory_tags_limit: usize,
     /// Quotas of devices and users who have shown a valid token. Off by default.
     pub rate_limits: RateLimits,
     /// Logins per address.
@@ -62,12 +67,14 @@ impl Default for Config {
             tls_cert: None,
             tls_key: None,
             ui_dir: None,
+            public_url: None,
             body_limit: 1024 * 1024,
             allowed_hosts: vec![],
             trusted_proxies: vec![],
             allowed_origins: vec![],
             unlimited_reported_as: -1,
             inventory_attributes_limit: 100,
+            inventory_tags_limit: 20,
             rate_limits: RateLimits::default(),
             // A person mistypes; a whole office shares an address.
             login_limit: AddressLimit { quota: 60, interval: Duration::from_mins(1) },
@@ -95,6 +102,9 @@ impl Config {
         }
         if let Some(folder) = self.ui_dir.as_ref().filter(|folder| !folder.is_dir()) {
             return Some(format!("ui_dir is {:?}: expected a folder", folder.display()));
+        }
+        if let Some(url) = self.public_url.as_ref().filter(|url| !actors::artifacts::is_base(url)) {
+            return Some(format!("public_url is {url:?}: expected an address such as \"https://hub.example.com\""));
         }
         if self.body_limit == 0 {
             return Some("body_limit is 0: expected a size such as \"1 MiB\"".to_owned());

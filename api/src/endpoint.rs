@@ -1,8 +1,11 @@
 //! One URL and what may be done with it: handlers by method, and the answers for all other methods.
 
+use std::cell::RefCell;
+
 use actix_web::dev::{AppService, HttpServiceFactory};
 use actix_web::http::{Method, header};
-use actix_web::{FromRequest, Handler, HttpResponse, Resource, Responder, web};
+use actix_web::web::ServiceConfig;
+use actix_web::{App, FromRequest, Handler, HttpResponse, Resource, Responder, web};
 
 use crate::error::ApiError;
 
@@ -10,9 +13,31 @@ use crate::error::ApiError;
 #[derive(Debug, Clone, Copy)]
 pub struct RoutePattern(pub &'static str);
 
+/// A method that is served at a pattern.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Route {
+    /// As the router spells it: `{name}` stands for a segment.
+    pub pattern: &'static str,
+    /// In capital letters.
+    pub method: &'static str,
+}
+
+thread_local! {
+    /// Routes that somebody wants to be told of.
+    static NOTED: RefCell<Option<Vec<Route>>> = const { RefCell::new(None) };
+}
+
+/// Everything that `routes` registers, in that order: for those who look whether each of them is guarded.
+pub fn list(routes: fn(&mut ServiceConfig)) -> Vec<Route> {
+    NOTED.set(Some(Vec::new()));
+    let _registered = App::new().configure(routes);
+    NOTED.take().unwrap_or_default()
+}
+
 /// A URL pattern with its handlers.
 #[must_use = "an endpoint answers once it is registered"]
 pub struct Endpoint {
+    pattern: &'static str,
     resource: Resource,
     methods: Vec<&'static str>,
 }
@@ -20,7 +45,7 @@ pub struct Endpoint {
 impl Endpoint {
     /// Nothing yet at this pattern. Methods without a handler will be 405.
     pub fn at(pattern: &'static str) -> Self {
-        Self { resource: web::resource(pattern).app_data(RoutePattern(pattern)), methods: vec![] }
+        Self { pattern, resource: web::resource(pattern).app_data(RoutePattern(pattern)), methods: vec![] }
     }
 
     /// Answers GET.
@@ -81,6 +106,11 @@ impl Endpoint {
         F::Output: Responder + 'static,
     {
         self.methods.push(name);
+        NOTED.with_borrow_mut(|noted| {
+            if let Some(list) = noted {
+                list.push(Route { pattern: self.pattern, method: name });
+            }
+        });
         self.resource = self.resource.route(web::method(method).to(handler));
         self
     }

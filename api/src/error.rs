@@ -55,6 +55,12 @@ pub enum ApiError {
     /// 415.
     #[error("Bad Content-Type, expected 'application/json'")]
     UnsupportedMediaType,
+    /// 415 to somebody who should have sent a form.
+    #[error("Bad Content-Type, expected 'multipart/form-data'")]
+    NotAForm,
+    /// Any other status, with members beside the text.
+    #[error("{1}")]
+    Detailed(StatusCode, Text, serde_json::Map<String, serde_json::Value>),
     /// 422: well-formed, but against a rule.
     #[error("{0}")]
     Unprocessable(Text),
@@ -141,11 +147,11 @@ impl ResponseError for ApiError {
             Self::TooSlow => StatusCode::REQUEST_TIMEOUT,
             Self::Conflict(_) => StatusCode::CONFLICT,
             Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
-            Self::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Self::UnsupportedMediaType | Self::NotAForm => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::Unprocessable(_) => StatusCode::UNPROCESSABLE_ENTITY,
             Self::UpgradeRequired(_) => StatusCode::UPGRADE_REQUIRED,
             Self::TooManyRequests(..) => StatusCode::TOO_MANY_REQUESTS,
-            Self::Other(status, _) => *status,
+            Self::Other(status, _) | Self::Detailed(status, ..) => *status,
             Self::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
             Self::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
         }
@@ -162,6 +168,9 @@ impl ResponseError for ApiError {
             }
         }
         response.extensions_mut().insert(ErrorText(self.to_string()));
+        if let Self::Detailed(_, _, members) = self {
+            response.extensions_mut().insert(ErrorMembers(members.clone()));
+        }
         response
     }
 }
@@ -173,6 +182,7 @@ impl From<StorageError> for ApiError {
                 warn_of_outage(&error);
                 Self::Unavailable
             }
+            StorageError::TooExpensive(why) => Self::Unprocessable(Cow::Borrowed(why)),
             StorageError::Conflict(what) => Self::Conflict(Cow::Borrowed(what)),
             other => Self::Internal(other.into()),
         }
@@ -191,6 +201,24 @@ fn warn_of_outage(error: &StorageError) {
 /// Marks a response that still needs its envelope, with the text for it.
 #[derive(Debug)]
 pub struct ErrorText(pub String);
+
+/// What an error says beside its text.
+#[derive(Debug)]
+pub struct ErrorMembers(pub serde_json::Map<String, serde_json::Value>);
+
+/// The body of an error that says more than its text.
+pub fn detailed_envelope(
+    error: &str,
+    members: &serde_json::Map<String, serde_json::Value>,
+    request_id: &str,
+) -> String {
+    let mut body = members.clone();
+    body.insert("error".to_owned(), error.into());
+    if !request_id.is_empty() {
+        body.insert("request_id".to_owned(), request_id.into());
+    }
+    serde_json::Value::Object(body).to_string()
+}
 
 /// The body of every error. (Mender API: `error` is always text; `request_id` is left out when there is none.)
 pub fn envelope(error: &str, request_id: &str) -> String {

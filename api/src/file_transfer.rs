@@ -136,7 +136,8 @@ fn whom(user: AuthenticatedUser, request: &HttpRequest, id: &str) -> Result<Whom
     // Malformed ids are unknown devices, and unknown devices are not connected.
     let device: DeviceId = id.parse().map_err(|_| Failure::Unreachable(Unreachable::Offline))?;
     let credential = user_token(request.headers()).map_err(ApiError::TokenRefused)?.to_owned();
-    Ok(Whom { device, user: user.0.user, token: user.0.token, credential })
+    let address = ApiState::of(request).client_of(request);
+    Ok(Whom { device, user: user.0.user, token: user.0.token, credential, address })
 }
 
 fn check_path(path: &str) -> Result<(), ApiError> {

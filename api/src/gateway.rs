@@ -73,11 +73,23 @@ pub fn access(path: &str) -> Access {
 
 /// What this path calls for on the listener of the internal API, where nothing else is served.
 pub fn internal_access(path: &str) -> Access {
-    const INTERNAL: &str = "api/internal/v1/deviceconnect";
-    match path.trim_start_matches('/').strip_prefix(INTERNAL) {
-        // They give nothing away, and whoever watches a process holds no secrets.
-        Some("/alive" | "/health") => Access::Public,
-        Some(rest) if rest.starts_with('/') => Access::Internal,
+    let Some(inner) = path.trim_start_matches('/').strip_prefix("api/internal/") else { return Access::Nowhere };
+    let mut parts = inner.splitn(3, '/');
+    let (Some(version), Some(service), Some(rest)) = (parts.next(), parts.next(), parts.next()) else {
+        return Access::Nowhere;
+    };
+    match (version, service, rest) {
+        // They give nothing away, and whoever watches a process holds no secrets. Where a token is verified, the header
+        // holds that one, and the answer is what the other listener would say.
+        (
+            "v1",
+            "deviceconnect" | "devauth" | "useradm" | "inventory" | "reporting" | "devicemonitor",
+            "alive" | "health",
+        )
+        | ("v1", "devauth", "tokens/verify")
+        | ("v1", "useradm", "auth/verify") => Access::Public,
+        ("v1", "deviceconnect" | "devauth" | "useradm" | "inventory" | "reporting" | "devicemonitor", _)
+        | ("v2", "inventory", _) => Access::Internal,
         _ => Access::Nowhere,
     }
 }
@@ -183,8 +195,20 @@ mod tests {
             ("/api/internal/v1/deviceconnect/shutdown", Access::Internal),
             ("/api/internal/v1/deviceconnect/alive/x", Access::Internal),
             ("/api/internal/v1/deviceconnect/tenants//devices", Access::Internal),
+            ("/api/internal/v1/devicemonitor/tenants//devices", Access::Internal),
             ("/api/internal/v1/deviceconnectx", Access::Nowhere),
-            ("/api/internal/v1/devauth/tokens/verify", Access::Nowhere),
+            ("/api/internal/v1/devauth/health", Access::Public),
+            ("/api/internal/v1/devauth/tokens/verify", Access::Public),
+            ("/api/internal/v1/devauth/tokens", Access::Internal),
+            ("/api/internal/v1/devauth/tenants//devices", Access::Internal),
+            ("/api/internal/v1/useradm/auth/verify", Access::Public),
+            ("/api/internal/v1/useradm/tenants//users", Access::Internal),
+            ("/api/internal/v1/useradm", Access::Nowhere),
+            ("/api/internal/v2/devauth/tokens", Access::Nowhere),
+            ("/api/internal/v1/inventory/health", Access::Public),
+            ("/api/internal/v2/inventory/tenants//filters/search", Access::Internal),
+            ("/api/internal/v1/reporting/alive", Access::Public),
+            ("/api/internal/v1/deployments/tenants", Access::Nowhere),
             ("/api/management/v2/devauth/devices", Access::Nowhere),
             ("/health/live", Access::Nowhere),
             ("/", Access::Nowhere),

@@ -6,6 +6,12 @@ use uuid::Uuid;
 /// The header that names a request across logs and answers. (Mender API; any spelling of its case is the same header.)
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-men-requestid");
 
+/// In which a gateway says what a request that it asks about was.
+pub const FORWARDED_METHOD: HeaderName = HeaderName::from_static("x-forwarded-method");
+
+/// As [`FORWARDED_METHOD`]: path and query.
+pub const FORWARDED_URI: HeaderName = HeaderName::from_static("x-forwarded-uri");
+
 /// What the caller's own name for a request may measure.
 const REQUEST_ID_LIMIT: usize = 128;
 

@@ -1,10 +1,16 @@
 //! The internal API: what the other services of an installation ask, on a listener of its own. (Mender API: device connect,
-//! internal.)
+//! internal; device authentication and users have a file each.)
 //!
 //! Paths name a tenant. A hub has one, without a name, so callers leave that segment empty (`/tenants//devices`); any other
 //! tenant is not found.
 
-use actix_web::{HttpResponse, web};
+pub mod device_auth;
+pub mod users;
+
+use std::fmt::Display;
+
+use actix_web::http::Uri;
+use actix_web::{HttpRequest, HttpResponse, web};
 use actors::housekeeping::forget_everything;
 use actors::trigger::{Asker, Command};
 use serde::Deserialize;
@@ -12,6 +18,8 @@ use storage::{DeviceId, clock};
 
 use crate::body::RawJson;
 use crate::error::ApiError;
+use crate::headers::{FORWARDED_METHOD, FORWARDED_URI};
+use crate::rate_limits::Call;
 use crate::state::ApiState;
 use crate::triggers;
 
@@ -101,8 +109,21 @@ pub async fn send_inventory(
     triggers::send(&state, &path.1, Command::SendInventory, Asker::Service).await
 }
 
-fn ours(tenant: &str) -> Result<(), ApiError> {
+/// Whether a path names our tenant.
+///
+/// # Errors
+/// 404 for another.
+pub(crate) fn ours(tenant: &str) -> Result<(), ApiError> {
     if tenant.is_empty() { Ok(()) } else { Err(ApiError::not_found()) }
+}
+
+/// Counts the call that a gateway asks about against the quota of who makes it.
+async fn count_forwarded(state: &ApiState, request: &HttpRequest, subject: &dyn Display) -> Result<(), ApiError> {
+    let text = |name| request.headers().get(name).map(|value| value.to_str().unwrap_or_default());
+    let (Some(method), Some(uri)) = (text(FORWARDED_METHOD), text(FORWARDED_URI)) else { return Ok(()) };
+    let uri: Uri = uri.parse().map_err(|_| ApiError::bad_request("malformed X-Forwarded-Uri"))?;
+    let call = Call { subject, method, path: uri.path() };
+    state.config.rate_limits.count(&state.storage.presence, call, clock::now()).await
 }
 
 /// `DELETE /tenants/`: forgets everything that is known about connections and sessions, recordings and events included.

@@ -1,25 +1,30 @@
-//! What devices say about themselves, in and out. (Mender API: inventory.)
+//! What devices say about themselves, what users note about them, and how they are found. (Mender API: inventory.)
+
+use std::collections::HashSet;
 
 use actix_web::http::header;
-use actix_web::{HttpRequest, HttpResponse, web};
+use actix_web::{HttpResponse, web};
+use actors::inventory_writer::{RETRY_AFTER, ReportError};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use storage::{Attribute, DeviceId, InventoryDevice, Report, Reported, Timestamp, clock};
+use storage::inventory::{self, NAME_LIMIT, TEXT_LIMIT, VALUES_LIMIT, is_attribute_value};
+use storage::{Attribute, DeviceId, DeviceReport, InventoryDevice, Report, Reported, Timestamp, clock};
 
 use crate::auth::{AuthenticatedDevice, AuthenticatedUser};
 use crate::body::{RawJson, answer_json};
 use crate::error::ApiError;
-use crate::paging::{Extent, Page, Query};
 use crate::state::ApiState;
 
-/// Where lists say their pages are, whichever alias was asked.
-const DEVICES: &str = "/api/management/v1/inventory/devices";
-
-/// Bytes in the name of an attribute.
-const NAME_LIMIT: usize = 1024;
+pub mod groups;
+pub mod internal;
+pub mod list;
+pub mod overview;
+pub mod saved_filters;
+pub mod search;
+pub mod tags;
 
 /// What a device reports when nothing names a scope.
-const OWN_SCOPE: &str = "inventory";
+const OWN_SCOPE: &str = inventory::INVENTORY;
 
 /// `PATCH …/inventory/device/attributes`: these attributes changed.
 ///
@@ -36,7 +41,8 @@ pub async fn merge_attributes(
 /// `PUT …/inventory/device/attributes`: these are all attributes.
 ///
 /// # Errors
-/// 400 for a body against the rules, of which then nothing is stored; 401 for a device that is being removed.
+/// 400 for a body against the rules, of which then nothing is stored; 401 for a device that is being removed; 429 when too
+/// many reports wait.
 pub async fn replace_attributes(
     device: AuthenticatedDevice,
     state: web::Data<ApiState>,
@@ -45,34 +51,64 @@ pub async fn replace_attributes(
     report(&state, device.0.device, &body, Report::Replace).await
 }
 
-async fn report(state: &ApiState, device: DeviceId, body: &RawJson, kind: Report) -> Result<HttpResponse, ApiError> {
-    let reported: Vec<ReportedAttribute> = body.array("failed to decode attributes")?;
-    let attributes: Result<Vec<Attribute>, ApiError> = reported.into_iter().map(Attribute::try_from).collect();
+async fn report(state: &ApiState, device: DeviceId, body: &RawJson, report: Report) -> Result<HttpResponse, ApiError> {
+    let attributes = written_attributes(body, OWN_SCOPE)?;
     let limit = state.config.inventory_attributes_limit;
-    match state.storage.inventory.report(device, attributes?, kind, limit, clock::now()).await? {
+    let taken = state.reports.take(DeviceReport { device, attributes, report, limit, now: clock::now() });
+    match taken.await? {
         // Exactly 200: devices take any other success for a failure.
         Reported::Stored | Reported::Unchanged => Ok(HttpResponse::Ok().finish()),
-        Reported::TooMany => Err(ApiError::bad_request("the number of attributes in the scope is above the limit")),
+        Reported::TooMany => Err(too_many_attributes()),
+        Reported::TooLarge => Err(too_large()),
         Reported::NoDevice => Err(ApiError::TokenRefused("dev auth: unauthorized".into())),
     }
 }
 
-/// One element of a report. What it says about scope and time is the hub's to say, and ignored.
+impl From<ReportError> for ApiError {
+    fn from(error: ReportError) -> Self {
+        match error {
+            ReportError::Overloaded => Self::too_many_requests(RETRY_AFTER),
+            ReportError::Storage(error) => error.into(),
+        }
+    }
+}
+
+fn too_many_attributes() -> ApiError {
+    ApiError::bad_request("the number of attributes in the scope is above the limit")
+}
+
+fn too_large() -> ApiError {
+    ApiError::bad_request(format!(
+        "the attributes in the scope hold more than {VALUES_LIMIT} values or {TEXT_LIMIT} bytes"
+    ))
+}
+
+fn no_device() -> ApiError {
+    ApiError::unknown("Device not found")
+}
+
+/// The attributes in a body, all in this scope.
+fn written_attributes(body: &RawJson, scope: &str) -> Result<Vec<Attribute>, ApiError> {
+    let written: Vec<WrittenAttribute> = body.array("failed to decode attributes")?;
+    written.into_iter().map(|attribute| attribute.in_scope(scope)).collect()
+}
+
+/// One attribute as it is written. What it says about its time is the hub's to say, and ignored.
 #[derive(Debug, Deserialize)]
-struct ReportedAttribute {
+struct WrittenAttribute {
     #[serde(default)]
     name: String,
+    #[serde(default)]
+    scope: Option<String>,
     #[serde(default)]
     value: Value,
     #[serde(default)]
     description: Option<String>,
 }
 
-impl TryFrom<ReportedAttribute> for Attribute {
-    type Error = ApiError;
-
-    fn try_from(reported: ReportedAttribute) -> Result<Self, ApiError> {
-        let ReportedAttribute { name, value, description } = reported;
+impl WrittenAttribute {
+    fn in_scope(self, scope: &str) -> Result<Attribute, ApiError> {
+        let Self { name, value, description, .. } = self;
         if name.is_empty() {
             return Err(ApiError::bad_request("name: cannot be blank."));
         }
@@ -84,41 +120,8 @@ impl TryFrom<ReportedAttribute> for Attribute {
                 "value: must be a text, a number, or an array of only texts or only numbers.",
             ));
         }
-        Ok(Self { scope: OWN_SCOPE.to_owned(), name, value, description, timestamp: None })
+        Ok(Attribute { scope: scope.to_owned(), name, value, description, timestamp: None })
     }
-}
-
-fn is_attribute_value(value: &Value) -> bool {
-    match value {
-        Value::String(_) | Value::Number(_) => true,
-        Value::Array(items) => items.iter().all(Value::is_string) || items.iter().all(Value::is_number),
-        Value::Null | Value::Bool(_) | Value::Object(_) => false,
-    }
-}
-
-/// `GET /devices`: a page of the fleet, in order of the ids so that paging meets every device once.
-///
-/// # Errors
-/// 400 for paging and for filters and sorting, which this hub does not have yet: a list that ignored them would look like
-/// the answer.
-pub async fn list(
-    _: AuthenticatedUser,
-    request: HttpRequest,
-    state: web::Data<ApiState>,
-) -> Result<HttpResponse, ApiError> {
-    let query = Query::parse(request.query_string());
-    if let Some((name, _)) = query.pairs().find(|(name, _)| !matches!(*name, "page" | "per_page")) {
-        let name: String = name.chars().take(64).collect();
-        return Err(ApiError::bad_request(format!("unsupported query parameter {name:?}: expected page or per_page")));
-    }
-    let page = Page::from_query(&query)?;
-    let (devices, total) = state.storage.inventory.list(page.offset(), page.size).await?;
-    let mut answer = HttpResponse::Ok();
-    for link in page.links(DEVICES, &query, Extent::Total(total)) {
-        answer.append_header(link);
-    }
-    answer.insert_header(("X-Total-Count", total.to_string()));
-    Ok(answer_json(&mut answer, &devices.into_iter().map(DeviceBody::from).collect::<Vec<_>>()))
 }
 
 /// `GET /devices/{id}`.
@@ -130,9 +133,8 @@ pub async fn get(
     id: web::Path<String>,
     state: web::Data<ApiState>,
 ) -> Result<HttpResponse, ApiError> {
-    let not_found = || ApiError::unknown("Device not found");
-    let id: DeviceId = id.parse().map_err(|_| not_found())?;
-    let device = state.storage.inventory.find(id).await?.ok_or_else(not_found)?;
+    let id: DeviceId = id.parse().map_err(|_| no_device())?;
+    let device = state.storage.inventory.find(id).await?.ok_or_else(no_device)?;
     let mut answer = HttpResponse::Ok();
     // The tag is the version of the tags alone: a cache that took it for the whole would hide new reports.
     answer.insert_header((header::CACHE_CONTROL, "no-cache"));
@@ -140,6 +142,35 @@ pub async fn get(
         answer.insert_header((header::ETAG, etag.as_str()));
     }
     Ok(answer_json(&mut answer, &DeviceBody::from(device)))
+}
+
+/// `DELETE /devices/{id}`: forgets what the device has reported, and nothing else.
+///
+/// # Errors
+/// When the database cannot be asked.
+pub async fn clear(
+    _: AuthenticatedUser,
+    id: web::Path<String>,
+    state: web::Data<ApiState>,
+) -> Result<HttpResponse, ApiError> {
+    if let Ok(id) = id.parse() {
+        state.storage.inventory.clear_report(id).await?;
+    }
+    Ok(HttpResponse::NoContent().finish())
+}
+
+/// Which attributes an answer shows: all of them, or these and when the device last reported.
+type Projection = Option<HashSet<(String, String)>>;
+
+fn project(device: InventoryDevice, projection: &Projection) -> DeviceBody {
+    let Some(wanted) = projection else { return DeviceBody::from(device) };
+    let mut body = DeviceBody::from(device);
+    body.identities.clear();
+    body.attributes.retain(|attribute| {
+        let is_time = attribute.scope == inventory::SYSTEM && attribute.name == "updated_ts";
+        is_time || wanted.contains(&(attribute.scope.clone(), attribute.name.clone()))
+    });
+    body
 }
 
 #[derive(Debug, Serialize)]
@@ -214,8 +245,7 @@ mod tests {
 
     fn attribute(text: &str) -> Result<Attribute, String> {
         let body = RawJson(Bytes::from(format!("[{text}]")));
-        let mut reported: Vec<ReportedAttribute> = body.array("cannot read").map_err(|error| error.to_string())?;
-        Attribute::try_from(reported.remove(0)).map_err(|error| error.to_string())
+        written_attributes(&body, OWN_SCOPE).map(|mut written| written.remove(0)).map_err(|error| error.to_string())
     }
 
     #[test]

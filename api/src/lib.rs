@@ -12,11 +12,15 @@
 //! | [`routes`] | every URL |
 //! | [`gateway`] | which token each path calls for |
 //! | [`middleware`] | what happens to every request |
-//! | [`devices`], [`users`], [`inventory`], [`device_connect`], [`recordings`] | the handlers of each area |
-//! | [`devices`], [`users`], [`inventory`], [`device_connect`], [`triggers`] | the handlers of each area |
+//! | [`devices`], [`users`] | who may join, and who may manage |
+//! | [`inventory`], [`reporting`] | what is known about devices, and what finds them |
+//! | [`device_connect`], [`file_transfer`], [`recordings`], [`triggers`] | what operators do with connected devices |
+//! | [`artifacts`] | artifacts and releases |
 //! | [`events`], [`connections`], [`sessions`] | what happens, and what has happened |
+//! | [`alert_rules`], [`audit_log`] | alerts of the hub's own, and who changed what |
+//! | [`monitoring`], [`channels`] | what is the matter with devices, and who is told |
+//! | [`jobs`] | background work |
 //! | [`internal`] | what other services of an installation ask, on a listener of its own |
-//! | [`devices`], [`users`], [`inventory`], [`device_connect`], [`file_transfer`] | the handlers of each area |
 //! | [`error`] | everything that can go wrong, and its status |
 //! | [`sockets`] | devices' and operators' websockets |
 
@@ -32,6 +36,10 @@ pub mod gateway;
 pub mod middleware;
 pub mod routes;
 
+pub mod alert_rules;
+pub mod artifacts;
+pub mod audit_log;
+pub mod channels;
 pub mod connections;
 pub mod device_connect;
 pub mod devices;
@@ -41,7 +49,10 @@ pub mod file_transfer;
 pub mod health;
 pub mod internal;
 pub mod inventory;
+pub mod jobs;
+pub mod monitoring;
 pub mod recordings;
+pub mod reporting;
 pub mod sessions;
 pub mod sockets;
 pub mod triggers;
@@ -53,6 +64,7 @@ pub mod auth;
 pub mod body;
 pub mod client_address;
 pub mod error;
+pub mod form;
 pub mod headers;
 pub mod metrics;
 pub mod paging;
@@ -87,6 +99,7 @@ pub fn app(
         .configure(routes)
         .default_service(web::to(no_such_route))
         .wrap(from_fn(middleware::limit_body))
+        .wrap(from_fn(middleware::audit))
         .wrap(from_fn(middleware::authenticate))
         .wrap(from_fn(middleware::canonicalise_path))
         .wrap(from_fn(middleware::compression::mark_plain))

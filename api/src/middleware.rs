@@ -9,8 +9,10 @@
 //! | [`compression`] | | compresses what is worth it |
 //! | [`canonical_path`] | one spelling of each path; removes forged headers | |
 //! | [`mod@authenticate`] | the token that the path calls for; quotas | |
+//! | [`mod@audit`] | writes down a change before it is made | what came of it |
 //! | [`body_limit`] | refuses a body that announces itself as too large | |
 
+pub mod audit;
 pub mod authenticate;
 pub mod body_limit;
 pub mod canonical_path;
@@ -20,6 +22,7 @@ pub mod observe;
 pub mod panics;
 pub mod security_headers;
 
+pub use audit::audit;
 pub use authenticate::authenticate;
 pub use body_limit::limit_body;
 pub use canonical_path::canonicalise_path;

@@ -68,6 +68,24 @@ impl Page {
         Ok(Self { number, size })
     }
 
+    /// As [`Page::from_query`], but what makes no sense is passed over. (Mender API: lists of artifacts and releases.)
+    pub fn forgiving(query: &Query) -> Self {
+        let number = positive(query, "page").ok().flatten().unwrap_or(1);
+        let size = positive(query, "per_page").ok().flatten().filter(|&size| size <= MAX_PER_PAGE);
+        Self { number, size: size.unwrap_or(DEFAULT_PER_PAGE) }
+    }
+
+    /// As [`Page::forgiving`], but a page that is too large is refused. (Mender API: artifacts, version 2.)
+    ///
+    /// # Errors
+    /// A 400 that names the parameter.
+    pub fn forgiving_but_bounded(query: &Query) -> Result<Self, ApiError> {
+        match positive(query, "per_page") {
+            Ok(Some(size)) if size > MAX_PER_PAGE => Self::from_query(query),
+            _ => Ok(Self::forgiving(query)),
+        }
+    }
+
     /// How many elements come before this page.
     pub fn offset(self) -> u32 {
         (self.number - 1).saturating_mul(self.size)
@@ -182,6 +200,19 @@ mod tests {
         assert_eq!(size("", 45), 45);
         assert_eq!(size("", 4500), 500);
         assert_eq!(size("per_page=7", 45), 7);
+    }
+
+    #[test]
+    fn some_lists_pass_over_what_makes_no_sense() {
+        let forgiving = |query| Page::forgiving(&Query::parse(query));
+        assert_eq!(forgiving("page=2&per_page=7"), Page { number: 2, size: 7 });
+        for query in ["page=0&per_page=abc", "page=-1&per_page=501", "page=x", "per_page=99999999999999999999"] {
+            assert_eq!(forgiving(query), Page { number: 1, size: 20 }, "{query}");
+        }
+        let bounded = |query| Page::forgiving_but_bounded(&Query::parse(query));
+        assert_eq!(bounded("page=x&per_page=y").unwrap(), Page { number: 1, size: 20 });
+        assert!(bounded("per_page=501").is_err());
+        assert_eq!(bounded("per_page=500").unwrap().size, 500);
     }
 
     #[test]

@@ -4,21 +4,41 @@ use actix_web::web::ServiceConfig;
 
 use crate::endpoint::Endpoint as E;
 use crate::{
-    connections, device_connect, devices, events, exposition, file_transfer, health, internal, inventory, recordings,
-    sessions, triggers, users, web_ui,
+    alert_rules, artifacts, audit_log, channels, connections, device_connect, devices, events, exposition,
+    file_transfer, health, internal, inventory, jobs, monitoring, recordings, reporting, sessions, triggers, users,
+    web_ui,
 };
+
+/// Where whoever has a password gets a token.
+pub const LOGIN: &str = "/api/management/v1/useradm/auth/login";
+
+/// Routes that only ask something, although their method says otherwise: a long question needs a body. Every other request
+/// of a user that is no GET is a change, and written down as one.
+pub const QUESTIONS: &[&str] = &[
+    "/api/management/v2/devauth/devices/search",
+    "/api/management/v2/inventory/filters/search",
+    "/api/management/v2alpha1/inventory/identities/search",
+    "/api/management/v1/reporting/devices/search",
+    "/api/management/v1/reporting/devices/aggregate",
+    "/api/internal/v1/inventory/tenants/{tenant:[^/]*}/test/devices/groups",
+    "/api/internal/v2/inventory/tenants/{tenant:[^/]*}/filters/search",
+    "/api/internal/v1/reporting/tenants/{tenant:[^/]*}/devices/search",
+];
 
 /// Tells the router, which tries the patterns in this order: what devices ask all day long stands first.
 pub fn routes(service: &mut ServiceConfig) {
     use devices::device::ask_to_join;
     use devices::management as admission;
+    use users::{personal_tokens, plans, settings};
 
     // What devices ask.
     let attributes = E::at("/api/devices/v1/inventory/device/attributes");
     service
         .service(attributes.put(inventory::replace_attributes).patch(inventory::merge_attributes))
         .service(E::at("/api/devices/v1/authentication/auth_requests").post(ask_to_join))
-        .service(E::at("/api/devices/v1/deviceconnect/connect").get(device_connect::device_without_socket));
+        .service(E::at("/api/devices/v1/deviceconnect/connect").get(device_connect::device_without_socket))
+        .service(E::at("/api/devices/v1/devicemonitor/alert").post(monitoring::device::report_alerts))
+        .service(E::at("/api/devices/v1/devicemonitor/config").post(monitoring::device::report_checks));
 
     // Who may join.
     let status = E::at("/api/management/v2/devauth/devices/{id}/auth/{set}/status");
@@ -33,17 +53,27 @@ pub fn routes(service: &mut ServiceConfig) {
         .service(E::at("/api/management/v2/devauth/limits/{name}").get(admission::limit));
 
     // Users.
+    let me = E::at("/api/management/v1/useradm/users/me");
+    let user = E::at("/api/management/v1/useradm/users/{id}");
+    let tokens = E::at("/api/management/v1/useradm/settings/tokens");
     service
-        .service(E::at("/api/management/v1/useradm/auth/login").post(users::log_in))
+        .service(E::at(LOGIN).post(users::log_in))
         .service(E::at("/api/management/v1/useradm/auth/logout").post(users::log_out))
         .service(E::at("/api/management/v1/useradm/users").get(users::list).post(users::add))
-        .service(E::at("/api/management/v1/useradm/users/me").get(users::me))
-        .service(E::at("/api/management/v1/useradm/users/{id}").get(users::get));
+        .service(me.get(users::me).put(users::update_me).delete(users::remove_me))
+        .service(user.get(users::get).put(users::update).delete(users::remove))
+        .service(E::at("/api/management/v2/useradm/users/me").put(users::update_own_password))
+        .service(tokens.get(personal_tokens::list).post(personal_tokens::issue))
+        .service(E::at("/api/management/v1/useradm/settings/tokens/{id}").delete(personal_tokens::revoke))
+        .service(E::at("/api/management/v1/useradm/settings").get(settings::get).post(settings::replace))
+        .service(E::at("/api/management/v1/useradm/settings/me").get(settings::get_own).post(settings::replace_own))
+        .service(E::at("/api/management/v1/useradm/plans").get(plans::list))
+        .service(E::at("/api/management/v1/useradm/plan_binding").get(plans::binding));
 
-    // What is known about devices, and whether they are connected.
+    fleet_routes(service);
+
+    // Whether devices are connected.
     service
-        .service(E::at("/api/management/v1/inventory/devices").get(inventory::list))
-        .service(E::at("/api/management/v1/inventory/devices/{id}").get(inventory::get))
         .service(E::at("/api/management/v1/deviceconnect/devices/{id}").get(device_connect::status))
         .service(
             E::at("/api/management/v1/deviceconnect/devices/{id}/connect").get(device_connect::user_without_socket),
@@ -70,6 +100,8 @@ pub fn routes(service: &mut ServiceConfig) {
         .service(E::at("/api/management/v1/mooring/sessions").get(sessions::list))
         .service(E::at("/api/management/v1/mooring/sessions/{id}").get(sessions::get));
 
+    monitoring_routes(service);
+
     // Files from and to devices.
     let download = E::at("/api/management/v1/deviceconnect/devices/{id}/download");
     let file = E::at("/api/management/v1/mooring/devices/{id}/files");
@@ -77,6 +109,8 @@ pub fn routes(service: &mut ServiceConfig) {
         .service(download.get(file_transfer::download).head(file_transfer::download))
         .service(E::at("/api/management/v1/deviceconnect/devices/{id}/upload").put(file_transfer::upload))
         .service(file.get(file_transfer::file).head(file_transfer::file));
+
+    artifact_routes(service);
 
     // For machines.
     service
@@ -92,6 +126,125 @@ pub fn routes(service: &mut ServiceConfig) {
         .service(E::at("/tags.json").get(web_ui::no_hints))
         .service(E::at("/versions.json").get(web_ui::no_hints))
         .service(E::at("/{page:[A-Za-z0-9]+}").get(web_ui::shortcut).head(web_ui::shortcut));
+}
+
+/// What is known about devices, and how they are found.
+fn fleet_routes(service: &mut ServiceConfig) {
+    let tags = E::at("/api/management/v1/inventory/devices/{id}/tags");
+    let group = E::at("/api/management/v1/inventory/devices/{id}/group");
+    let members = E::at("/api/management/v1/inventory/groups/{name}/devices");
+    let filters = E::at("/api/management/v2/inventory/filters");
+    let filter = E::at("/api/management/v2/inventory/filters/{id}");
+    service
+        .service(E::at("/api/management/v2/inventory/filters/search").post(inventory::search::search))
+        .service(E::at("/api/management/v1/inventory/devices").get(inventory::list::list))
+        .service(E::at("/api/management/v1/inventory/devices/{id}").get(inventory::get).delete(inventory::clear))
+        .service(tags.put(inventory::tags::replace).patch(inventory::tags::merge))
+        .service(group.get(inventory::groups::get).put(inventory::groups::join))
+        .service(E::at("/api/management/v1/inventory/devices/{id}/group/{name}").delete(inventory::groups::leave))
+        .service(E::at("/api/management/v1/inventory/groups").get(inventory::groups::list))
+        .service(E::at("/api/management/v1/inventory/groups/{name}").delete(inventory::groups::dissolve))
+        .service(
+            members
+                .get(inventory::groups::members)
+                .patch(inventory::groups::add_devices)
+                .delete(inventory::groups::remove_devices),
+        )
+        .service(E::at("/api/management/v2/inventory/statistics").get(inventory::overview::statistics))
+        .service(E::at("/api/management/v2/inventory/filters/attributes").get(inventory::overview::attributes))
+        .service(filters.get(inventory::saved_filters::list).post(inventory::saved_filters::add))
+        .service(
+            filter
+                .get(inventory::saved_filters::get)
+                .put(inventory::saved_filters::change)
+                .delete(inventory::saved_filters::remove),
+        )
+        .service(E::at("/api/management/v2/inventory/filters/{id}/search").get(inventory::saved_filters::search))
+        .service(
+            E::at("/api/management/v2alpha1/inventory/identities/search").post(inventory::search::search_identities),
+        )
+        .service(
+            E::at("/api/management/v2alpha1/inventory/devices/{id}/components").get(inventory::overview::components),
+        );
+
+    // The same in the words of reporting.
+    service
+        .service(E::at("/api/management/v1/reporting/devices/search").post(reporting::search))
+        .service(E::at("/api/management/v1/reporting/devices/aggregate").post(reporting::aggregate))
+        .service(E::at("/api/management/v1/reporting/devices/attributes").get(reporting::attributes))
+        .service(E::at("/api/management/v1/reporting/devices/search/attributes").get(reporting::search_attributes));
+}
+
+/// Artifacts, the releases they make up, and links to their files.
+fn artifact_routes(service: &mut ServiceConfig) {
+    let artifact = E::at("/api/management/v1/deployments/artifacts/{id}");
+    let complete = E::at("/api/management/v1/deployments/artifacts/directupload/{id}/complete");
+    let releases = E::at("/api/management/v2/deployments/deployments/releases");
+    let release = E::at("/api/management/v2/deployments/deployments/releases/{name}");
+    let fetch = E::at("/api/devices/v1/deployments/download/objects/{id}");
+    service
+        .service(
+            E::at("/api/management/v1/deployments/artifacts")
+                .get(artifacts::listing::list_all)
+                .post(artifacts::upload::upload),
+        )
+        .service(E::at("/api/management/v1/deployments/artifacts/list").get(artifacts::listing::list))
+        .service(E::at("/api/management/v1/deployments/artifacts/generate").post(artifacts::upload::generate))
+        .service(E::at("/api/management/v1/deployments/artifacts/directupload").post(artifacts::upload::announce))
+        .service(complete.post(artifacts::upload::complete))
+        .service(E::at("/api/management/v1/deployments/artifacts/{id}/download").get(artifacts::listing::download))
+        .service(
+            artifact.get(artifacts::listing::get).put(artifacts::listing::describe).delete(artifacts::listing::delete),
+        )
+        .service(E::at("/api/management/v1/deployments/limits/{name}").get(artifacts::listing::limit))
+        .service(E::at("/api/management/v1/deployments/deployments/releases").get(artifacts::releases::list_all_v1))
+        .service(E::at("/api/management/v1/deployments/deployments/releases/list").get(artifacts::releases::list_v1))
+        .service(E::at("/api/management/v2/deployments/artifacts").get(artifacts::listing::list_v2))
+        .service(releases.get(artifacts::releases::list_v2).delete(artifacts::releases::delete))
+        .service(release.get(artifacts::releases::get).patch(artifacts::releases::annotate))
+        .service(E::at("/api/management/v2/deployments/deployments/releases/{name}/tags").put(artifacts::releases::tag))
+        .service(E::at("/api/management/v2/deployments/releases/all/tags").get(artifacts::releases::all_tags))
+        .service(E::at("/api/management/v2/deployments/releases/all/types").get(artifacts::releases::all_types))
+        .service(E::at("/api/management/v1alpha1/deployments/software").get(artifacts::releases::software))
+        .service(E::at("/api/management/v1alpha1/deployments/software/tags").get(artifacts::releases::software_tags))
+        .service(E::at("/api/management/v1/mooring/artifacts/uploads/{id}").get(artifacts::upload::status))
+        .service(E::at("/api/management/v1/mooring/artifacts/{id}").get(artifacts::listing::details))
+        .service(fetch.get(artifacts::links::fetch).head(artifacts::links::fetch))
+        .service(E::at("/api/devices/v1/deployments/download/uploads/{id}").put(artifacts::links::bring));
+}
+
+/// What is the matter with devices, and who is told; who changed what; background work.
+fn monitoring_routes(service: &mut ServiceConfig) {
+    let email_status = E::at("/api/management/v1/devicemonitor/settings/global/channel/alerts/{channel}/status");
+    let channel = E::at("/api/management/v1/mooring/channels/{id}");
+    service
+        .service(E::at("/api/management/v1/devicemonitor/devices/{id}/alerts").get(monitoring::management::alerts))
+        .service(
+            E::at("/api/management/v1/devicemonitor/devices/{id}/alerts/latest").get(monitoring::management::latest),
+        )
+        .service(E::at("/api/management/v1/devicemonitor/devices/{id}/config").get(monitoring::management::checks))
+        .service(email_status.put(monitoring::management::switch_channel))
+        .service(E::at("/api/management/v1/mooring/channels").get(channels::list).post(channels::add))
+        .service(channel.get(channels::get).patch(channels::change).delete(channels::remove))
+        .service(E::at("/api/management/v1/mooring/mutes").get(channels::mutes).post(channels::mute))
+        .service(E::at("/api/management/v1/mooring/mutes/{id}").delete(channels::unmute));
+
+    let rule = E::at("/api/management/v1/mooring/alert-rules/{id}");
+    service
+        .service(E::at("/api/management/v1/mooring/alert-rules").get(alert_rules::list).post(alert_rules::add))
+        .service(rule.get(alert_rules::get).patch(alert_rules::change).delete(alert_rules::remove));
+
+    // Who changed what.
+    service
+        .service(E::at("/api/management/v1/mooring/auditlog").get(audit_log::list))
+        .service(E::at("/api/management/v1/mooring/auditlog/export").get(audit_log::export));
+
+    // Background work.
+    service
+        .service(E::at("/api/management/v1/mooring/jobs").get(jobs::list))
+        .service(E::at("/api/management/v1/mooring/jobs/{id}").get(jobs::get))
+        .service(E::at("/api/management/v1/mooring/jobs/{id}/retry").post(jobs::retry))
+        .service(E::at("/api/management/v1/mooring/jobs/{id}/cancel").post(jobs::cancel));
 }
 
 /// The URLs of the listener for machines alone.
@@ -118,6 +271,84 @@ pub fn internal_routes(service: &mut ServiceConfig) {
         // A slash at the end has been taken away by then.
         .service(E::at("/api/internal/v1/deviceconnect/tenants").delete(internal::wipe))
         .service(E::at("/api/internal/v1/deviceconnect/tenants/{tenant}").delete(internal::wipe_another));
+    internal_device_auth(service);
+    internal_users(service);
+    internal_fleet(service);
+    internal_monitoring(service);
+}
+
+fn internal_device_auth(service: &mut ServiceConfig) {
+    use internal::device_auth;
+
+    let limit = E::at("/api/internal/v1/devauth/tenant/{tenant:[^/]*}/limits/{name}");
+    let device = E::at("/api/internal/v1/devauth/tenants/{tenant:[^/]*}/devices/{id}");
+    let verify = E::at("/api/internal/v1/devauth/tokens/verify");
+    service
+        .service(E::at("/api/internal/v1/devauth/alive").get(internal::alive))
+        .service(E::at("/api/internal/v1/devauth/health").get(internal::health))
+        .service(verify.get(device_auth::verify).post(device_auth::verify))
+        .service(E::at("/api/internal/v1/devauth/tokens").delete(device_auth::revoke_tokens))
+        .service(limit.get(device_auth::limit).put(device_auth::set_limit).delete(device_auth::lift_limit))
+        .service(E::at("/api/internal/v1/devauth/tenants").post(device_auth::add_tenant))
+        .service(E::at("/api/internal/v1/devauth/tenants/{tenant:[^/]*}/devices").get(device_auth::list))
+        .service(E::at("/api/internal/v1/devauth/tenants/{tenant:[^/]*}/devices/count").get(device_auth::count))
+        .service(E::at("/api/internal/v1/devauth/tenants/{tenant:[^/]*}/devices/{id}/status").get(device_auth::status))
+        .service(device.patch(device_auth::update).delete(device_auth::remove));
+}
+
+fn internal_users(service: &mut ServiceConfig) {
+    use internal::{device_auth, users};
+
+    let verify = E::at("/api/internal/v1/useradm/auth/verify");
+    let list = E::at("/api/internal/v1/useradm/tenants/{tenant:[^/]*}/users");
+    service
+        .service(E::at("/api/internal/v1/useradm/alive").get(internal::alive))
+        .service(E::at("/api/internal/v1/useradm/health").get(internal::health))
+        .service(verify.get(users::verify).post(users::verify))
+        .service(E::at("/api/internal/v1/useradm/tokens").delete(device_auth::revoke_tokens))
+        .service(E::at("/api/internal/v1/useradm/tenants").post(users::add_tenant))
+        .service(list.get(users::list).post(users::add))
+        .service(E::at("/api/internal/v1/useradm/tenants/{tenant:[^/]*}/users/{id}").delete(users::remove));
+}
+
+/// What other services ask and tell about the fleet.
+fn internal_fleet(service: &mut ServiceConfig) {
+    let device = E::at("/api/internal/v1/inventory/tenants/{tenant:[^/]*}/devices/{id}");
+    let scope = E::at("/api/internal/v1/inventory/tenants/{tenant:[^/]*}/device/{id}/attribute/scope/{scope}");
+    let scopes = E::at("/api/internal/v1/inventory/tenants/{tenant:[^/]*}/device/{id}/attributes");
+    let groups = E::at("/api/internal/v1/inventory/tenants/{tenant:[^/]*}/devices/{id}/groups");
+    let test_groups = E::at("/api/internal/v1/inventory/tenants/{tenant:[^/]*}/test/devices/groups");
+    let search = E::at("/api/internal/v2/inventory/tenants/{tenant:[^/]*}/filters/search");
+    let statistics = E::at("/api/internal/v2/inventory/tenants/{tenant:[^/]*}/statistics");
+    let reporting = E::at("/api/internal/v1/reporting/tenants/{tenant:[^/]*}/devices/search");
+    service
+        .service(E::at("/api/internal/v1/inventory/alive").get(internal::alive))
+        .service(E::at("/api/internal/v1/inventory/health").get(internal::health))
+        .service(E::at("/api/internal/v1/inventory/tenants/{tenant:[^/]*}/devices").post(inventory::internal::create))
+        .service(device.delete(inventory::internal::forget))
+        .service(scope.patch(inventory::internal::write_scope))
+        .service(scopes.patch(inventory::internal::write_scopes))
+        .service(groups.get(inventory::internal::groups_of))
+        .service(test_groups.post(inventory::internal::test_groups))
+        .service(search.post(inventory::internal::search))
+        .service(statistics.get(inventory::internal::statistics))
+        .service(E::at("/api/internal/v1/reporting/alive").get(internal::alive))
+        .service(E::at("/api/internal/v1/reporting/health").get(internal::health))
+        .service(reporting.post(reporting::search_internally));
+}
+
+fn internal_monitoring(service: &mut ServiceConfig) {
+    use monitoring::internal as monitor;
+
+    let latest = E::at("/api/internal/v1/devicemonitor/tenants/{tenant:[^/]*}/devices/{id}/alerts/latest");
+    service
+        .service(E::at("/api/internal/v1/devicemonitor/alive").get(internal::alive))
+        .service(E::at("/api/internal/v1/devicemonitor/health").get(internal::health))
+        .service(E::at("/api/internal/v1/devicemonitor/tenants/{tenant:[^/]*}/devices").get(monitor::devices))
+        .service(E::at("/api/internal/v1/devicemonitor/tenants/{tenant:[^/]*}/devices/{id}").delete(monitor::forget))
+        .service(latest.get(monitor::latest))
+        .service(E::at("/api/internal/v1/devicemonitor/tenants").delete(monitor::wipe))
+        .service(E::at("/api/internal/v1/devicemonitor/tenants/{tenant}").delete(internal::wipe_another));
 }
 
 #[cfg(test)]

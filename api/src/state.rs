@@ -7,11 +7,15 @@ use actix_web::dev::ServiceRequest;
 use actix_web::{HttpRequest, web};
 use actors::accounts::Accounts;
 use actors::admission::Admission;
+use actors::artifacts::Artifacts;
 use actors::bus::Bus;
 use actors::events::EventTail;
 use actors::file_transfer::Transfers;
 use actors::gate::Gate;
 use actors::housekeeping::RemoveRecordings;
+use actors::inventory_writer::Reports;
+use actors::jobs::JobQueue;
+use actors::monitor::Monitor;
 use actors::reach::Reach;
 use actors::trigger::Triggers;
 use storage::Storage;
@@ -41,10 +45,18 @@ pub struct ApiState {
     pub accounts: Accounts,
     /// Finds connected devices.
     pub reach: Reach,
+    /// Takes in what devices say about themselves.
+    pub reports: Reports,
     /// Events, for who listens.
     pub events: EventTail,
     /// Commands to devices' update clients.
     pub triggers: Triggers,
+    /// Background work.
+    pub jobs: JobQueue,
+    /// What devices' monitoring reports.
+    pub monitor: Monitor,
+    /// Artifacts: what comes in, links to what is there.
+    pub artifacts: Artifacts,
     /// Transfers files.
     pub transfers: Transfers,
     /// Connects this node with the others; asked only whether it works.
@@ -96,7 +108,10 @@ pub mod testing {
 
     use actors::bus::{Announcer, Event};
     use actors::credentials::Keyring;
+    use actors::monitor::AlertWriter;
+    use actors::notifications::Notifications;
     use actors::registry::Registry;
+    use actors::supervisor::Service;
     use storage::NodeId;
 
     use super::*;
@@ -112,6 +127,12 @@ pub mod testing {
         let registry = Registry::default();
         let reach = Reach::new(registry.clone(), storage.connections.clone(), storage.presence.clone(), bus.clone());
         let arbiter = actix::Arbiter::current();
+        let events = EventTail::new(storage.events.clone(), &settings.events);
+        let jobs = JobQueue::new(storage.jobs.clone(), bus.clone(), &settings.jobs);
+        let notifications = Notifications::new(&storage, &settings.notifications).unwrap();
+        let monitor = Monitor::new(storage.alerts.clone(), events.clone(), jobs.clone(), notifications, &settings);
+        let writer = monitor.clone();
+        let _for_ever = Service::start("alert_writer", &arbiter, move |alive| AlertWriter::new(writer.clone(), alive));
         ApiState {
             admission: Admission::new(
                 storage.devices.clone(),
@@ -121,7 +142,8 @@ pub mod testing {
                 &settings,
             ),
             accounts: Accounts::new(storage.users.clone(), gate.clone(), keyring, announce, &settings),
-            events: EventTail::new(storage.events.clone(), &settings.events),
+            reports: Reports::start(&storage.inventory, &arbiter),
+            events,
             triggers: Triggers::new(
                 registry.clone(),
                 reach.clone(),
@@ -129,6 +151,9 @@ pub mod testing {
                 settings.trigger_reply_limit,
                 arbiter,
             ),
+            monitor,
+            jobs,
+            artifacts: Artifacts::load(&storage, &settings.artifacts).await.unwrap(),
             access: crate::gateway::access,
             transfers: Transfers::new(
                 actors::session::host::Parts {

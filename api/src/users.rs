@@ -1,10 +1,14 @@
-//! Users: log in, log out, who they are. (Mender API: user administration.)
+//! Users: log in, log out, who they are, how they change. (Mender API: user administration.)
+
+pub mod personal_tokens;
+pub mod plans;
+pub mod settings;
 
 use std::collections::HashSet;
 
-use actix_web::http::header;
+use actix_web::http::{StatusCode, header};
 use actix_web::{HttpRequest, HttpResponse, web};
-use actors::accounts::{AccountError, LoginRequest};
+use actors::accounts::{AccountError, LoginRequest, UserUpdate};
 use serde::{Deserialize, Serialize};
 use storage::{Timestamp, User, UserId};
 
@@ -14,6 +18,9 @@ use crate::error::ApiError;
 use crate::metrics::ADDRESS_REFUSALS;
 use crate::paging::Query;
 use crate::state::ApiState;
+
+/// Beginning of the text for a body that is not the object it should be.
+pub(crate) const UNREADABLE: &str = "cannot parse request body as json";
 
 /// A user as others see them.
 #[derive(Debug, Serialize)]
@@ -49,7 +56,7 @@ pub async fn log_in(request: HttpRequest, state: web::Data<ApiState>, body: RawJ
         metrics::counter!(ADDRESS_REFUSALS, "door" => "login").increment(1);
         return Err(ApiError::too_many_requests(wait));
     }
-    let wishes = if body.is_empty() { LoginBody::default() } else { body.object("cannot parse request body as json")? };
+    let wishes = if body.is_empty() { LoginBody::default() } else { body.object(UNREADABLE)? };
     let basic = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
     let token = state.accounts.login(basic, address, LoginRequest { no_expiry: wishes.no_expiry }).await?;
     Ok(HttpResponse::Ok().content_type("application/jwt").body(token))
@@ -83,6 +90,11 @@ pub async fn list(
     request: HttpRequest,
     state: web::Data<ApiState>,
 ) -> Result<HttpResponse, ApiError> {
+    answer_list(&request, &state).await
+}
+
+/// The users that a query asks for, whoever asks.
+pub(crate) async fn answer_list(request: &HttpRequest, state: &ApiState) -> Result<HttpResponse, ApiError> {
     let filter = UserFilter::from_query(&Query::parse(request.query_string()))?;
     let users = state.storage.users.list().await?;
     let found: Vec<UserBody> = users.into_iter().filter(|user| filter.passes(user)).map(UserBody::from).collect();
@@ -119,7 +131,7 @@ async fn answer_user(state: &ApiState, id: &UserId) -> Result<HttpResponse, ApiE
 /// # Errors
 /// 400 for what is no address or password, 422 for a password against the rules and for an address that is taken.
 pub async fn add(_: AuthenticatedUser, state: web::Data<ApiState>, body: RawJson) -> Result<HttpResponse, ApiError> {
-    let wanted: AddBody = body.object("cannot parse request body as json")?;
+    let wanted: AddBody = body.object(UNREADABLE)?;
     let id = state.accounts.add_user(&wanted.email, &wanted.password, None).await?;
     let location = format!("/api/management/v1/useradm/users/{id}");
     Ok(HttpResponse::Created().insert_header((header::LOCATION, location)).finish())
@@ -129,6 +141,97 @@ pub async fn add(_: AuthenticatedUser, state: web::Data<ApiState>, body: RawJson
 struct AddBody {
     email: String,
     password: String,
+}
+
+/// `PUT /users/{id}`; `me` is the caller.
+///
+/// # Errors
+/// 400 for values that make no sense and if there are none, 404, 409 for a change that meets another, 422 for what is against
+/// the rules.
+pub async fn update(
+    user: AuthenticatedUser,
+    request: HttpRequest,
+    id: web::Path<String>,
+    state: web::Data<ApiState>,
+    body: RawJson,
+) -> Result<HttpResponse, ApiError> {
+    update_user(&user, &UserId::new(id.into_inner()), &request, &state, &body).await
+}
+
+/// `PUT /users/me`.
+///
+/// # Errors
+/// As [`update`].
+pub async fn update_me(
+    user: AuthenticatedUser,
+    request: HttpRequest,
+    state: web::Data<ApiState>,
+    body: RawJson,
+) -> Result<HttpResponse, ApiError> {
+    update_user(&user, &user.0.user, &request, &state, &body).await
+}
+
+async fn update_user(
+    user: &AuthenticatedUser,
+    target: &UserId,
+    request: &HttpRequest,
+    state: &ApiState,
+    body: &RawJson,
+) -> Result<HttpResponse, ApiError> {
+    let UpdateBody { email, password, current_password } = body.object(UNREADABLE)?;
+    let update = UserUpdate { email: given(email), password: given(password), current_password };
+    state.accounts.update_user(&user.0, target, update, state.client_of(request)).await?;
+    Ok(HttpResponse::NoContent().finish())
+}
+
+/// `PUT /users/me` of version 2: the password alone. Without one, only the caller's other tokens end.
+///
+/// # Errors
+/// As [`update`], but for a body that changes nothing.
+pub async fn update_own_password(
+    user: AuthenticatedUser,
+    request: HttpRequest,
+    state: web::Data<ApiState>,
+    body: RawJson,
+) -> Result<HttpResponse, ApiError> {
+    let UpdateBody { password, current_password, .. } = body.object(UNREADABLE)?;
+    let address = state.client_of(&request);
+    state.accounts.update_own_password(&user.0, given(password), current_password, address).await?;
+    Ok(HttpResponse::NoContent().finish())
+}
+
+/// An empty text is how some clients leave a member out.
+fn given(text: Option<String>) -> Option<String> {
+    text.filter(|text| !text.is_empty())
+}
+
+#[derive(Deserialize)]
+struct UpdateBody {
+    email: Option<String>,
+    password: Option<String>,
+    current_password: Option<String>,
+}
+
+/// `DELETE /users/{id}`: the user is gone and so is their access. An unknown one is gone already.
+///
+/// # Errors
+/// 422 for the only user.
+pub async fn remove(
+    _: AuthenticatedUser,
+    id: web::Path<String>,
+    state: web::Data<ApiState>,
+) -> Result<HttpResponse, ApiError> {
+    state.accounts.remove_user(&UserId::new(id.into_inner())).await?;
+    Ok(HttpResponse::NoContent().finish())
+}
+
+/// `DELETE /users/me`.
+///
+/// # Errors
+/// As [`remove`].
+pub async fn remove_me(user: AuthenticatedUser, state: web::Data<ApiState>) -> Result<HttpResponse, ApiError> {
+    state.accounts.remove_user(&user.0.user).await?;
+    Ok(HttpResponse::NoContent().finish())
 }
 
 /// Which users a list is about; what is not named does not matter.
@@ -184,8 +287,11 @@ impl From<AccountError> for ApiError {
             AccountError::HeaderInvalid => Self::Unauthorized("invalid or missing auth header".into()),
             AccountError::Unauthorized => Self::Unauthorized("unauthorized".into()),
             AccountError::Throttled(wait) => Self::too_many_requests(wait),
-            AccountError::Invalid(text) => Self::BadRequest(text.into()),
+            AccountError::Invalid(text) => Self::BadRequest(text),
             AccountError::Unprocessable(text) => Self::Unprocessable(text.into()),
+            AccountError::NotFound => Self::unknown("user not found"),
+            AccountError::Conflict(text) => Self::Conflict(text.into()),
+            AccountError::Outdated => Self::Other(StatusCode::PRECONDITION_FAILED, "ETag doesn't match".into()),
             AccountError::Unavailable(error) => error.into(),
         }
     }

@@ -1,6 +1,8 @@
 //! The fuzz targets of `tests/fuzz` as ordinary tests: every committed input, and then random changes of them for a few
 //! seconds. Without coverage to guide it this finds what is easy to find; the search is `make fuzz`.
 
+#[path = "../../tests/fuzz/src/artifact.rs"]
+mod artifact;
 #[path = "../../tests/fuzz/src/frames.rs"]
 mod frames;
 #[path = "../../tests/fuzz/src/message.rs"]
@@ -45,6 +47,11 @@ fn recordings_keep_their_promises() {
 #[test]
 fn upload_forms_keep_their_promises() {
     feed("upload_form", upload_form::run);
+}
+
+#[test]
+fn artifacts_keep_their_promises() {
+    feed("artifact", artifact::run);
 }
 
 fn feed(target: &str, run: fn(&[u8])) {

@@ -1,10 +1,11 @@
 //! What can be typed after `mooring`.
 //!
-//! One file per command. Those of the hub (`serve`, `user`, `migrate`, `config`, `demo`) read the settings; those of the
-//! operator (`login`, `logout`, `devices`, `accept`, `terminal`, `forward`, `cp`, `sessions`, `play`) speak to a hub over the
-//! network and read none.
+//! One file per command. Those of the hub (`serve`, `user`, `migrate`, `repair`, `config`, `demo`) read the settings; those
+//! of the operator (`login`, `logout`, `devices`, `accept`, `terminal`, `forward`, `cp`, `sessions`, `play`, `artifact`) speak
+//! to a hub over the network and read none.
 
 mod accept;
+mod artifact;
 mod cp;
 mod demo;
 mod devices;
@@ -14,6 +15,7 @@ mod migrate;
 mod operator;
 mod play;
 mod private_file;
+mod repair;
 mod serve;
 mod sessions;
 mod show_config;
@@ -69,6 +71,10 @@ enum Command {
     User(user::Command),
     /// Bring the database to this version's schema (`serve` does it by itself)
     Migrate(SettingsArguments),
+    /// Compare statuses, inventories and counts with the devices they belong to, and put right what differs
+    ///
+    /// Nothing differs unless somebody wrote to the database by other means, such as an import.
+    Repair(repair::Arguments),
     /// Look at the settings
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -95,6 +101,9 @@ enum Command {
     /// Play the recording of a terminal
     #[command(after_help = play::EXAMPLES)]
     Play(play::Arguments),
+    /// Bring artifacts into the hub, and list them
+    #[command(subcommand, after_help = artifact::EXAMPLES)]
+    Artifact(artifact::Command),
 }
 
 #[derive(Debug, Subcommand)]
@@ -111,9 +120,9 @@ const SERVE_EXAMPLES: &str = "Examples:
 
 Settings, the first that is given counts: flags, environment, file, defaults. Every setting SECTION.KEY of the file is
 also MOORING_SECTION__KEY in the environment; short names: MOORING_DATABASE_URL, MOORING_REDIS_URL, MOORING_NATS_URL,
-MOORING_OBJECTS_URL, MOORING_OBJECTS_ENDPOINT, MOORING_OBJECTS_REGION, MOORING_OBJECTS_ACCESS_KEY,
-MOORING_OBJECTS_SECRET_KEY, MOORING_LISTEN, MOORING_DATA_DIR, MOORING_TLS_CERT, MOORING_TLS_KEY, MOORING_UI_DIR,
-MOORING_LOG, MOORING_LOG_FORMAT, MOORING_METRICS_LISTEN, MOORING_METRICS_TOKEN, MOORING_INTERNAL_LISTEN,
+MOORING_OBJECTS_URL, MOORING_OBJECTS_ENDPOINT, MOORING_OBJECTS_PUBLIC_ENDPOINT, MOORING_OBJECTS_REGION,
+MOORING_OBJECTS_ACCESS_KEY, MOORING_OBJECTS_SECRET_KEY, MOORING_LISTEN, MOORING_PUBLIC_URL, MOORING_DATA_DIR,
+MOORING_TLS_CERT, MOORING_TLS_KEY, MOORING_UI_DIR, MOORING_LOG, MOORING_LOG_FORMAT, MOORING_METRICS_LISTEN, MOORING_METRICS_TOKEN, MOORING_INTERNAL_LISTEN,
 MOORING_INTERNAL_TOKEN. `mooring config show` prints what is in force.";
 
 /// Where a command of the hub finds its settings.
@@ -193,6 +202,7 @@ fn carry_out(command: Command) -> anyhow::Result<ExitCode> {
         Command::Demo(arguments) => demo::run(&arguments)?,
         Command::User(command) => in_runtime(user::run(&command))?,
         Command::Migrate(settings) => in_runtime(migrate::run(&settings))?,
+        Command::Repair(arguments) => in_runtime(repair::run(&arguments))?,
         Command::Config(ConfigCommand::Show(arguments)) => show_config::run(&arguments)?,
         Command::Login(arguments) => in_runtime(login::log_in(&arguments))?,
         Command::Logout(arguments) => in_runtime(login::log_out(&arguments))?,
@@ -202,6 +212,7 @@ fn carry_out(command: Command) -> anyhow::Result<ExitCode> {
         Command::Forward(arguments) => in_runtime(forward::run(&arguments))?,
         Command::Cp(arguments) => return in_runtime(cp::run(&arguments)),
         Command::Sessions(arguments) => in_runtime(sessions::run(&arguments))?,
+        Command::Artifact(command) => in_runtime(artifact::run(&command))?,
         Command::Play(arguments) => return in_runtime(play::run(&arguments)),
     }
     Ok(ExitCode::SUCCESS)

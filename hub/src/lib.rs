@@ -20,21 +20,24 @@ use std::time::Duration;
 
 use actors::accounts::Accounts;
 use actors::admission::Admission;
+use actors::artifacts::Artifacts;
 use actors::bus::{Bus, NatsBus};
 use actors::credentials::Keyring;
 use actors::file_transfer::Transfers;
 use actors::gate::Gate;
 use actors::housekeeping::RemoveRecordings;
+use actors::notifications::Notifications;
 use actors::recording::Recordings;
 use actors::session::ToDevice;
-use actors::tree::Tree;
+use actors::tree::{Equipment, Tree};
 use anyhow::Context;
 use api::address_limiter::AddressLimits;
 use api::server::Listening;
 use api::sockets::{SocketCount, SocketState};
 use api::state::ApiState;
 pub use config::Config;
-use storage::{DeviceId, NodeId, Storage};
+pub use storage::DeploymentId;
+use storage::{DeviceId, NodeId, Storage, StorageError, clock};
 use tokio::sync::{Notify, oneshot};
 use tracing::{error, info, warn};
 
@@ -55,6 +58,7 @@ struct Parts {
     storage: Storage,
     accounts: Accounts,
     admission: Admission,
+    artifacts: Artifacts,
     tree: Tree,
 }
 
@@ -84,6 +88,12 @@ impl Hub {
             stop: Some(stop),
             thread: Some(thread),
         })
+    }
+
+    /// Method and pattern of everything it serves on its main listener, and on that of the internal API.
+    pub fn routes() -> [Vec<(&'static str, &'static str)>; 2] {
+        [api::routes::routes, api::routes::internal_routes]
+            .map(|routes| api::endpoint::list(routes).into_iter().map(|route| (route.method, route.pattern)).collect())
     }
 
     /// Where it listens.
@@ -124,6 +134,14 @@ impl Hub {
     /// What it remembers.
     pub fn storage(&self) -> &Storage {
         &self.parts.storage
+    }
+
+    /// Looks after uploads that nobody works on, as if it were `later`.
+    ///
+    /// # Errors
+    /// When the database cannot be asked.
+    pub async fn clean_uploads(&self, later: Duration) -> Result<(), StorageError> {
+        self.parts.artifacts.clean(clock::now().plus(later)).await.map(drop)
     }
 
     /// Ways to break it.
@@ -199,7 +217,7 @@ fn run(config: Config, ready: &mpsc::Sender<anyhow::Result<Started>>, stopping: 
     let (_closed_at_the_end, over) = mpsc::channel();
     actix_rt::System::new().block_on(async move {
         let window = config.api.sockets.drain_window;
-        let Booted { parts, listening, metrics, internal, asked_to_stop } = match boot(config).await {
+        let Booted { parts, listening, metrics, internal, asked_to_stop } = match Box::pin(boot(config)).await {
             Ok(booted) => booted,
             Err(error) => {
                 // Whoever started the hub reports why it did not.
@@ -253,29 +271,41 @@ fn remove_recordings(storage: &Storage) -> RemoveRecordings {
     })
 }
 
+fn notifications(storage: &Storage, config: &actors::notifications::Config) -> anyhow::Result<Notifications> {
+    Notifications::new(storage, config).map_err(anyhow::Error::msg).context("cannot set up notifications")
+}
+
+async fn connect_bus(config: &actors::Config, node: NodeId) -> anyhow::Result<Bus> {
+    let Some(url) = &config.nats_url else { return Ok(Bus::alone(node)) };
+    let connected = NatsBus::connect(url.expose(), &config.nats_prefix, node).await;
+    Ok(Bus::from(connected.context("cannot connect to the NATS server named by actors.nats_url")?))
+}
+
 async fn boot(config: Config) -> anyhow::Result<Booted> {
     let node = NodeId::random();
     let storage = Storage::open(&config.storage).await.context("cannot open the storage")?;
-    storage.devices.set_limit(config.actors.max_devices).await.context("cannot store the device limit")?;
-    let bus = match &config.actors.nats_url {
-        None => Bus::alone(node),
-        Some(url) => Bus::Nats(
-            NatsBus::connect(url.expose(), &config.actors.nats_prefix, node)
-                .await
-                .context("cannot connect to the NATS server named by actors.nats_url")?,
-        ),
-    };
+    storage.devices.apply_configured_limit(config.actors.max_devices).await.context("cannot store the device limit")?;
+    let bus = connect_bus(&config.actors, node).await?;
     let keyring = Arc::new(Keyring::load(&storage.keys, &config.actors).await.context("cannot load the signing keys")?);
     let gate = Gate::new(storage.devices.clone(), storage.users.clone(), keyring.clone(), &config.actors);
     let arbiter = actix_rt::System::current().arbiter().clone();
     let lease = config.actors.lease;
     let remove_recordings = remove_recordings(&storage);
-    let tree = Tree::start(&storage, &gate, &bus, &config.actors, Arc::clone(&remove_recordings), &arbiter);
+    let artifacts = Artifacts::load(&storage, &config.actors.artifacts).await.context("cannot set up artifacts")?;
+    let equipment = Equipment {
+        notifications: notifications(&storage, &config.actors.notifications)?,
+        artifacts: artifacts.clone(),
+        remove_recordings: Arc::clone(&remove_recordings),
+    };
+    let tree = Tree::start(&storage, &gate, &bus, &config.actors, &equipment, &arbiter);
     tree.enlist(lease).await.context("cannot enlist this node in the shared store")?;
     let announce = tree.announce.clone();
     let admission =
         Admission::new(storage.devices.clone(), gate.clone(), keyring.clone(), announce.clone(), &config.actors);
     admission.resume().await.context("cannot finish removals that were interrupted")?;
+    if storage.devices.recount(false).await.context("cannot count the devices")? {
+        warn!("the devices were not counted right and now are; `mooring repair` looks at the rest of them");
+    }
     let accounts = Accounts::new(storage.users.clone(), gate.clone(), keyring, announce, &config.actors);
 
     let recorder = telemetry::recorder()?;
@@ -305,6 +335,7 @@ async fn boot(config: Config) -> anyhow::Result<Booted> {
         storage: storage.clone(),
         accounts: accounts.clone(),
         admission: admission.clone(),
+        artifacts: artifacts.clone(),
         tree: tree.clone(),
     };
     let asked_to_stop = Arc::new(Notify::new());
@@ -317,8 +348,12 @@ async fn boot(config: Config) -> anyhow::Result<Booted> {
         admission,
         accounts,
         reach: tree.reach.clone(),
+        reports: tree.reports.clone(),
         events: tree.events.clone(),
         triggers: tree.triggers.clone(),
+        jobs: tree.jobs.clone(),
+        monitor: tree.monitor.clone(),
+        artifacts,
         transfers,
         bus,
         access: api::gateway::access,
@@ -332,23 +367,23 @@ async fn boot(config: Config) -> anyhow::Result<Booted> {
     };
     let workers = std::thread::available_parallelism().map_or(2, usize::from);
     let address = api_config.listen;
-    let metrics = match api_config.metrics_listen {
-        Some(address) => Some(
-            api::server::listen_metrics(address, state.clone())
-                .with_context(|| format!("cannot listen on {address} (api.metrics_listen)"))?,
-        ),
-        None => None,
-    };
-    let internal = match api_config.internal_listen {
-        Some(address) => Some(
-            api::server::listen_internally(address, state.clone())
-                .with_context(|| format!("cannot listen on {address} (api.internal_listen)"))?,
-        ),
-        None => None,
-    };
+    let metrics = listen_for_metrics(&api_config, &state)?;
+    let internal = listen_internally(&api_config, &state)?;
     let listening = api::server::listen(address, tls, workers, state, sockets)
         .with_context(|| format!("cannot listen on {address} (api.listen)"))?;
     Ok(Booted { parts, listening, metrics, internal, asked_to_stop })
+}
+
+fn listen_for_metrics(config: &api::Config, state: &ApiState) -> anyhow::Result<Option<Listening>> {
+    let Some(address) = config.metrics_listen else { return Ok(None) };
+    let listening = api::server::listen_metrics(address, state.clone());
+    listening.map(Some).with_context(|| format!("cannot listen on {address} (api.metrics_listen)"))
+}
+
+fn listen_internally(config: &api::Config, state: &ApiState) -> anyhow::Result<Option<Listening>> {
+    let Some(address) = config.internal_listen else { return Ok(None) };
+    let listening = api::server::listen_internally(address, state.clone());
+    listening.map(Some).with_context(|| format!("cannot listen on {address} (api.internal_listen)"))
 }
 
 /// How long sockets may take to be gone after they were told.

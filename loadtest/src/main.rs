@@ -1,7 +1,7 @@
 //! `loadtest`: measures a running hub from the outside.
 
 use clap::{Parser, Subcommand};
-use loadtest::scenarios::{idle::Idle, keystrokes::Keystrokes};
+use loadtest::scenarios::{fill::Fill, idle::Idle, keystrokes::Keystrokes, searches::Searches};
 use std::process::ExitCode;
 
 #[derive(Debug, Parser)]
@@ -16,6 +16,11 @@ use std::process::ExitCode;
   How long a key takes to come back while 1,000 other devices are connected:
     echo \"$PASSWORD\" | loadtest keystrokes --user admin@example.com --password-stdin --idle 1000
 
+  How long searches of a million devices take (on a database that `mooring migrate` has prepared; the
+  hub that starts on it afterwards first indexes them, which takes a while):
+    loadtest fill | psql -q postgres://user:password@host/database
+    echo \"$PASSWORD\" | loadtest searches --user admin@example.com --password-stdin
+
 Results go to standard output as one line of JSON, and to standard error for people."
 )]
 struct Arguments {
@@ -27,6 +32,8 @@ struct Arguments {
 enum Scenario {
     Idle(Idle),
     Keystrokes(Keystrokes),
+    Fill(Fill),
+    Searches(Searches),
 }
 
 #[tokio::main]
@@ -40,6 +47,8 @@ async fn main() -> ExitCode {
     let result = match arguments.scenario {
         Scenario::Idle(idle) => idle.run().await,
         Scenario::Keystrokes(keystrokes) => keystrokes.run().await,
+        Scenario::Fill(fill) => fill.run(),
+        Scenario::Searches(searches) => searches.run().await,
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

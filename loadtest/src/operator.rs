@@ -106,6 +106,14 @@ impl Operator {
         Ok(())
     }
 
+    /// Posts JSON.
+    ///
+    /// # Errors
+    /// When the hub cannot be reached.
+    pub async fn post(&self, path: &str, body: &serde_json::Value) -> anyhow::Result<reqwest::Response> {
+        self.send(self.http.post(self.server.url(path)).json(body)).await
+    }
+
     /// Sends with the token, and again when the hub says that it is busy.
     async fn send(&self, request: reqwest::RequestBuilder) -> anyhow::Result<reqwest::Response> {
         for _attempt in 0..ATTEMPTS_WHEN_BUSY {

@@ -1,7 +1,9 @@
 //! What can be measured, one file each.
 
+pub mod fill;
 pub mod idle;
 pub mod keystrokes;
+pub mod searches;
 
 use crate::{Server, Shell, fleet::Fleet, operator::Operator};
 use anyhow::{Context, bail};

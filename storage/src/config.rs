@@ -24,6 +24,9 @@ pub struct Config {
     /// How long a call may take in the database before it fails as unavailable.
     #[serde(with = "crate::units::duration")]
     pub query_timeout: Duration,
+    /// How long each of the few statements of a search may take before the search is refused as too expensive.
+    #[serde(with = "crate::units::duration")]
+    pub search_limit: Duration,
     /// How long Redis may take to accept a connection, and to answer a call, before the call fails as unavailable.
     #[serde(with = "crate::units::duration")]
     pub redis_timeout: Duration,
@@ -31,6 +34,8 @@ pub struct Config {
     pub objects_url: String,
     /// Where an S3 server other than Amazon's is: `https://s3.example.com`.
     pub objects_endpoint: Option<String>,
+    /// Where devices and browsers reach the S3 server, if that is somewhere else than the hub does: links name this.
+    pub objects_public_endpoint: Option<String>,
     /// S3 region; servers of one's own mostly take any.
     pub objects_region: String,
     /// S3 access key. Without one the machine's own role is asked for credentials, as Amazon's machines have it.
@@ -49,9 +54,11 @@ impl Default for Config {
             pool_size: 10,
             acquire_timeout: Duration::from_millis(2_500),
             query_timeout: Duration::from_secs(10),
+            search_limit: Duration::from_secs(3),
             redis_timeout: Duration::from_secs(1),
             objects_url: "file:objects".to_owned(),
             objects_endpoint: None,
+            objects_public_endpoint: None,
             objects_region: "us-east-1".to_owned(),
             objects_access_key: None,
             objects_secret_key: None,
@@ -83,9 +90,11 @@ impl std::fmt::Debug for Config {
             .field("pool_size", &self.pool_size)
             .field("acquire_timeout", &self.acquire_timeout)
             .field("query_timeout", &self.query_timeout)
+            .field("search_limit", &self.search_limit)
             .field("redis_timeout", &self.redis_timeout)
             .field("objects_url", &self.objects_url)
             .field("objects_endpoint", &self.objects_endpoint)
+            .field("objects_public_endpoint", &self.objects_public_endpoint)
             .field("objects_region", &self.objects_region)
             .field("objects_access_key", &self.objects_access_key)
             .field("objects_secret_key", &self.objects_secret_key)

@@ -2,15 +2,16 @@
 
 use std::future::Future;
 use std::str::FromStr;
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use sqlx::migrate::Migrator;
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous};
-use sqlx::{ConnectOptions as _, Connection as _};
+use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _};
 
 use crate::config::without_password;
-use crate::dialect::{self, Fault};
+use crate::dialect::{self, Dialect, Fault};
 use crate::{Config, StorageError};
 
 /// How long `SQLite` waits for another process that writes to the same file.
@@ -22,6 +23,9 @@ const TRUSTED_WHILE_IDLE: Duration = Duration::from_secs(1);
 
 /// How long a health check waits.
 const PING_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Instructions of `SQLite`'s machine between two looks at the clock: a fraction of a millisecond.
+const STEPS_BETWEEN_LOOKS: i32 = 10_000;
 
 /// How often a bulk statement is repeated that lost a deadlock against another node's.
 const DEADLOCK_ATTEMPTS: u32 = 4;
@@ -106,12 +110,37 @@ pub(crate) enum Transaction {
     Sqlite(sqlx::Transaction<'static, sqlx::Sqlite>),
 }
 
+/// A transaction that only reads, see [`Database::begin_reading`].
+#[derive(Debug)]
+pub(crate) struct Reading {
+    pub(crate) transaction: Transaction,
+    /// While it is there, the time limit of an `SQLite` connection counts.
+    _in_use: Option<Arc<()>>,
+}
+
 impl Transaction {
+    /// For which database statements in it are.
+    pub(crate) const fn dialect(&self) -> Dialect {
+        match self {
+            Self::Postgres(_) => Dialect::Postgres,
+            Self::Sqlite(_) => Dialect::Sqlite,
+        }
+    }
+
     /// Makes everything in it permanent.
     pub(crate) async fn commit(self) -> Result<(), StorageError> {
         match self {
             Self::Postgres(open) => open.commit().await?,
             Self::Sqlite(open) => open.commit().await?,
+        }
+        Ok(())
+    }
+
+    /// Makes nothing of it permanent, and gives its locks back now.
+    pub(crate) async fn roll_back(self) -> Result<(), StorageError> {
+        match self {
+            Self::Postgres(open) => open.rollback().await?,
+            Self::Sqlite(open) => open.rollback().await?,
         }
         Ok(())
     }
@@ -135,10 +164,29 @@ impl Transaction {
         Ok(())
     }
 
+    /// Waits until nobody else removes users, and keeps others waiting until the end of the transaction.
+    pub(crate) async fn lock_users(&mut self) -> Result<(), StorageError> {
+        if let Self::Postgres(open) = self {
+            let (space, lock) = dialect::users_lock();
+            sqlx::query(dialect::LOCK_SHARED).bind(space).bind(lock).execute(&mut **open).await?;
+        }
+        Ok(())
+    }
+
     /// Waits until nobody else appends events, and keeps others waiting until the end of the transaction.
     pub(crate) async fn lock_events(&mut self) -> Result<(), StorageError> {
         if let Self::Postgres(open) = self {
             let (space, lock) = dialect::events_lock();
+            sqlx::query(dialect::LOCK_SHARED).bind(space).bind(lock).execute(&mut **open).await?;
+        }
+        Ok(())
+    }
+
+    /// Waits until nobody else changes artifacts, releases or what uses them, and keeps others waiting until the end of the
+    /// transaction.
+    pub(crate) async fn lock_artifacts(&mut self) -> Result<(), StorageError> {
+        if let Self::Postgres(open) = self {
+            let (space, lock) = dialect::artifacts_lock();
             sqlx::query(dialect::LOCK_SHARED).bind(space).bind(lock).execute(&mut **open).await?;
         }
         Ok(())
@@ -204,6 +252,43 @@ impl Database {
             Pools::Postgres(pool) => Transaction::Postgres(pool.begin().await?),
             Pools::Sqlite { write, .. } => Transaction::Sqlite(write.begin_with(dialect::BEGIN_WRITING).await?),
         })
+    }
+
+    /// Starts a transaction that only reads, all of it from one state, and in which no statement may take longer than
+    /// `limit`: what takes longer is `TooExpensive`.
+    pub(crate) async fn begin_reading(&self, limit: Duration) -> Result<Reading, StorageError> {
+        let (transaction, in_use) = match &self.pools {
+            Pools::Postgres(pool) => {
+                let begin = AssertSqlSafe(dialect::begin_reading(limit));
+                (Transaction::Postgres(pool.begin_with(begin).await?), None)
+            }
+            Pools::Sqlite { read, .. } => {
+                let mut open = read.begin().await?;
+                let (in_use, deadline) = (Arc::new(()), Instant::now() + limit);
+                let watched = Arc::downgrade(&in_use);
+                // The connection goes back to the pool with this in it, where it must not interrupt anybody else.
+                let goes_on = move || watched.strong_count() == 0 || Instant::now() < deadline;
+                open.lock_handle().await?.set_progress_handler(STEPS_BETWEEN_LOOKS, goes_on);
+                (Transaction::Sqlite(open), Some(in_use))
+            }
+        };
+        Ok(Reading { transaction, _in_use: in_use })
+    }
+
+    /// What follows a choice of rows to take, so that no two callers take the same.
+    pub(crate) const fn skip_locked(&self) -> &'static str {
+        match &self.pools {
+            Pools::Postgres(_) => dialect::SKIP_LOCKED,
+            Pools::Sqlite { .. } => "",
+        }
+    }
+
+    /// What follows a choice of rows that must not be removed before the end of the transaction.
+    pub(crate) const fn keep(&self) -> &'static str {
+        match &self.pools {
+            Pools::Postgres(_) => dialect::KEEP,
+            Pools::Sqlite { .. } => "",
+        }
     }
 
     /// Bounds a call in time: a database that stopped answering without closing the connection must not hold callers.

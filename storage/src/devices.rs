@@ -8,11 +8,14 @@ use std::str::FromStr;
 
 use sqlx::QueryBuilder;
 
-use crate::database::{Database, ROWS_PER_STATEMENT, on_reader, on_writer, repeating_after_deadlock};
-use crate::{AuthSetId, DeviceId, StorageError, Timestamp};
+use crate::database::{Database, ROWS_PER_STATEMENT, in_transaction, on_reader, on_writer, repeating_after_deadlock};
+use crate::{AuthSetId, DeviceId, StorageError, Timestamp, inventory};
 
 mod change;
+mod repair;
 mod row;
+
+pub use repair::Repaired;
 
 use row::DeviceRow;
 
@@ -434,14 +437,21 @@ impl Devices {
     }
 
     async fn record_check_in_rows(&self, rows: &[(DeviceId, Timestamp)]) -> Result<(), StorageError> {
-        on_writer!(self.db, |pool| {
+        self.db.within(self.record_check_ins_at_once(rows)).await
+    }
+
+    async fn record_check_ins_at_once(&self, rows: &[(DeviceId, Timestamp)]) -> Result<(), StorageError> {
+        let mut transaction = self.db.begin().await?;
+        in_transaction!(&mut transaction, |connection| {
             let mut query = QueryBuilder::new("UPDATE devices SET checked_in_at = column2 FROM (");
             query.push_values(rows, |mut row, (device, at)| {
                 row.push_bind(*device).push_bind(*at);
             });
             query.push(") AS seen WHERE id = column1 AND (checked_in_at IS NULL OR checked_in_at < column2)");
-            query.build().persistent(rows.len() == ROWS_PER_STATEMENT).execute(pool).await.map(drop)
-        })
+            query.build().persistent(rows.len() == ROWS_PER_STATEMENT).execute(connection).await.map(drop)
+        })?;
+        inventory::show_check_ins(&mut transaction, rows).await?;
+        transaction.commit().await
     }
 
     /// How many devices may be accepted; `None`: any number.
@@ -459,9 +469,35 @@ impl Devices {
     /// # Errors
     /// `Unavailable`, `Other`.
     pub async fn set_limit(&self, limit: Option<u64>) -> Result<(), StorageError> {
+        self.write_limit(limit, limit.is_some()).await
+    }
+
+    /// Sets the limit that the settings of a starting hub name. Settings without one lift what earlier settings said, and
+    /// leave alone what was set by [`Self::set_limit`].
+    ///
+    /// # Errors
+    /// `Unavailable`, `Other`.
+    pub async fn apply_configured_limit(&self, limit: Option<u64>) -> Result<(), StorageError> {
+        if limit.is_some() {
+            return self.write_limit(limit, false).await;
+        }
+        on_writer!(self.db, |pool| {
+            sqlx::query("UPDATE fleet SET device_limit = NULL WHERE NOT limit_from_outside")
+                .execute(pool)
+                .await
+                .map(drop)
+        })
+    }
+
+    async fn write_limit(&self, limit: Option<u64>, from_outside: bool) -> Result<(), StorageError> {
         let limit = limit.map(|limit| i64::try_from(limit).unwrap_or(i64::MAX));
         on_writer!(self.db, |pool| {
-            sqlx::query("UPDATE fleet SET device_limit = $1").bind(limit).execute(pool).await.map(drop)
+            sqlx::query("UPDATE fleet SET device_limit = $1, limit_from_outside = $2")
+                .bind(limit)
+                .bind(from_outside)
+                .execute(pool)
+                .await
+                .map(drop)
         })
     }
 

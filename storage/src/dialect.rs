@@ -13,12 +13,19 @@ const LOCK_SPACE: i32 = 0x4d_4f_4f_52;
 /// pending device asking again) ends without a disk write. `SQLite` needs none: a writing transaction there is alone.
 pub(crate) const LOCK_IDENTITY: &str = "SELECT pg_advisory_xact_lock($1)";
 
-/// Takes a lock that all share until the end of the transaction; bind [`fleet_lock`] or [`events_lock`].
+/// Takes a lock that all share until the end of the transaction; bind [`fleet_lock`], [`events_lock`] or [`users_lock`].
 pub(crate) const LOCK_SHARED: &str = "SELECT pg_advisory_xact_lock($1, $2)";
 
 /// How a transaction begins in `SQLite`: at once as the writer. A transaction that reads first and writes later would
 /// fail with "busy" whenever another connection had written in between, whatever the busy timeout.
 pub(crate) const BEGIN_WRITING: &str = "BEGIN IMMEDIATE";
+
+/// After the choice of rows that one of many takes for itself: in Postgres, rows that another is about to take are passed
+/// over instead of waited for. `SQLite` has one writer, which needs nothing.
+pub(crate) const SKIP_LOCKED: &str = " FOR UPDATE SKIP LOCKED";
+
+/// After the choice of rows that must not be removed before the end of the transaction. What is not their key may change.
+pub(crate) const KEEP: &str = " FOR KEY SHARE";
 
 /// Lock number of an identity: a prefix of its hash. Two identities with the same prefix only wait for one another.
 pub(crate) fn identity_lock(hash: &[u8; 32]) -> i64 {
@@ -37,6 +44,67 @@ pub(crate) const fn events_lock() -> (i32, i32) {
     (LOCK_SPACE, 2)
 }
 
+/// The two halves of the lock number of whoever removes users.
+pub(crate) const fn users_lock() -> (i32, i32) {
+    (LOCK_SPACE, 10)
+}
+
+/// The two halves of the lock number of whoever changes artifacts.
+pub(crate) const fn artifacts_lock() -> (i32, i32) {
+    (LOCK_SPACE, 40)
+}
+
+/// Which of the two a statement is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Dialect {
+    Postgres,
+    Sqlite,
+}
+
+impl Dialect {
+    /// Ends a query of documents `i` that are to stay as they are until the end of the transaction. A transaction of
+    /// `SQLite` that may write is alone anyway.
+    pub(crate) const fn hold_documents(self) -> &'static str {
+        match self {
+            Self::Postgres => " FOR UPDATE OF i",
+            Self::Sqlite => "",
+        }
+    }
+
+    /// Words as [`words`] writes them, in `column2`, as their column keeps them.
+    pub(crate) const fn words_column(self) -> &'static str {
+        match self {
+            Self::Postgres => "CAST(column2 AS tsvector)",
+            Self::Sqlite => "column2",
+        }
+    }
+
+    /// Whether a word begins so: what comes before the placeholder, what after it, and what to bind there. Words have
+    /// letters and digits only, so there is nothing to escape.
+    pub(crate) fn word_begins(self, beginning: &str) -> (&'static str, &'static str, String) {
+        match self {
+            Self::Postgres => ("x.words @@ CAST(", " AS tsquery)", format!("'{beginning}':*")),
+            Self::Sqlite => ("x.words LIKE ", "", format!("% {beginning}%")),
+        }
+    }
+}
+
+/// Words as either database takes them.
+pub(crate) fn words(words: &std::collections::BTreeSet<String>) -> String {
+    let mut text = String::from(" ");
+    for word in words {
+        text.push_str(word);
+        text.push(' ');
+    }
+    text
+}
+
+/// How a transaction begins in Postgres that reads several times and is to see one state, with a bound for each statement.
+pub(crate) fn begin_reading(limit: std::time::Duration) -> String {
+    let millis = limit.as_millis().max(1);
+    format!("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL statement_timeout = {millis}")
+}
+
 /// What a database's refusal means for the caller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fault {
@@ -44,6 +112,8 @@ pub(crate) enum Fault {
     Duplicate,
     /// Two transactions wanted each other's rows; the same statement will work when repeated.
     Deadlock,
+    /// The statement took longer than it may.
+    TooSlow,
     /// The server is shutting down, full, read-only during a fail-over, or out of some resource.
     Outage,
     /// Our mistake.
@@ -59,12 +129,15 @@ pub(crate) fn fault(error: &dyn DatabaseError) -> Fault {
     match code.parse::<u32>() {
         // SQLite numbers have one to four digits, the low byte naming the family; SQLSTATE always has five characters.
         Ok(number) if code.len() < 5 => match number & 0xff {
-            // busy, locked, out of memory, read-only, interrupted, I/O error, disk full, cannot open
-            5 | 6 | 7 | 8 | 9 | 10 | 13 | 14 => Fault::Outage,
+            // interrupted, which only our own limit does
+            9 => Fault::TooSlow,
+            // busy, locked, out of memory, read-only, I/O error, disk full, cannot open
+            5 | 6 | 7 | 8 | 10 | 13 | 14 => Fault::Outage,
             _ => Fault::Defect,
         },
         _ => match (&*code, code.get(..2).unwrap_or_default()) {
             ("40001" | "40P01", _) => Fault::Deadlock,
+            ("57014", _) => Fault::TooSlow,
             // lock not available, read-only transaction (a demoted primary); in classes: connection trouble, out of
             // resources, stopped or starting or cancelled, a system (disk) error
             ("55P03" | "25006", _) | (_, "08" | "53" | "57" | "58") => Fault::Outage,

@@ -11,6 +11,9 @@ pub enum StorageError {
     /// The database or Redis cannot be reached or is overloaded. Nothing is known to be written; try again later.
     #[error("storage is unavailable")]
     Unavailable(#[source] Box<dyn Error + Send + Sync>),
+    /// The question would take longer, or more memory, than any may; the text says what would help.
+    #[error("{0}")]
+    TooExpensive(&'static str),
     /// Stored data cannot be understood; the text says which.
     #[error("stored data is corrupt: {0}")]
     Corrupt(String),
@@ -36,6 +39,10 @@ impl StorageError {
         Self::Unavailable(Box::new(Attempt { attempt: attempt.into(), cause: cause.into() }))
     }
 }
+
+/// Said of a search that was broken off.
+const SEARCH_TOO_LONG: &str =
+    "the search takes too long: narrow it by status, group, or an attribute that equals a value";
 
 /// What was tried, in front of why it failed.
 #[derive(Debug, thiserror::Error)]
@@ -64,6 +71,7 @@ impl From<sqlx::Error> for StorageError {
             | sqlx::Error::Decode(_) => Self::Corrupt(error.to_string()),
             sqlx::Error::Database(database) => match fault(database.as_ref()) {
                 Fault::Deadlock | Fault::Outage => Self::Unavailable(error.into()),
+                Fault::TooSlow => Self::TooExpensive(SEARCH_TOO_LONG),
                 Fault::Duplicate => Self::Conflict("key"),
                 Fault::Defect => Self::Other(error.into()),
             },

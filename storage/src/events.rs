@@ -71,22 +71,9 @@ impl Events {
     async fn append_rows(&self, events: &[NewEvent]) -> Result<Vec<i64>, StorageError> {
         let appended = async {
             let mut transaction = self.db.begin().await?;
-            transaction.lock_events().await?;
-            let mut known = known_keys(&mut transaction, events).await?;
-            let mut met = HashSet::with_capacity(events.len());
-            let fresh: Vec<&NewEvent> = events
-                .iter()
-                .filter(|event| !known.contains_key(&*without_nul(&event.key)) && met.insert(without_nul(&event.key)))
-                .collect();
-            if !fresh.is_empty() {
-                let count = i64::try_from(fresh.len()).unwrap_or(i64::MAX);
-                let newest = take_numbers(&mut transaction, count).await?;
-                let rows: Vec<(i64, &NewEvent)> = (newest - count + 1..=newest).zip(fresh).collect();
-                insert(&mut transaction, &rows).await?;
-                known.extend(rows.into_iter().map(|(id, event)| (without_nul(&event.key).into_owned(), id)));
-            }
+            let ids = append_rows(&mut transaction, events).await?;
             transaction.commit().await?;
-            Ok(events.iter().filter_map(|event| known.get(&*without_nul(&event.key)).copied()).collect())
+            Ok(ids)
         };
         self.db.within(Box::pin(appended)).await
     }
@@ -170,6 +157,33 @@ impl Events {
         };
         self.db.within(removed).await
     }
+}
+
+/// Appends events inside of the transaction that makes what they tell. Others who append wait until it is over, so this
+/// comes last.
+pub(crate) async fn append(transaction: &mut Transaction, events: &[NewEvent]) -> Result<(), StorageError> {
+    for events in events.chunks(ROWS_PER_STATEMENT) {
+        append_rows(transaction, events).await?;
+    }
+    Ok(())
+}
+
+async fn append_rows(transaction: &mut Transaction, events: &[NewEvent]) -> Result<Vec<i64>, StorageError> {
+    transaction.lock_events().await?;
+    let mut known = known_keys(transaction, events).await?;
+    let mut met = HashSet::with_capacity(events.len());
+    let fresh: Vec<&NewEvent> = events
+        .iter()
+        .filter(|event| !known.contains_key(&*without_nul(&event.key)) && met.insert(without_nul(&event.key)))
+        .collect();
+    if !fresh.is_empty() {
+        let count = i64::try_from(fresh.len()).unwrap_or(i64::MAX);
+        let newest = take_numbers(transaction, count).await?;
+        let rows: Vec<(i64, &NewEvent)> = (newest - count + 1..=newest).zip(fresh).collect();
+        insert(transaction, &rows).await?;
+        known.extend(rows.into_iter().map(|(id, event)| (without_nul(&event.key).into_owned(), id)));
+    }
+    Ok(events.iter().filter_map(|event| known.get(&*without_nul(&event.key)).copied()).collect())
 }
 
 /// The keys of these events that are in the log, and their numbers.

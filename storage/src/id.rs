@@ -75,6 +75,24 @@ id! {
     SessionId,
     /// One socket's part in a session: an operator's who types or watches.
     AttachmentId,
+    /// A saved filter.
+    FilterId,
+    /// A piece of background work.
+    JobId,
+    /// An alert a device sent, or the hub raised for it.
+    AlertId,
+    /// A place alerts are sent to.
+    ChannelId,
+    /// A reason not to send some of them.
+    MuteId,
+    /// A rule by which the hub raises alerts itself.
+    RuleId,
+    /// An artifact: one file that devices install.
+    ArtifactId,
+    /// An artifact on its way into the hub.
+    UploadId,
+    /// An order to install a release on devices.
+    DeploymentId,
     /// One running hub process; a restarted process has another one.
     NodeId,
 }

@@ -6,19 +6,31 @@
 //! | [`id`], [`clock`], [`units`] | small types for everybody: ids, points in time, durations and sizes in text |
 //! | [`error`] | the one error of this crate, by what a caller would do about it |
 //! | [`devices`] | devices, their keys, their tokens, the device limit; `change` is the only way to alter them |
-//! | [`users`] | people, their sessions |
-//! | [`inventory`] | what devices say about themselves |
+//! | [`users`] | people, their sessions, personal access tokens and settings |
+//! | [`inventory`] | what is known about devices, and what finds them |
+//! | [`saved_filters`] | questions about devices that somebody gave a name |
 //! | [`connections`] | whether a device is connected, as last written down, and its connections before |
 //! | [`sessions`] | sessions between operators and devices, open ones and past ones |
 //! | [`events`] | what happened, in one order for all who watch |
+//! | [`alerts`] | what devices' monitoring reports, and what it comes to |
+//! | [`alert_rules`] | by which rules the hub raises alerts itself |
+//! | [`audit`] | who changed what, when, from where |
+//! | [`channels`] | where alerts are sent, and what is muted |
+//! | [`jobs`] | background work, done at least once |
 //! | [`keys`] | the signing keys all nodes share |
 //! | [`objects`] | recordings and artifacts, as objects in a directory or in S3 |
+//! | [`artifacts`], [`uploads`] | artifacts, the releases they make up, and what is on its way to become one |
 //! | [`presence`] | which node holds a device right now, node leases, counters: memory or Redis |
 //!
 //! Durable state is in `SQLite` or Postgres (`database.rs`): every statement is written once and
 //! runs on both, and the few differences are named in `dialect.rs`. Migrations are compiled in and run when the storage
 //! opens.
 
+pub mod alert_rules;
+pub mod alerts;
+pub mod artifacts;
+pub mod audit;
+pub mod channels;
 pub mod clock;
 pub mod config;
 pub mod connections;
@@ -29,32 +41,52 @@ pub mod error;
 pub mod events;
 pub mod id;
 pub mod inventory;
+pub mod jobs;
 pub mod keys;
 pub mod objects;
 pub mod presence;
+pub mod saved_filters;
 pub mod sessions;
 pub mod units;
+pub mod uploads;
 pub mod users;
 
+pub use alert_rules::{AlertRule, AlertRules, Comparison, Condition, RuleState};
+pub use alerts::{
+    Alert, AlertCounts, AlertFilter, AlertLevel, AlertReport, Alerts, Folded, FollowUp, MailCount, NewAlert, Recorded,
+    RecordedAlert, SubjectsOf,
+};
+pub use artifacts::{
+    Alteration, ArtifactFilter, ArtifactSort, Artifacts, Direction, Insertion, NewArtifact, Release, ReleaseFilter,
+    ReleaseSort, StoredArtifact, TagsOutcome, TextMatch,
+};
+pub use audit::{Actor, AuditEntry, AuditFilter, AuditLog, NewAuditEntry};
+pub use channels::{Added, Channel, ChannelKind, Channels, Mute};
 pub use clock::Timestamp;
 pub use config::{Config, Secret, SecretUrl};
 pub use connections::{Connection, ConnectionChange, Connections, PastConnection};
 pub use devices::{
     AuthSet, Decision, Device, DeviceChange, DeviceFilter, DeviceKey, DeviceStatus, DeviceToken, Devices, Fleet,
-    IssuedToken, SetStatus,
+    IssuedToken, Repaired, SetStatus,
 };
 pub use error::StorageError;
 pub use events::{Event, Events, NewEvent};
-pub use id::{AttachmentId, AuthSetId, DeviceId, Epoch, NodeId, SessionId, TokenId, UserId};
-pub use inventory::{Attribute, Inventory, InventoryDevice, Report, Reported};
+pub use id::{
+    AlertId, ArtifactId, AttachmentId, AuthSetId, ChannelId, DeploymentId, DeviceId, Epoch, FilterId, JobId, MuteId,
+    NodeId, RuleId, SessionId, TokenId, UploadId, UserId,
+};
+pub use inventory::{Attribute, DeviceReport, Inventory, InventoryDevice, Report, Reported};
+pub use jobs::{Job, JobFilter, JobOutcome, JobState, JobWish, Jobs, NewJob};
 pub use keys::SigningKeys;
-pub use objects::Objects;
+pub use objects::{LinkTo, ObjectWriter, Objects};
 pub use presence::{Claim, Presence, Route};
+pub use saved_filters::{FilterSaved, SavedFilter, SavedFilters};
 pub use sessions::{
     OpenedSession, Participant, ParticipantRole, SessionChange, SessionFigures, SessionFilter, SessionKind,
     SessionRecord, Sessions,
 };
-pub use users::{User, UserToken, Users};
+pub use uploads::{Upload, UploadKind, UploadState, Uploads};
+pub use users::{Removal, SettingsDocument, SettingsOwner, User, UserChange, UserToken, Users};
 
 use std::error::Error;
 
@@ -68,16 +100,32 @@ pub struct Storage {
     pub devices: Devices,
     /// Users, their sessions.
     pub users: Users,
-    /// What devices report about themselves.
+    /// What is known about devices.
     pub inventory: Inventory,
+    /// Questions about devices that somebody gave a name.
+    pub filters: SavedFilters,
     /// Last known connection of every device, and those before.
     pub connections: Connections,
     /// Sessions between operators and devices.
     pub sessions: Sessions,
     /// What happened, for those who watch.
     pub events: Events,
+    /// What devices' monitoring reports.
+    pub alerts: Alerts,
+    /// Where alerts are sent.
+    pub channels: Channels,
+    /// By which rules the hub raises alerts itself.
+    pub alert_rules: AlertRules,
+    /// Who changed what.
+    pub audit: AuditLog,
+    /// Background work.
+    pub jobs: Jobs,
     /// Private keys that all nodes sign with.
     pub keys: SigningKeys,
+    /// Artifacts and releases.
+    pub artifacts: Artifacts,
+    /// Artifacts on their way in.
+    pub uploads: Uploads,
     /// Recordings and artifacts.
     pub objects: Objects,
     /// Which node holds which device now.
@@ -97,6 +145,8 @@ impl Storage {
     pub async fn open(config: &Config) -> Result<Self, StorageError> {
         let database = Database::open(config).await?;
         database.migrate().await?;
+        let inventory = Inventory::new(database.clone(), config.search_limit);
+        while inventory.index_some().await? > 0 {}
         let presence = Presence::open(config).await?;
         let objects = Objects::open(config)?;
         match objects.ping().await {
@@ -106,11 +156,19 @@ impl Storage {
         Ok(Self {
             devices: Devices::new(database.clone()),
             users: Users::new(database.clone()),
-            inventory: Inventory::new(database.clone()),
+            inventory,
+            filters: SavedFilters::new(database.clone()),
             connections: Connections::new(database.clone()),
             sessions: Sessions::new(database.clone()),
             events: Events::new(database.clone()),
+            alerts: Alerts::new(database.clone()),
+            alert_rules: AlertRules::new(database.clone()),
+            audit: AuditLog::new(database.clone()),
+            channels: Channels::new(database.clone()),
+            jobs: Jobs::new(database.clone()),
             keys: SigningKeys::new(database.clone()),
+            artifacts: Artifacts::new(database.clone()),
+            uploads: Uploads::new(database.clone()),
             objects,
             presence,
             database,

@@ -3,21 +3,29 @@
 //! An object is written as a whole or not at all: a directory gets a temporary file that is renamed once it is on the
 //! disk, S3 keeps nothing of a request that broke off. Whoever reads never sees half of one.
 
+mod link;
+mod pieces;
+
 use std::path::Path as FilePath;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, stream};
-use object_store::aws::AmazonS3Builder;
+use object_store::aws::{AmazonS3, AmazonS3Builder};
 use object_store::local::LocalFileSystem;
 use object_store::memory::InMemory;
+use object_store::multipart::MultipartStore;
 use object_store::path::Path;
 use object_store::prefix::PrefixStore;
+use object_store::signer::Signer;
 use object_store::{ClientOptions, ObjectStore, ObjectStoreExt, RetryConfig};
 use url::{Host, Url};
 
 use crate::{Config, StorageError};
+
+pub use link::{LinkTo, attachment};
+pub use pieces::ObjectWriter;
 
 /// How long S3 may take to accept a connection.
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
@@ -42,6 +50,23 @@ pub struct Objects {
     store: Arc<dyn ObjectStore>,
     /// Where a local store is: it would answer even if its directory were gone.
     directory: Option<Arc<FilePath>>,
+    /// What only a server can do.
+    remote: Option<Remote>,
+}
+
+/// The same store again, for what not every store can do.
+#[derive(Clone)]
+struct Remote {
+    /// Writes objects in parts.
+    parts: Arc<dyn MultipartStore>,
+    /// Signs links, with the address under which everybody reaches the store.
+    signer: Arc<dyn Signer>,
+}
+
+impl std::fmt::Debug for Remote {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Remote").finish_non_exhaustive()
+    }
 }
 
 /// What a setting's URL asks for.
@@ -62,7 +87,7 @@ impl Objects {
             return Err(StorageError::other("cannot open the object store", fault));
         }
         match place(&config.objects_url).map_err(|fault| StorageError::other("cannot open the object store", fault))? {
-            Place::Memory => Ok(Self { store: Arc::new(InMemory::new()), directory: None }),
+            Place::Memory => Ok(Self { store: Arc::new(InMemory::new()), directory: None, remote: None }),
             Place::Directory(path) => open_directory(path),
             Place::S3 { bucket, prefix } => open_s3(config, &bucket, prefix),
         }
@@ -176,10 +201,20 @@ fn open_directory(path: &FilePath) -> Result<Objects, StorageError> {
         .map_err(|error| StorageError::other(format!("cannot use the directory of objects {}", path.display()), error))?
         .with_fsync(true)
         .with_automatic_cleanup(true);
-    Ok(Objects { store: Arc::new(store), directory: Some(path.into()) })
+    Ok(Objects { store: Arc::new(store), directory: Some(path.into()), remote: None })
 }
 
 fn open_s3(config: &Config, bucket: &str, prefix: Path) -> Result<Objects, StorageError> {
+    let ours = Arc::new(PrefixStore::new(s3(config, bucket, config.objects_endpoint.as_deref())?, prefix.clone()));
+    let public = match &config.objects_public_endpoint {
+        Some(endpoint) => Arc::new(PrefixStore::new(s3(config, bucket, Some(endpoint))?, prefix)),
+        None => Arc::clone(&ours),
+    };
+    let remote = Remote { parts: Arc::clone(&ours) as _, signer: public };
+    Ok(Objects { store: ours, directory: None, remote: Some(remote) })
+}
+
+fn s3(config: &Config, bucket: &str, endpoint: Option<&str>) -> Result<AmazonS3, StorageError> {
     let options = ClientOptions::new()
         .with_connect_timeout(CONNECT_LIMIT)
         .with_timeout(REQUEST_LIMIT)
@@ -191,16 +226,13 @@ fn open_s3(config: &Config, bucket: &str, prefix: Path) -> Result<Objects, Stora
         .with_region(&config.objects_region)
         .with_client_options(options)
         .with_retry(retry);
-    if let Some(endpoint) = &config.objects_endpoint {
+    if let Some(endpoint) = endpoint {
         builder = builder.with_endpoint(endpoint.trim_end_matches('/'));
     }
     if let (Some(key), Some(secret)) = (&config.objects_access_key, &config.objects_secret_key) {
         builder = builder.with_access_key_id(key).with_secret_access_key(secret.expose());
     }
-    let store = builder.build().map_err(|error| StorageError::other("cannot use the S3 settings", error))?;
-    let store: Arc<dyn ObjectStore> =
-        if prefix.as_ref().is_empty() { Arc::new(store) } else { Arc::new(PrefixStore::new(store, prefix)) };
-    Ok(Objects { store, directory: None })
+    builder.build().map_err(|error| StorageError::other("cannot use the S3 settings", error))
 }
 
 /// What is wrong with the settings of the object store, in a sentence that begins with the key; `None` if nothing is.
@@ -217,10 +249,19 @@ pub(crate) fn fault(config: &Config) -> Option<String> {
         }
         _ => {}
     }
-    let endpoint = config.objects_endpoint.as_deref()?;
-    let expected = |what: &str| {
-        Some(format!("objects_endpoint is {:?}: expected {what}", crate::config::without_password(endpoint)))
-    };
+    for (key, endpoint) in
+        [("objects_endpoint", &config.objects_endpoint), ("objects_public_endpoint", &config.objects_public_endpoint)]
+    {
+        if let Some(fault) = endpoint.as_deref().and_then(|endpoint| endpoint_fault(config, key, endpoint)) {
+            return Some(fault);
+        }
+    }
+    None
+}
+
+fn endpoint_fault(config: &Config, key: &str, endpoint: &str) -> Option<String> {
+    let expected =
+        |what: &str| Some(format!("{key} is {:?}: expected {what}", crate::config::without_password(endpoint)));
     match Url::parse(endpoint) {
         Ok(url) if !url.username().is_empty() || url.password().is_some() => {
             expected("no credentials in it, but in objects_access_key and objects_secret_key")

@@ -3,6 +3,11 @@
 use crate::database::{Database, in_transaction, on_reader, on_writer};
 use crate::{StorageError, Timestamp, TokenId, UserId};
 
+mod settings;
+mod tokens;
+
+pub use settings::{SettingsDocument, SettingsOwner};
+
 /// Somebody who may use the management API.
 #[derive(Clone, PartialEq, Eq, sqlx::FromRow)]
 pub struct User {
@@ -52,6 +57,35 @@ pub struct UserToken {
     pub expires: Option<Timestamp>,
     /// Name of a personal access token; `None` for a login session.
     pub name: Option<String>,
+    /// When a personal access token was last seen, as far as that was noted.
+    #[sqlx(rename = "last_used_at")]
+    pub last_used: Option<Timestamp>,
+}
+
+/// How a user shall change.
+#[derive(Debug, Clone, Copy)]
+pub struct UserChange<'a> {
+    /// The user as they were when this was decided.
+    pub before: &'a User,
+    /// Another address, in lower case.
+    pub email: Option<&'a str>,
+    /// The hash of another password.
+    pub password_hash: Option<&'a str>,
+    /// Of the user's tokens, the one that lives on.
+    pub keep: Option<TokenId>,
+    /// When.
+    pub now: Timestamp,
+}
+
+/// What became of a wish to remove a user.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Removal {
+    /// The user is gone, with all tokens and settings.
+    Removed,
+    /// There was no such user.
+    Unknown,
+    /// It is the only one, and stays: nobody could come in any more.
+    LastUser,
 }
 
 /// The text that loads users.
@@ -137,15 +171,81 @@ impl Users {
         Ok(count.unsigned_abs())
     }
 
-    /// Removes a user with all their tokens; says whether there was one.
+    /// Removes a user with all their tokens and settings, unless there is no other.
     ///
     /// # Errors
     /// `Unavailable`, `Other`.
-    pub async fn remove(&self, id: &UserId) -> Result<bool, StorageError> {
-        let removed = on_writer!(self.db, |pool| {
-            sqlx::query("DELETE FROM users WHERE id = $1").bind(id).execute(pool).await.map(|done| done.rows_affected())
-        })?;
-        Ok(removed > 0)
+    pub async fn remove(&self, id: &UserId) -> Result<Removal, StorageError> {
+        let removed = async {
+            let mut transaction = self.db.begin().await?;
+            // The last two, removed at once, would each see the other.
+            transaction.lock_users().await?;
+            let (all, meant): (i64, i64) = in_transaction!(&mut transaction, |connection| {
+                sqlx::query_as("SELECT COUNT(*), COUNT(CASE WHEN id = $1 THEN 1 END) FROM users")
+                    .bind(id)
+                    .fetch_one(connection)
+                    .await
+            })?;
+            let removal = match (all, meant) {
+                (_, 0) => Removal::Unknown,
+                (1, _) => Removal::LastUser,
+                _ => Removal::Removed,
+            };
+            if removal == Removal::Removed {
+                in_transaction!(&mut transaction, |connection| {
+                    sqlx::query("DELETE FROM users WHERE id = $1").bind(id).execute(connection).await.map(drop)
+                })?;
+            }
+            transaction.commit().await?;
+            Ok(removal)
+        };
+        self.db.within(removed).await
+    }
+
+    /// Changes a user who is still as they were, and ends their tokens but for the one to keep; returns the ids of those
+    /// that ended.
+    ///
+    /// # Errors
+    /// `Conflict("email")` if another user has the address, `Conflict("user")` if the user has changed meanwhile or is
+    /// gone; `Unavailable`, `Other`.
+    pub async fn update(&self, change: UserChange<'_>) -> Result<Vec<TokenId>, StorageError> {
+        let before = change.before;
+        let changed = async {
+            let mut transaction = self.db.begin().await?;
+            let updated = in_transaction!(&mut transaction, |connection| {
+                sqlx::query(
+                    "UPDATE users SET email = $2, password_hash = $3, updated_at = $4 \
+                     WHERE id = $1 AND email = $5 AND password_hash = $6",
+                )
+                .bind(&before.id)
+                .bind(change.email.unwrap_or(&before.email))
+                .bind(change.password_hash.unwrap_or(&before.password_hash))
+                .bind(change.now)
+                .bind(&before.email)
+                .bind(&before.password_hash)
+                .execute(connection)
+                .await
+                .map(|done| done.rows_affected())
+            });
+            match updated {
+                Ok(0) => return Err(StorageError::Conflict("user")),
+                Ok(_) => {}
+                Err(StorageError::Conflict(_)) => return Err(StorageError::Conflict("email")),
+                Err(error) => return Err(error),
+            }
+            let ended = in_transaction!(&mut transaction, |connection| {
+                sqlx::query_scalar(
+                    "DELETE FROM user_tokens WHERE user_id = $1 AND ($2 IS NULL OR id <> $2) RETURNING id",
+                )
+                .bind(&before.id)
+                .bind(change.keep)
+                .fetch_all(connection)
+                .await
+            })?;
+            transaction.commit().await?;
+            Ok(ended)
+        };
+        self.db.within(changed).await
     }
 
     /// Gives a user another password and ends all their tokens, whose ids it returns. An unknown user has none.
@@ -266,10 +366,12 @@ impl Users {
     /// `Unavailable`, `Other`.
     pub async fn token(&self, id: TokenId) -> Result<Option<UserToken>, StorageError> {
         on_reader!(self.db, |pool| {
-            sqlx::query_as("SELECT id, user_id, created_at, expires_at, name FROM user_tokens WHERE id = $1")
-                .bind(id)
-                .fetch_optional(pool)
-                .await
+            sqlx::query_as(
+                "SELECT id, user_id, created_at, expires_at, name, last_used_at FROM user_tokens WHERE id = $1",
+            )
+            .bind(id)
+            .fetch_optional(pool)
+            .await
         })
     }
 

@@ -9,6 +9,10 @@ both_sets!([
     one_wrong_attribute_leaves_nothing_of_the_report,
     a_report_in_chunks_is_a_report,
     devices_are_listed_with_their_number,
+    a_device_writes_only_its_own_scope,
+    a_hundred_attributes_are_enough,
+    an_accepted_device_shows_nine_attributes,
+    an_empty_text_is_a_value,
 ]);
 
 const DEVICES: &str = "/api/management/v1/inventory/devices";
@@ -121,4 +125,78 @@ async fn devices_are_listed_with_their_number(set: Set) {
     listed.sort();
     ids.sort();
     assert_eq!(listed, ids, "each exactly once");
+}
+
+async fn a_device_writes_only_its_own_scope(set: Set) {
+    let hub = set.hub().await;
+    let user = hub.user().await;
+    let device = hub.accepted_by(&user).await;
+    let path = format!("{DEVICES}/{}", device.id);
+    user.put(&format!("{path}/tags"), &json!([{"name": "name", "value": "lamp"}])).await.expect(200);
+    user.put(&format!("{path}/group"), &json!({"group": "hall"})).await.expect(204);
+    let before = (scope(&user, &device.id, "identity").await, scope(&user, &device.id, "tags").await);
+    let forged = json!([
+        {"name": "name", "scope": "tags", "value": "mine"},
+        {"name": "status", "scope": "identity", "value": "mine"},
+        {"name": "group", "scope": "system", "value": "mine"},
+    ]);
+    for method in ["PATCH", "PUT"] {
+        Answer::to(device.request(method, TestDevice::ATTRIBUTES).json(&forged)).await.expect(200);
+        let own = scope(&user, &device.id, "inventory").await;
+        assert_eq!(own, json!({"name": "mine", "status": "mine", "group": "mine"}), "{method}");
+        let after = (scope(&user, &device.id, "identity").await, scope(&user, &device.id, "tags").await);
+        assert_eq!(after, before, "{method}");
+        assert_eq!(scope(&user, &device.id, "system").await["group"], "hall");
+    }
+}
+
+async fn a_hundred_attributes_are_enough(set: Set) {
+    let hub = set.hub().await;
+    let user = hub.user().await;
+    let device = hub.accepted_by(&user).await;
+    let many = |number: usize| {
+        let attributes = (0..number).map(|number| json!({"name": format!("n{number}"), "value": "x"}));
+        Value::Array(attributes.collect())
+    };
+    let merge =
+        async |attributes: Value| Answer::to(device.request("PATCH", TestDevice::ATTRIBUTES).json(&attributes)).await;
+    let refusal = device.report(&many(101)).await.expect(400).error();
+    assert_eq!(refusal, "the number of attributes in the scope is above the limit");
+    assert_eq!(scope(&user, &device.id, "inventory").await, json!({}));
+    device.report(&many(100)).await.expect(200);
+    merge(json!([{"name": "one more", "value": "x"}])).await.expect(400).error();
+    // A name that is there in another scope only is new in this one.
+    merge(json!([{"name": "mac", "value": "x"}])).await.expect(400).error();
+    merge(json!([{"name": "n7", "value": "y"}])).await.expect(200);
+    assert_eq!(scope(&user, &device.id, "inventory").await["n7"], "y");
+    let large = json!([{"name": "n7", "value": vec![1; 3000]}]);
+    merge(large).await.expect(400).error();
+}
+
+async fn an_accepted_device_shows_nine_attributes(set: Set) {
+    let hub = set.hub().await;
+    let user = hub.user().await;
+    let mut device = hub.device();
+    device.identity = json!({"mac": device.identity["mac"], "sku": "lamp"});
+    device.join(&user).await;
+    let three = json!([{"name": "a", "value": "1"}, {"name": "b", "value": 2}, {"name": "c", "value": ["3"]}]);
+    Answer::to(device.request("PATCH", TestDevice::ATTRIBUTES).json(&three)).await.expect(200);
+    for name in ["inventory", "identity", "system"] {
+        harness::wait_until(harness::LIMIT, "three attributes of each scope", async || {
+            (scope(&user, &device.id, name).await.as_object()?.len() == 3).then_some(())
+        })
+        .await;
+    }
+    let shown = user.get(&format!("{DEVICES}/{}", device.id)).await.expect(200).json();
+    assert_eq!(shown["attributes"].as_array().unwrap().len(), 9, "{shown}");
+}
+
+async fn an_empty_text_is_a_value(set: Set) {
+    let hub = set.hub().await;
+    let user = hub.user().await;
+    let device = hub.accepted_by(&user).await;
+    let empty = json!([{"name": "a", "value": ""}, {"name": "b", "value": []}]);
+    let answer = Answer::to(device.request("PATCH", TestDevice::ATTRIBUTES).json(&empty)).await.expect(200);
+    assert!(answer.body.is_empty());
+    assert_eq!(scope(&user, &device.id, "inventory").await, json!({"a": "", "b": []}));
 }

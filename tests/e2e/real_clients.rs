@@ -10,6 +10,7 @@ use std::time::Duration;
 both_sets!([
     a_real_device_and_a_real_operator_meet,
     a_real_device_recovers_from_an_expired_token,
+    a_real_device_is_rejected_accepted_again_and_removed,
     a_shell_of_a_killed_terminal_ends_on_the_device,
 ]);
 
@@ -88,6 +89,33 @@ async fn a_real_device_recovers_from_an_expired_token(set: Set) {
         (renewals(&device.client_log()) >= 3 && last_seen().await > first).then_some(())
     })
     .await;
+}
+
+async fn a_real_device_is_rejected_accepted_again_and_removed(set: Set) {
+    let hub = set.hub().await;
+    let user = hub.user().await;
+    let device = RealDevice::start(&hub).await;
+    let id = device.join(&user).await;
+    let auth_set = user.device(&id).await["auth_sets"][0]["id"].as_str().unwrap().to_owned();
+
+    user.decide(&id, &auth_set, "rejected").await.expect(204);
+    device.connected(&user, &id, false).await;
+    let tokens = |log: &str| log.matches("successfully received new authorization data").count();
+    let before = tokens(&device.client_log());
+    user.decide(&id, &auth_set, "accepted").await.expect(204);
+    wait_until(Duration::from_mins(1), "the device to ask for a token again", async || {
+        (tokens(&device.client_log()) > before).then_some(())
+    })
+    .await;
+    device.connected(&user, &id, true).await;
+
+    user.delete(&format!("/api/management/v2/devauth/devices/{id}")).await.expect(204);
+    let back = wait_until(Duration::from_mins(1), "the device to come back as another", async || {
+        user.device_with(&device.identity()).await
+    })
+    .await;
+    assert_ne!(back["id"], id.as_str());
+    assert_eq!(back["status"], "pending");
 }
 
 async fn a_shell_of_a_killed_terminal_ends_on_the_device(set: Set) {

@@ -1,6 +1,6 @@
 //! Everything that can be wrong with a request, on every route, and that nothing of it is kept.
 
-use crate::gateway::{DEVICES_ONLY, users_only};
+use crate::gateway::{devices_only, users_only};
 use harness::{Answer, Issuer, Set, Socket, TestDevice, TestHub, TestUser, both_sets, raw_request};
 use serde_json::{Value, json};
 
@@ -31,6 +31,8 @@ struct Route {
 const LOGIN: &str = "/api/management/v1/useradm/auth/login";
 const DEVICES: &str = "/api/management/v2/devauth/devices";
 const USERS: &str = "/api/management/v1/useradm/users";
+
+const SETTINGS: &str = "/api/management/v1/useradm/settings";
 
 struct Scene {
     hub: TestHub,
@@ -70,6 +72,12 @@ impl Scene {
                 204,
             ),
             route(Role::User, "POST", USERS, json!({"email": "new@example.com", "password": "a long password"}), 201),
+            route(Role::User, "PUT", &format!("{USERS}/me"), json!({"email": harness::ADMIN_EMAIL}), 204),
+            route(Role::User, "PUT", &format!("{USERS}/{}", user.id), json!({"email": harness::ADMIN_EMAIL}), 204),
+            route(Role::User, "PUT", "/api/management/v2/useradm/users/me", json!({"current_password": "x"}), 204),
+            route(Role::User, "POST", &format!("{SETTINGS}/tokens"), json!({"name": "ci"}), 200),
+            route(Role::User, "POST", SETTINGS, json!({"a": 1}), 201),
+            route(Role::User, "POST", &format!("{SETTINGS}/me"), json!({"a": 1}), 201),
             // The password comes in a header, so that this one gets as far as its body.
             route(Role::Anybody, "POST", LOGIN, json!({"no_expiry": false}), 200),
         ];
@@ -104,6 +112,9 @@ impl Scene {
                 }
             }
             all += &answer.to_string();
+        }
+        for path in ["", "/me", "/tokens"] {
+            all += &self.user.get(&format!("{SETTINGS}{path}")).await.expect(200).text();
         }
         all
     }
@@ -219,11 +230,9 @@ async fn a_token_that_is_not_good_is_refused_on_every_route(set: Set) {
     let (ours, foreign) = (Issuer::new(), Issuer::new());
     let scene = Scene::new(set, &ours).await;
     let before = scene.everything().await;
-    let users = users_only();
-    let users: Vec<(&str, &str)> = users.iter().map(|(method, path)| (*method, path.as_str())).collect();
     for (routes, good, other_kind) in [
-        (users.as_slice(), &scene.user.token, &scene.device.token),
-        (DEVICES_ONLY, &scene.device.token, &scene.user.token),
+        (users_only(), &scene.user.token, &scene.device.token),
+        (devices_only(), &scene.device.token, &scene.user.token),
     ] {
         let expired = ours.reissue(good, |_, claims| {
             claims["exp"] = json!(claims["iat"].as_i64().unwrap() - 60);
@@ -244,7 +253,7 @@ async fn a_token_that_is_not_good_is_refused_on_every_route(set: Set) {
             ("of another scheme", format!("Basic {good}")),
             ("without scheme", good.clone()),
         ] {
-            for (method, path) in routes {
+            for (method, path) in &routes {
                 let request = scene.hub.request(method, path).json(&json!({}));
                 let refused = Answer::to(request.header("Authorization", &authorization)).await;
                 assert_eq!(refused.status, 401, "{what} on {method} {path}: {refused}");

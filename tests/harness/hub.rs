@@ -148,6 +148,44 @@ impl TestHub {
         objects.put(path, content.into()).await.expect("the store takes it");
     }
 
+    /// Paths of everything that the hub keeps of artifacts, whole ones and others.
+    ///
+    /// # Panics
+    /// When the hub is not in this process, or its store does not answer.
+    pub async fn objects(&self) -> Vec<String> {
+        let objects = &self.hub().storage().objects;
+        let mut found = objects.list("artifacts").await.expect("the store answers");
+        found.extend(objects.list("uploads").await.expect("the store answers"));
+        found
+    }
+
+    /// A deployment of this name, as far as artifacts know of deployments; its id.
+    ///
+    /// # Panics
+    /// When the hub is not in this process, or its database does not answer.
+    pub async fn begin_use_of_artifacts(&self, name: &str) -> String {
+        let deployment = hub::DeploymentId::random();
+        self.hub().storage().artifacts.begin_use(deployment, name).await.expect("it answers");
+        deployment.to_string()
+    }
+
+    /// The end of such a deployment.
+    ///
+    /// # Panics
+    /// When the hub is not in this process, or its database does not answer.
+    pub async fn end_use_of_artifacts(&self, deployment: &str) {
+        let deployment = deployment.parse().expect("an id");
+        self.hub().storage().artifacts.end_use(deployment).await.expect("it answers");
+    }
+
+    /// What the hub does every now and then about uploads that nobody works on, as if it were this much later.
+    ///
+    /// # Panics
+    /// When the hub is not in this process, or its database does not answer.
+    pub async fn clean_uploads(&self, later: Duration) {
+        self.hub().clean_uploads(later).await.expect("it answers");
+    }
+
     /// Makes the actor of a connected device panic.
     ///
     /// # Panics
@@ -188,6 +226,15 @@ impl TestHub {
                 reason: past.reason,
             })
             .collect()
+    }
+
+    /// The stored hash of a user's password.
+    ///
+    /// # Panics
+    /// When the hub is not in this process, or there is no such user.
+    pub async fn password_hash(&self, email: &str) -> String {
+        let found = self.hub().storage().users.find_by_email(email).await.expect("it answers");
+        found.expect("there is such a user").password_hash
     }
 
     fn hub(&self) -> &hub::Hub {

@@ -6,13 +6,15 @@
 //!     TestUser ────────┤ HTTP         real clients, speaking only the wire
 //!     TestDevice ──────┤ HTTP, websocket with the raw bytes in the test's hands
 //!     RealDevice ──────┤ unmodified mender-client and mender-connect
-//!     MenderCli ───────┘ unmodified mender-cli
+//!     MenderCli ───────┘ unmodified mender-cli, with artifacts of an unmodified mender-artifact
+//!     MailServer, Receiver: where the hub sends alerts
 //! ```
 //!
 //! A [`Set`] says which backends: the embedded ones, or private Postgres, Redis, NATS and S3 servers that live as long as the
 //! test process. A [`Site`] is one fresh place in them, so no test sees another's data.
 
 mod answer;
+mod artifact;
 mod backends;
 mod balancer;
 mod cluster;
@@ -25,6 +27,7 @@ mod hub;
 mod issuer;
 mod kept_terminal;
 mod key;
+mod mail_server;
 mod mender_cli;
 mod message;
 mod mooring;
@@ -34,6 +37,7 @@ mod ports;
 mod process;
 mod raw_http;
 mod real_device;
+mod receiver;
 mod s3_server;
 mod shell;
 mod site;
@@ -46,6 +50,7 @@ mod wait;
 mod workspace;
 
 pub use answer::Answer;
+pub use artifact::{ARTIFACTS, ArtifactRecipe, Parts, id_of};
 pub use backends::{Backend, OwnServers, Set};
 pub use balancer::Balancer;
 pub use cluster::Cluster;
@@ -58,6 +63,7 @@ pub use hub::{TestHub, WrittenConnection};
 pub use issuer::Issuer;
 pub use kept_terminal::{HUB, KeptTerminal, attach_path};
 pub use key::Key;
+pub use mail_server::{MailServer, Received};
 pub use mender_cli::MenderCli;
 pub use message::{Heard, Packet, Prop};
 pub use mooring::Mooring;
@@ -66,6 +72,7 @@ pub use ports::free_port;
 pub use process::{Output, Process};
 pub use raw_http::raw_request;
 pub use real_device::RealDevice;
+pub use receiver::{Delivery, Receiver};
 pub use shell::{Shell, answer_like_a_shell};
 pub use site::{ADMIN_EMAIL, ADMIN_PASSWORD, Settings, Site};
 pub use socket::{Closed, Event, Socket};

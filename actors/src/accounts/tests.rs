@@ -150,7 +150,7 @@ async fn a_new_password_ends_all_tokens() {
     assert!(matches!(house.login(EMAIL, PASSWORD).await, Err(AccountError::Unauthorized)));
     house.login(EMAIL, "another horse").await.unwrap();
     let unknown = house.accounts.set_password("nobody@example.com", PASSWORD).await;
-    assert!(matches!(unknown, Err(AccountError::Invalid("user not found"))));
+    assert!(matches!(unknown, Err(AccountError::Invalid(text)) if text == "user not found"));
 }
 
 #[tokio::test]
@@ -187,6 +187,53 @@ async fn what_is_no_address_or_password_is_refused() {
     assert_eq!(error, "password is too similar to the email");
     assert_eq!(house.storage.users.count().await.unwrap(), 0);
     house.accounts.add_user_by_operator(EMAIL, "example.com", None).await.unwrap();
+}
+
+#[test]
+fn an_id_can_stand_in_a_path_and_is_nobody_elses() {
+    for id in ["a", "bob-1", "3f8f5c8e-0000-4000-8000-000000000000", "bob@example.com", "a_b.c"] {
+        assert!(is_id(id), "{id}");
+    }
+    for id in ["", "me", ".", "..", "a/b", "a b", "a?b", "a%2fb", "ü", &"x".repeat(LONGEST_ID + 1)] {
+        assert!(!is_id(id), "{id}");
+    }
+}
+
+#[tokio::test]
+async fn guessing_the_current_password_is_slowed_down() {
+    let house = House::with_user().await;
+    let token = house.login(EMAIL, PASSWORD).await.unwrap();
+    let user = house.gate.user(&token).await.unwrap();
+    let guess = UserUpdate {
+        password: Some("another horse".into()),
+        current_password: Some("wrong horse".into()),
+        ..UserUpdate::default()
+    };
+    let guess = async || house.accounts.update_user(&user, &user.user, guess.clone(), HOME).await.unwrap_err();
+    let mut guesses = 0;
+    while matches!(guess().await, AccountError::Unprocessable("current password mismatch")) {
+        guesses += 1;
+        assert!(guesses < 100);
+    }
+    assert!(matches!(guess().await, AccountError::Throttled(_)));
+}
+
+#[tokio::test]
+async fn a_change_is_felt_before_it_is_answered_and_told_to_everybody() {
+    let house = House::with_user().await;
+    let (caller, other) = (house.login(EMAIL, PASSWORD).await.unwrap(), house.login(EMAIL, PASSWORD).await.unwrap());
+    let (by, ended) = (house.gate.user(&caller).await.unwrap(), house.gate.user(&other).await.unwrap());
+    let update =
+        UserUpdate { email: Some("new@example.com".into()), current_password: Some(PASSWORD.into()), password: None };
+    house.accounts.update_user(&by, &by.user, update, HOME).await.unwrap();
+    assert!(house.gate.user(&other).await.is_err());
+    house.gate.user(&caller).await.unwrap();
+    assert_eq!(*house.said.lock(), [Event::TokensRevoked { tokens: vec![ended.token.uuid()] }]);
+
+    house.accounts.add_user("b@example.com", PASSWORD, None).await.unwrap();
+    house.accounts.remove_user(&by.user).await.unwrap();
+    assert!(house.gate.user(&caller).await.is_err());
+    assert_eq!(house.said.lock().last(), Some(&Event::UserRefused { user: by.user }));
 }
 
 #[test]

@@ -72,7 +72,7 @@ impl House {
     async fn is_let_in(&self, token: &str) -> bool {
         match self.gate.device(token).await {
             Ok(_) => true,
-            Err(Refusal::Refused(_)) => false,
+            Err(Refusal::Refused(_) | Refusal::OutOfScope) => false,
             Err(Refusal::Unavailable(error)) => panic!("{error}"),
         }
     }

@@ -24,6 +24,8 @@ pub enum Event {
         /// Who.
         user: UserId,
     },
+    /// There is background work that any node may take. Who does not hear it finds the work by itself, only later.
+    WorkAdded,
 }
 
 /// Why a device's connection ended: stored with it and shown to operators.

@@ -152,6 +152,15 @@ impl NatsBus {
         Ok(receiver)
     }
 
+    /// Messages of one connection keep their order, so what comes back over it shows that those before have arrived.
+    pub(super) async fn flush(&self) -> Result<(), BusError> {
+        let mut echo = self.client.subscribe(self.node_subject(self.node)).await.map_err(unavailable)?;
+        let marker = (self.node_subject(self.node), Bytes::new());
+        self.outbox.send(marker).await.map_err(unavailable)?;
+        tokio::time::timeout(CONNECT_LIMIT, echo.next()).await.map_err(unavailable)?;
+        Ok(())
+    }
+
     pub(super) async fn ping(&self) -> Result<(), BusError> {
         if self.client.connection_state() != async_nats::connection::State::Connected {
             return Err(BusError::Unavailable("not connected".into()));

@@ -21,6 +21,11 @@ const LANES: u32 = 1;
 /// bcrypt knows no more of a password than this; the server whose hashes are imported cut it there.
 const BCRYPT_LENGTH: usize = 72;
 
+/// What an imported hash may cost to verify: more would be a way to keep this hub busy with logins.
+const BCRYPT_COST_LIMIT: u32 = 14;
+const MEMORY_LIMIT: u32 = 8 * MEMORY;
+const PASSES_LIMIT: u32 = 16;
+
 /// Longest password that is looked at, in bytes.
 pub const LENGTH_LIMIT: usize = 256;
 
@@ -93,6 +98,24 @@ impl Default for Passwords {
     fn default() -> Self {
         Self::new()
     }
+}
+
+/// Whether a text is a hash that passwords can be verified against.
+pub fn is_hash(text: &str) -> bool {
+    if text.len() > LENGTH_LIMIT {
+        return false;
+    }
+    // The mark of bcrypt hashes, with its revision.
+    if let Some(rest) = text.strip_prefix("$2") {
+        return text.parse::<bcrypt::HashParts>().is_ok_and(|parts| parts.get_cost() <= BCRYPT_COST_LIMIT)
+            && matches!(rest.as_bytes().first(), Some(b'a' | b'b' | b'x' | b'y'));
+    }
+    PasswordHash::new(text).is_ok_and(|hash| {
+        hash.algorithm == Algorithm::Argon2id.ident()
+            && hash.hash.is_some()
+            && Params::try_from(&hash)
+                .is_ok_and(|params| params.m_cost() <= MEMORY_LIMIT && params.t_cost() <= PASSES_LIMIT)
+    })
 }
 
 /// A place in the queue, given back when dropped.
@@ -182,6 +205,29 @@ mod tests {
         let stored = bcrypt::hash([b'x'; 72], 4).unwrap();
         assert_eq!(verify(&[b'x'; 200], &stored), Verdict::RightButOld);
         assert_eq!(verify(&[b'x'; 71], &stored), Verdict::Wrong);
+    }
+
+    #[test]
+    fn a_hash_is_told_from_anything_else_and_from_one_that_takes_for_ever() {
+        let bcrypt = "$2a$05$CCCCCCCCCCCCCCCCCCCCC.E5YPO9kmyuRGyh0XouQYb4YMJKvyOeW";
+        for good in [bcrypt.to_owned(), bcrypt.replace("$2a", "$2y"), hash(b"correct horse")] {
+            assert!(is_hash(&good), "{good}");
+        }
+        let ours = hash(b"correct horse");
+        for bad in [
+            String::new(),
+            "correct horse".to_owned(),
+            "$2a$10$".to_owned(),
+            bcrypt[..50].to_owned(),
+            bcrypt.replace("$05$", "$15$"),
+            ours.replace("m=19456", "m=1945600"),
+            ours.replace("t=2", "t=17"),
+            ours.replace("argon2id", "argon2d"),
+            ours.rsplit_once('$').unwrap().0.to_owned(),
+            "x".repeat(LENGTH_LIMIT + 1),
+        ] {
+            assert!(!is_hash(&bad), "{bad}");
+        }
     }
 
     #[test]

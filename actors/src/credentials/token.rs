@@ -118,6 +118,9 @@ pub enum TokenError {
     /// Not signed by a key of ours, or it does not say what it has to.
     #[error("invalid jwt")]
     Invalid,
+    /// A user's, but not for what this hub does.
+    #[error("unauthorized")]
+    OutOfScope,
     /// Its time is over, or has not come.
     #[error("invalid jwt")]
     OutOfTime,
@@ -198,7 +201,7 @@ impl<'a> Unverified<'a> {
     ///
     /// # Errors
     /// `Malformed` if it is no JSON with a `sub`, `Invalid` if something is missing or it is of neither kind or both,
-    /// `OutOfTime`.
+    /// `OutOfScope`, `OutOfTime`.
     pub fn claims(&self, now: Timestamp) -> Result<Claims, TokenError> {
         let claims: WireClaims = serde_json::from_slice(&decode(self.payload)?).map_err(|_| TokenError::Malformed)?;
         let subject = claims.sub.filter(|subject| !subject.is_empty()).ok_or(TokenError::Malformed)?;
@@ -224,13 +227,17 @@ impl<'a> Unverified<'a> {
                 issued: issued_at,
                 expires: claims.exp.ok_or(TokenError::Invalid)?,
             })),
-            (false, true) if claims.scp.as_deref() == Some(USER_SCOPE) => Ok(Claims::User(UserClaims {
-                token: jti.parse().map_err(|_| TokenError::Invalid)?,
-                user: UserId::new(subject),
-                issuer,
-                issued: issued_at,
-                expires: claims.exp,
-            })),
+            (false, true) => match claims.scp.as_deref().unwrap_or_default() {
+                "" => Err(TokenError::Invalid),
+                USER_SCOPE => Ok(Claims::User(UserClaims {
+                    token: jti.parse().map_err(|_| TokenError::Invalid)?,
+                    user: UserId::new(subject),
+                    issuer,
+                    issued: issued_at,
+                    expires: claims.exp,
+                })),
+                _ => Err(TokenError::OutOfScope),
+            },
             _ => Err(TokenError::Invalid),
         }
     }

@@ -222,16 +222,16 @@ async fn sessions_are_told_with_what_is_known_of_them() {
     };
     let queue = SessionQueue::default();
     queue.note(SessionChange::Opened(opened));
-    queue.flush(&storage.sessions, &tail).await.unwrap();
+    queue.flush(&storage.sessions, &tail, &storage.audit).await.unwrap();
     // Another node has taken it over: its former home has nothing to say about its end.
     let generation = storage.sessions.adopt(session, 0, NodeId::random()).await.unwrap().unwrap();
     queue.note(ended(0));
-    queue.flush(&storage.sessions, &tail).await.unwrap();
+    queue.flush(&storage.sessions, &tail, &storage.audit).await.unwrap();
     assert_eq!(storage.events.after(0, 10).await.unwrap().len(), 1);
     queue.note(ended(generation));
-    queue.flush(&storage.sessions, &tail).await.unwrap();
+    queue.flush(&storage.sessions, &tail, &storage.audit).await.unwrap();
     queue.note(ended(generation));
-    queue.flush(&storage.sessions, &tail).await.unwrap();
+    queue.flush(&storage.sessions, &tail, &storage.audit).await.unwrap();
 
     let told = storage.events.after(0, 10).await.unwrap();
     let kinds: Vec<&str> = told.iter().map(|event| event.kind.as_str()).collect();

@@ -4,6 +4,7 @@
 //! record of the session. Dropping a [`Peer`] ends its session, and the device is told `close`.
 
 use std::collections::VecDeque;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use actix::{Actor, ActorContext, Addr, Context, Handler};
@@ -50,6 +51,8 @@ pub struct Whom {
     pub token: TokenId,
     /// The credential itself, for a second look once the session is known.
     pub credential: String,
+    /// Where they connect from.
+    pub address: IpAddr,
 }
 
 /// A session on a device.
@@ -82,7 +85,7 @@ pub(super) struct Peer {
 impl Peer {
     /// Opens a session.
     pub(super) async fn open(transfers: &Transfers, whom: Whom, kind: SessionKind) -> Result<Self, Failure> {
-        let Whom { device, user, token, credential } = whom;
+        let Whom { device, user, token, credential, address } = whom;
         let parts = &transfers.parts;
         let end = parts.reach.find(device).await?.into_end(device);
         let (session, attachment) = (SessionId::random(), AttachmentId::random());
@@ -111,7 +114,7 @@ impl Peer {
             node: parts.bus.node(),
             kind,
             at: clock::now(),
-            address: None,
+            address: Some(address.to_string()),
             kept: false,
             recorded: false,
         }));

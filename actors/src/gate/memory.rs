@@ -150,6 +150,10 @@ impl DeviceMemory {
         }
     }
 
+    pub(super) fn note_check_in(&self, device: DeviceId, now: Timestamp) {
+        self.shard_of(device).lock().note_check_in(device, now);
+    }
+
     pub(super) fn take_check_ins(&self, max: usize) -> Vec<(DeviceId, Timestamp)> {
         let mut taken = Vec::new();
         for _ in 0..SHARDS {

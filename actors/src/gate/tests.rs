@@ -74,7 +74,14 @@ impl House {
             logged_in: None,
         };
         self.storage.users.create(&user).await.unwrap();
-        let row = UserToken { id: claims.token, user: claims.user.clone(), created: now, expires: None, name: None };
+        let row = UserToken {
+            id: claims.token,
+            user: claims.user.clone(),
+            created: now,
+            expires: None,
+            name: None,
+            last_used: None,
+        };
         self.storage.users.start_session(&row, 0, now).await.unwrap();
         let token = self.keyring.sign_user(&claims);
         (claims, token)
@@ -201,4 +208,30 @@ async fn answers_that_are_never_the_latest_are_given_but_not_remembered() {
     );
     assert_eq!(verified.await.unwrap().identity.device, claims.device);
     assert_eq!(house.gate.device_cached(&token), None);
+}
+
+#[tokio::test]
+async fn the_use_of_a_personal_token_is_noted_now_and_then() {
+    let house = House::open().await;
+    let (claims, _) = house.user().await;
+    let row = UserToken {
+        id: TokenId::random(),
+        user: claims.user.clone(),
+        created: clock::now(),
+        expires: None,
+        name: Some("ci".into()),
+        last_used: None,
+    };
+    house.storage.users.add_named_token(&row, 0).await.unwrap();
+    let token = house.keyring.sign_user(&UserClaims { token: row.id, ..claims.clone() });
+    let noted = async |id| house.storage.users.token(id).await.unwrap().unwrap().last_used;
+
+    house.gate.user(&token).await.unwrap();
+    let first = noted(row.id).await;
+    assert!(first.is_some());
+    // Asked again, storage says that it was noted a moment ago.
+    house.gate.void_user(&claims.user);
+    house.gate.user(&token).await.unwrap();
+    assert_eq!(noted(row.id).await, first);
+    assert_eq!(noted(claims.token).await, None, "a login has no use for that");
 }

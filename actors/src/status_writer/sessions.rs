@@ -5,9 +5,10 @@ use std::pin::pin;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use storage::{SessionChange, SessionId, Sessions, StorageError};
+use storage::{AuditLog, SessionChange, SessionId, Sessions, StorageError};
 use tokio::sync::Notify;
 
+use crate::audit;
 use crate::events::{EventTail, Subject, Telling};
 
 /// Sessions that may wait while the database is away; beyond it new ones leave no record.
@@ -71,7 +72,7 @@ impl SessionQueue {
     ///
     /// # Errors
     /// When the database refuses; nothing is lost then.
-    pub async fn flush(&self, sessions: &Sessions, tail: &EventTail) -> Result<(), StorageError> {
+    pub async fn flush(&self, sessions: &Sessions, tail: &EventTail, audit: &AuditLog) -> Result<(), StorageError> {
         loop {
             let batch = self.batch(BATCH);
             if batch.is_empty() {
@@ -79,6 +80,8 @@ impl SessionQueue {
             }
             let ended = subjects_of_ended(&batch, sessions).await?;
             let events = Telling::of_sessions(&batch, &ended);
+            // Before the rows: a session that is written down is in the log.
+            audit.append(&audit::of_sessions(&batch, &ended)).await?;
             tail.append(&events.before).await?;
             sessions.record(&batch).await?;
             tail.append(&events.after).await?;

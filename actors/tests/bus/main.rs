@@ -110,7 +110,7 @@ mod backends {
         let url = nats_server::url();
         let prefix = format!("case-{}", uuid::Uuid::new_v4());
         let connect = || NatsBus::connect(&url, &prefix, NodeId::random());
-        (Bus::Nats(connect().await.unwrap()), Bus::Nats(connect().await.unwrap()))
+        (Bus::from(connect().await.unwrap()), Bus::from(connect().await.unwrap()))
     }
 }
 
@@ -158,7 +158,7 @@ async fn a_listener_that_takes_nothing_is_refused_beyond_the_bound() {
 async fn a_lost_server_is_noticed_by_listeners_and_forgiven_when_it_is_back() {
     let mut server = nats_server::Private::start();
     let connect = || NatsBus::connect(server.url(), "lost", NodeId::random());
-    let (one, two) = (Bus::Nats(connect().await.unwrap()), Bus::Nats(connect().await.unwrap()));
+    let (one, two) = (Bus::from(connect().await.unwrap()), Bus::from(connect().await.unwrap()));
     let mut at_two = two.listen().await.unwrap();
     server.restart();
     assert_eq!(hear(&mut at_two).await, Incoming::LinkLost);

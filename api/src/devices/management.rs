@@ -1,5 +1,6 @@
 //! What users ask about devices, and decide. (Mender API: device authentication, management v2.)
 
+use std::collections::BTreeSet;
 use std::str::FromStr;
 
 use actix_web::http::StatusCode;
@@ -26,6 +27,11 @@ pub async fn list(
     request: HttpRequest,
     state: web::Data<ApiState>,
 ) -> Result<HttpResponse, ApiError> {
+    answer_list_of(&request, &state).await
+}
+
+/// The devices that a query asks for, whoever asks.
+pub(crate) async fn answer_list_of(request: &HttpRequest, state: &ApiState) -> Result<HttpResponse, ApiError> {
     let query = Query::parse(request.query_string());
     let statuses: Result<Vec<DeviceStatus>, _> = query.all("status").map(DeviceStatus::from_str).collect();
     let statuses = statuses.map_err(|_| {
@@ -38,7 +44,7 @@ pub async fn list(
     } else {
         Page::with_default_size(&query, u32::try_from(ids.len()).unwrap_or(MAX_PER_PAGE))?
     };
-    answer_list(&state, &request, &query, page, selection(statuses, &ids)).await
+    answer_list(state, request, &query, page, selection(statuses, &ids)).await
 }
 
 /// `POST /devices/search`: the same list, the filter in the body.
@@ -94,8 +100,12 @@ impl Default for OneOrMany {
 
 /// The filter, or `None` for one that no device passes: ids are opaque to clients, so one that cannot be ours is simply
 /// not found.
+///
+/// What is named twice is asked for once: a body has room for more repetitions than a statement has for arguments.
 fn selection(statuses: Vec<DeviceStatus>, ids: &[&str]) -> Option<DeviceFilter> {
-    let found: Vec<DeviceId> = ids.iter().filter_map(|id| id.parse().ok()).collect();
+    let statuses = statuses.into_iter().collect::<BTreeSet<_>>().into_iter().collect();
+    let found: BTreeSet<DeviceId> = ids.iter().filter_map(|id| id.parse().ok()).collect();
+    let found: Vec<DeviceId> = found.into_iter().collect();
     if found.is_empty() && !ids.is_empty() { None } else { Some(DeviceFilter { statuses, ids: found }) }
 }
 
@@ -130,6 +140,11 @@ pub async fn count(
     request: HttpRequest,
     state: web::Data<ApiState>,
 ) -> Result<HttpResponse, ApiError> {
+    answer_count(&request, &state).await
+}
+
+/// How many devices a query is about, whoever asks.
+pub(crate) async fn answer_count(request: &HttpRequest, state: &ApiState) -> Result<HttpResponse, ApiError> {
     let query = Query::parse(request.query_string());
     let status = query.first("status").map(DeviceStatus::from_str).transpose().map_err(|_| {
         ApiError::bad_request("status must be one of: pending, accepted, rejected, preauthorized, noauth")
@@ -151,7 +166,8 @@ pub async fn get(
     Ok(answer_json(&mut HttpResponse::Ok(), &DeviceBody::from(device)))
 }
 
-async fn find(state: &ApiState, id: &str) -> Result<Option<Device>, ApiError> {
+/// The device with this id, if it is one.
+pub(crate) async fn find(state: &ApiState, id: &str) -> Result<Option<Device>, ApiError> {
     let Ok(id) = id.parse() else { return Ok(None) };
     Ok(state.storage.devices.find(id).await?)
 }
@@ -280,6 +296,11 @@ pub async fn limit(
     if name.as_str() != "max_devices" {
         return Err(ApiError::bad_request(format!("unsupported limit {name}")));
     }
+    answer_limit(&state).await
+}
+
+/// How many devices may be accepted, whoever asks.
+pub(crate) async fn answer_limit(state: &ApiState) -> Result<HttpResponse, ApiError> {
     let limit = match state.storage.devices.limit().await? {
         Some(limit) => Value::from(limit),
         None => Value::from(state.config.unlimited_reported_as),
@@ -315,6 +336,13 @@ mod tests {
         let text = id.to_string();
         assert_eq!(selection(vec![], &["nonsense", &text]).unwrap().ids, [id]);
         assert_eq!(selection(vec![], &[]), Some(DeviceFilter::default()));
+    }
+
+    #[test]
+    fn what_is_named_twice_is_asked_for_once() {
+        let id = DeviceId::random().to_string();
+        let found = selection(vec![DeviceStatus::Pending; 100_000], &vec![id.as_str(); 50_000]).unwrap();
+        assert_eq!((found.statuses.len(), found.ids.len()), (1, 1));
     }
 
     #[test]

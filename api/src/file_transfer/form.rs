@@ -1,24 +1,15 @@
-//! The form of an upload, read as it comes: parts in any order up to the file, which is passed on piece by piece.
+//! The form of an upload to a device: parts in any order up to the file.
 
-use std::future::Future;
-use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use actix_web::dev::Payload;
 use actix_web::http::header::{self, HeaderMap};
 use actors::file_transfer::Target;
-use bytes::Bytes;
-use futures_util::{Stream, StreamExt, stream};
-use multer::{Field, Multipart};
-use tokio::sync::mpsc;
-use tokio::time::timeout;
 
 use super::check_path;
-use crate::body::content_length;
 use crate::error::ApiError;
+use crate::form;
+pub(super) use crate::form::File;
 
 /// Bytes in a part other than the file.
 const VALUE_LIMIT: usize = 4096;
@@ -26,35 +17,8 @@ const VALUE_LIMIT: usize = 4096;
 /// Bytes of a file's name: what file systems take.
 const NAME_LIMIT: usize = 255;
 
-/// Bytes that may be read without any of them being the content of a part: the headers of a part, and what is in front of
-/// the first one.
-const OVERHEAD_LIMIT: usize = 64 * 1024;
-
 /// A form that is being read.
-pub(super) struct Form {
-    parts: Multipart<'static>,
-    deadline: Duration,
-    /// Bytes read since something of a part was last handed on.
-    unused: Arc<AtomicUsize>,
-}
-
-/// The file of a form.
-pub(super) struct File {
-    /// `None` once it failed: the reader of the form would fail again and again.
-    field: Option<Field<'static>>,
-    unused: Arc<AtomicUsize>,
-}
-
-/// Why the body cannot be read on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-enum Unreadable {
-    #[error("the body is too large")]
-    TooLarge,
-    #[error("the body ends early")]
-    CutShort,
-    #[error("the headers of a part are too large")]
-    Overhead,
-}
+pub(super) struct Form(form::Form);
 
 impl Form {
     /// The form in a request's body, of at most `limit` bytes. Nobody waits longer than `deadline` for the next of them.
@@ -62,30 +26,25 @@ impl Form {
         let kind = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
         let boundary = multer::parse_boundary(kind)
             .map_err(|_| ApiError::bad_request("request Content-Type isn't multipart/form-data"))?;
-        if content_length(headers).is_some_and(|length| length > limit) {
-            return Err(ApiError::TooLarge);
-        }
-        let unused = Arc::<AtomicUsize>::default();
-        let parts = Multipart::new(bounded(body, limit, Arc::clone(&unused)), boundary);
-        Ok(Self { parts, deadline, unused })
+        form::Form::with_boundary(headers, boundary, body, limit, deadline).map(Self)
     }
 
     /// Reads up to the file: where it goes, and its bytes.
     pub(super) async fn until_file(&mut self) -> Result<(Target, File), ApiError> {
         let mut target = Target { path: String::new(), name: None, uid: None, gid: None, mode: None };
-        while let Some(mut field) = self.next_part().await? {
+        while let Some(mut field) = self.0.next_part().await? {
             let name = field.name().unwrap_or_default().to_owned();
             match name.as_str() {
-                "path" => target.path = self.value(&mut field, "path").await?,
-                "uid" => target.uid = Some(decimal("uid", &self.value(&mut field, "uid").await?)?),
-                "gid" => target.gid = Some(decimal("gid", &self.value(&mut field, "gid").await?)?),
-                "mode" => target.mode = Some(octal(&self.value(&mut field, "mode").await?)?),
+                "path" => target.path = self.0.value(&mut field, "path", VALUE_LIMIT).await?,
+                "uid" => target.uid = Some(decimal("uid", &self.0.value(&mut field, "uid", VALUE_LIMIT).await?)?),
+                "gid" => target.gid = Some(decimal("gid", &self.0.value(&mut field, "gid", VALUE_LIMIT).await?)?),
+                "mode" => target.mode = Some(octal(&self.0.value(&mut field, "mode", VALUE_LIMIT).await?)?),
                 "file" => {
                     check_path(&target.path)?;
                     target.name = base_name(field.file_name().unwrap_or_default())?;
-                    return Ok((target, File { field: Some(field), unused: Arc::clone(&self.unused) }));
+                    return Ok((target, self.0.file(field)));
                 }
-                _ => while self.next_piece(&mut field).await?.is_some() {},
+                _ => self.0.pass_over(&mut field).await?,
             }
         }
         check_path(&target.path)?;
@@ -93,107 +52,9 @@ impl Form {
     }
 
     /// Reads to the end and forgets it. What is wrong with it no longer matters.
-    pub(super) async fn pass_over_rest(mut self) {
-        while let Ok(Some(mut field)) = self.next_part().await {
-            while let Ok(Some(_)) = self.next_piece(&mut field).await {}
-        }
+    pub(super) async fn pass_over_rest(self) {
+        self.0.pass_over_rest().await;
     }
-
-    async fn next_part(&mut self) -> Result<Option<Field<'static>>, ApiError> {
-        self.unused.store(0, Ordering::Relaxed);
-        in_time(self.deadline, self.parts.next_field()).await
-    }
-
-    async fn next_piece(&self, field: &mut Field<'static>) -> Result<Option<Bytes>, ApiError> {
-        self.unused.store(0, Ordering::Relaxed);
-        in_time(self.deadline, field.chunk()).await
-    }
-
-    async fn value(&self, field: &mut Field<'static>, name: &str) -> Result<String, ApiError> {
-        let mut value = Vec::new();
-        while let Some(piece) = self.next_piece(field).await? {
-            if value.len() + piece.len() > VALUE_LIMIT {
-                return Err(ApiError::bad_request(format!("{name}: must be at most {VALUE_LIMIT} bytes long.")));
-            }
-            value.extend_from_slice(&piece);
-        }
-        String::from_utf8(value).map_err(|_| ApiError::bad_request(format!("{name}: must be text.")))
-    }
-}
-
-impl Stream for File {
-    type Item = Result<Bytes, ApiError>;
-
-    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        self.unused.store(0, Ordering::Relaxed);
-        let Some(field) = &mut self.field else { return Poll::Ready(None) };
-        let piece = field.poll_next_unpin(cx).map_err(from_multipart);
-        if matches!(piece, Poll::Ready(Some(Err(_)))) {
-            self.field = None;
-        }
-        piece
-    }
-}
-
-async fn in_time<T>(deadline: Duration, reading: impl Future<Output = multer::Result<T>>) -> Result<T, ApiError> {
-    timeout(deadline, reading).await.map_err(|_| ApiError::TooSlow)?.map_err(from_multipart)
-}
-
-#[expect(clippy::needless_pass_by_value, reason = "for `map_err`")]
-fn from_multipart(error: multer::Error) -> ApiError {
-    if let multer::Error::StreamReadFailed(cause) = &error
-        && let Some(cause) = cause.downcast_ref::<Unreadable>()
-    {
-        return match cause {
-            Unreadable::TooLarge => ApiError::TooLarge,
-            Unreadable::CutShort => ApiError::bad_request("cannot read the request body"),
-            Unreadable::Overhead => ApiError::bad_request(format!("cannot read the form: {cause}")),
-        };
-    }
-    ApiError::bad_request(format!("cannot read the form: {error}"))
-}
-
-/// The body's pieces, one at a time: the next is read when the last was taken. The reader of the form takes whatever is
-/// offered, and wants a stream that may change threads, which a request's body may not; so it is read by a task of its own.
-fn bounded(
-    mut body: Payload,
-    limit: u64,
-    unused: Arc<AtomicUsize>,
-) -> impl Stream<Item = Result<Bytes, Unreadable>> + Send + 'static {
-    let (sender, mut pieces) = mpsc::channel(1);
-    actix_rt::spawn(async move {
-        let mut left = limit;
-        loop {
-            let piece = tokio::select! {
-                piece = body.next() => piece,
-                // The request is answered.
-                () = sender.closed() => return,
-            };
-            let piece = match piece {
-                None => return,
-                Some(Err(_)) => Err(Unreadable::CutShort),
-                Some(Ok(piece)) => match left.checked_sub(piece.len() as u64) {
-                    Some(rest) => {
-                        left = rest;
-                        Ok(piece)
-                    }
-                    None => Err(Unreadable::TooLarge),
-                },
-            };
-            let is_last = piece.is_err();
-            if sender.send(piece).await.is_err() || is_last {
-                return;
-            }
-        }
-    });
-    stream::poll_fn(move |cx| {
-        pieces.poll_recv(cx).map(|piece| {
-            Some(piece?.and_then(|piece| {
-                let before = unused.fetch_add(piece.len(), Ordering::Relaxed);
-                if before > OVERHEAD_LIMIT { Err(Unreadable::Overhead) } else { Ok(piece) }
-            }))
-        })
-    })
 }
 
 fn decimal(name: &str, text: &str) -> Result<u32, ApiError> {
@@ -229,6 +90,8 @@ mod tests {
     use actix_web::ResponseError;
     use actix_web::error::PayloadError;
     use actix_web::http::header::HeaderValue;
+    use bytes::Bytes;
+    use futures_util::{StreamExt, stream};
 
     use super::*;
 

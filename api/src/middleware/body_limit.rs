@@ -1,5 +1,5 @@
 //! Refuses a body that announces itself as too large, before a byte of it is read. One that does not announce its size is
-//! cut off while it is read, by [`crate::body`] and [`crate::file_transfer`].
+//! cut off while it is read, by [`crate::body`], [`crate::form`] and [`crate::artifacts`].
 
 use actix_web::Error;
 use actix_web::body::{EitherBody, MessageBody};
@@ -7,6 +7,7 @@ use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::http::Method;
 use actix_web::middleware::Next;
 
+use crate::artifacts;
 use crate::body::content_length;
 use crate::error::ApiError;
 use crate::file_transfer;
@@ -22,7 +23,11 @@ pub async fn limit_body<B: MessageBody>(
 ) -> Result<ServiceResponse<EitherBody<B>>, Error> {
     let state = ApiState::of_service(&request);
     let brings_file = request.method() == Method::PUT && file_transfer::brings_file(request.path());
-    let limit = if brings_file { state.transfers.config().upload_limit } else { state.config.body_limit };
+    let limit = if brings_file {
+        state.transfers.config().upload_limit
+    } else {
+        artifacts::body_limit(state, request.method().as_str(), request.path()).unwrap_or(state.config.body_limit)
+    };
     if content_length(request.headers()).is_some_and(|length| length > limit) {
         return Ok(request.error_response(ApiError::TooLarge).map_into_right_body());
     }

@@ -7,7 +7,7 @@ use actix_web::http::header::{self, HeaderValue};
 use actix_web::middleware::Next;
 use actix_web::{Error, HttpMessage};
 
-use crate::error::{ErrorText, envelope};
+use crate::error::{ErrorMembers, ErrorText, detailed_envelope, envelope};
 use crate::middleware::observe::RequestId;
 
 /// The layer. Errors of ours carry their text; those that the framework makes get the usual one of their status. A handler
@@ -22,7 +22,10 @@ pub async fn write_envelope<B: MessageBody>(
     let response = next.call(request).await?;
     let Some(text) = error_text(&response) else { return Ok(response.map_into_left_body()) };
     let id = response.request().extensions().get::<RequestId>().map(|id| id.0.clone()).unwrap_or_default();
-    let body = envelope(&text, &id);
+    let body = match response.response().extensions().get::<ErrorMembers>() {
+        Some(members) => detailed_envelope(&text, &members.0, &id),
+        None => envelope(&text, &id),
+    };
     let mut response = response.map_body(|_, _| EitherBody::right(BoxBody::new(body)));
     let headers = response.headers_mut();
     headers.remove(header::CONTENT_ENCODING);

@@ -80,59 +80,122 @@ async fn with_user(config: Config) -> (ApiState, String) {
     (state, String::from_utf8(seen.body.to_vec()).unwrap())
 }
 
-/// Those served now and a sample of those that come later.
-const SECURED: &[(&str, &str)] = &[
-    ("PUT", "/api/devices/v1/inventory/device/attributes"),
-    ("PATCH", "/api/devices/v1/inventory/device/attributes"),
-    ("GET", "/api/devices/v1/deviceconnect/connect"),
+/// What anybody may ask without a token. A new route stands here, or its path calls for a token.
+const OPEN: &[(&str, &str)] = &[
+    ("POST", "/api/devices/v1/authentication/auth_requests"),
+    ("POST", "/api/management/v1/useradm/auth/login"),
+    // What opens these stands in the address itself.
+    ("GET", "/api/devices/v1/deployments/download/objects/{id}"),
+    ("HEAD", "/api/devices/v1/deployments/download/objects/{id}"),
+    ("PUT", "/api/devices/v1/deployments/download/uploads/{id}"),
+    ("GET", "/health/live"),
+    ("HEAD", "/health/live"),
+    ("GET", "/health/ready"),
+    ("HEAD", "/health/ready"),
+    ("GET", "/metrics"),
+    ("GET", "/"),
+    ("HEAD", "/"),
+    ("GET", "/ui"),
+    ("HEAD", "/ui"),
+    ("GET", "/ui/{path:.*}"),
+    ("HEAD", "/ui/{path:.*}"),
+    ("GET", "/tags.json"),
+    ("GET", "/versions.json"),
+    ("GET", "/{page:[A-Za-z0-9]+}"),
+    ("HEAD", "/{page:[A-Za-z0-9]+}"),
+];
+
+/// What anybody who reaches the internal listener may ask without its token.
+const OPEN_INSIDE: &[(&str, &str)] = &[
+    ("GET", "/api/internal/v1/deviceconnect/alive"),
+    ("GET", "/api/internal/v1/deviceconnect/health"),
+    ("GET", "/api/internal/v1/devauth/alive"),
+    ("GET", "/api/internal/v1/devauth/health"),
+    ("GET", "/api/internal/v1/devauth/tokens/verify"),
+    ("POST", "/api/internal/v1/devauth/tokens/verify"),
+    ("GET", "/api/internal/v1/useradm/alive"),
+    ("GET", "/api/internal/v1/useradm/health"),
+    ("GET", "/api/internal/v1/useradm/auth/verify"),
+    ("POST", "/api/internal/v1/useradm/auth/verify"),
+    ("GET", "/api/internal/v1/inventory/alive"),
+    ("GET", "/api/internal/v1/inventory/health"),
+    ("GET", "/api/internal/v1/reporting/alive"),
+    ("GET", "/api/internal/v1/reporting/health"),
+    ("GET", "/api/internal/v1/devicemonitor/alive"),
+    ("GET", "/api/internal/v1/devicemonitor/health"),
+];
+
+/// Not served yet, and asked for the same tokens all the same.
+const LATER: &[(&str, &str)] = &[
     ("POST", "/api/devices/v2/deployments/device/deployments/next"),
     ("GET", "/api/devices/v1/deviceconfig/configuration"),
-    ("GET", "/api/management/v2/devauth/devices"),
-    ("POST", "/api/management/v2/devauth/devices"),
-    ("POST", "/api/management/v2/devauth/devices/search"),
-    ("GET", "/api/management/v2/devauth/devices/count"),
-    ("GET", "/api/management/v2/devauth/devices/x"),
-    ("DELETE", "/api/management/v2/devauth/devices/x"),
-    ("DELETE", "/api/management/v2/devauth/devices/x/auth/y"),
-    ("GET", "/api/management/v2/devauth/devices/x/auth/y/status"),
-    ("PUT", "/api/management/v2/devauth/devices/x/auth/y/status"),
-    ("DELETE", "/api/management/v2/devauth/tokens/x"),
-    ("GET", "/api/management/v2/devauth/limits/max_devices"),
-    ("POST", "/api/management/v1/useradm/auth/login"),
-    ("POST", "/api/management/v1/useradm/auth/logout"),
-    ("GET", "/api/management/v1/useradm/users"),
-    ("POST", "/api/management/v1/useradm/users"),
-    ("GET", "/api/management/v1/useradm/users/me"),
-    ("GET", "/api/management/v1/useradm/settings"),
-    ("GET", "/api/management/v1/inventory/devices"),
-    ("GET", "/api/management/v1/inventory/devices/x"),
-    ("POST", "/api/management/v2/inventory/filters/search"),
-    ("GET", "/api/management/v1/deviceconnect/devices/x"),
-    ("GET", "/api/management/v1/deviceconnect/devices/x/connect"),
-    ("GET", "/api/management/v1/deviceconnect/sessions/x/playback"),
-    ("GET", "/api/management/v1/mooring/sessions/x/recording"),
-    ("DELETE", "/api/management/v1/mooring/sessions/x/recording"),
-    ("POST", "/api/management/v1/deviceconnect/devices/x/check-update"),
-    ("POST", "/api/management/v1/deviceconnect/devices/x/send-inventory"),
-    ("GET", "/api/management/v1/mooring/events"),
-    ("GET", "/api/management/v1/mooring/devices/x/connections"),
-    ("GET", "/api/management/v1/mooring/devices/x/flow"),
-    ("GET", "/api/management/v1/mooring/devices/x/terminal"),
-    ("GET", "/api/management/v1/mooring/sessions/x/attach"),
-    ("GET", "/api/management/v1/mooring/sessions"),
-    ("GET", "/api/management/v1/mooring/sessions/x"),
-    ("GET", "/api/management/v1/deployments/artifacts"),
+    ("POST", "/api/management/v1/deployments/deployments"),
     ("GET", "/api/management/v1/iot-manager/integrations"),
 ];
+
+/// A path that the pattern fits.
+fn sample(pattern: &str) -> String {
+    let mut path = String::new();
+    let mut rest = pattern;
+    while let Some((before, after)) = rest.split_once('{') {
+        let (name, after) = after.split_once('}').unwrap();
+        path.push_str(before);
+        // The tenant of an installation has no name.
+        path.push_str(if name.starts_with("tenant:") { "" } else { "x" });
+        rest = after;
+    }
+    path + rest
+}
+
+#[test]
+fn every_route_asks_for_the_token_of_its_audience() {
+    use crate::gateway::{Access, access, internal_access};
+    for route in crate::endpoint::list(routes) {
+        let path = sample(route.pattern);
+        let wanted = if OPEN.contains(&(route.method, route.pattern)) {
+            Access::Public
+        } else if path.starts_with("/api/devices/") {
+            Access::Device
+        } else if path.starts_with("/api/management/") {
+            Access::User
+        } else {
+            panic!("{} {} asks nobody who they are, and is not named here", route.method, route.pattern)
+        };
+        assert_eq!(access(&path), wanted, "{} {path}", route.method);
+        assert_eq!(internal_access(&path), Access::Nowhere, "{path} is served on the internal listener");
+    }
+    for route in crate::endpoint::list(internal_routes) {
+        let path = sample(route.pattern);
+        let is_open = OPEN_INSIDE.contains(&(route.method, route.pattern));
+        let wanted = if is_open { Access::Public } else { Access::Internal };
+        assert_eq!(internal_access(&path), wanted, "{} {path}", route.method);
+        assert_eq!(access(&path), Access::Nowhere, "{path} is reached from outside");
+    }
+}
 
 #[actix_web::test]
 async fn every_secured_route_called_bare_is_401_with_name_and_reason() {
     let app = init_service(crate::app(testing::state(Config::default()).await, routes)).await;
-    for (method, path) in SECURED {
-        let seen = see(&app, ask(method, path)).await;
+    let served = crate::endpoint::list(routes);
+    let secured: Vec<(&str, String)> = served
+        .iter()
+        .map(|route| (route.method, route.pattern))
+        .chain(LATER.iter().copied())
+        .filter(|route| !OPEN.contains(route))
+        .map(|(method, pattern)| (method, sample(pattern)))
+        .collect();
+    assert!(secured.len() > 40, "{secured:?}");
+    for (method, path) in secured {
+        let seen = see(&app, ask(method, &path)).await;
         assert_eq!(seen.status, StatusCode::UNAUTHORIZED, "{method} {path}");
         assert!(!seen.error().is_empty());
         assert_eq!(seen.header("x-content-type-options"), "nosniff");
+    }
+    for (method, pattern) in OPEN {
+        let seen = see(&app, ask(method, &sample(pattern))).await;
+        let is_login = pattern.ends_with("/auth/login");
+        assert_eq!(seen.status == StatusCode::UNAUTHORIZED, is_login, "{method} {pattern}");
+        assert!(seen.status.as_u16() < 500 && seen.status != StatusCode::METHOD_NOT_ALLOWED, "{method} {pattern}");
     }
     let seen = see(&app, ask("POST", "/api/devices/v1/authentication/auth_requests")).await;
     assert_eq!(seen.status, StatusCode::BAD_REQUEST);
@@ -340,4 +403,23 @@ async fn the_way_into_the_web_ui_is_relative() {
     let seen = see(&app, ask("GET", "/ui/env.js")).await;
     assert!(seen.body.starts_with(b"var mender_environment = {"));
     assert!(seen.header("cache-control").contains("no-store"));
+}
+
+#[test]
+fn questions_are_routes_that_there_are() {
+    let served = [crate::endpoint::list(routes), crate::endpoint::list(internal_routes)].concat();
+    for pattern in super::QUESTIONS {
+        assert!(served.iter().any(|route| (route.method, route.pattern) == ("POST", pattern)), "{pattern}");
+    }
+}
+
+/// A search that nobody names a question would be a row of the audit log each time.
+#[test]
+fn searches_are_questions() {
+    for route in [crate::endpoint::list(routes), crate::endpoint::list(internal_routes)].concat() {
+        let asks = ["/search", "/aggregate"].iter().any(|end| route.pattern.ends_with(end));
+        if asks && route.method != "GET" {
+            assert!(super::QUESTIONS.contains(&route.pattern), "{} {}", route.method, route.pattern);
+        }
+    }
 }

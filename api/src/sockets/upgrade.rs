@@ -5,6 +5,7 @@
 
 use std::fmt::Display;
 use std::future::{Ready, ready};
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -228,8 +229,7 @@ async fn admit_device(state: &SocketState, request: &Request) -> Result<Admitted
             Epoch(known.max(now.0))
         }
     };
-    let address =
-        request.peer_addr().map(|peer| client_address(request.headers(), peer.ip(), &state.api.trusted_proxies));
+    let address = address_of(state, request);
     Ok(Admitted::Device(device::Opening {
         device: identity.device,
         auth_set: identity.auth_set,
@@ -237,6 +237,10 @@ async fn admit_device(state: &SocketState, request: &Request) -> Result<Admitted
         address,
         token: token.to_owned(),
     }))
+}
+
+fn address_of(state: &SocketState, request: &Request) -> Option<IpAddr> {
+    request.peer_addr().map(|peer| client_address(request.headers(), peer.ip(), &state.api.trusted_proxies))
 }
 
 async fn admit_operator(
@@ -252,7 +256,9 @@ async fn admit_operator(
     verify_operator(state, request, &identity)?;
     let session = SessionId::random();
     let kept = matches!(client, Client::Ours { keep: true, .. });
-    let beginning = Beginning { session, device, user: identity.user.clone(), end: reachable.into_end(device), kept };
+    let end = reachable.into_end(device);
+    let address = address_of(state, request);
+    let beginning = Beginning { session, device, user: identity.user.clone(), end, kept, address };
     Ok(Admitted::Operator(operator::Opening {
         session,
         user: identity.user,

@@ -31,7 +31,10 @@ pub(super) async fn change<T>(
     Ok(answer)
 }
 
-async fn load_locked(transaction: &mut Transaction, key: DeviceKey<'_>) -> Result<Option<Device>, StorageError> {
+pub(super) async fn load_locked(
+    transaction: &mut Transaction,
+    key: DeviceKey<'_>,
+) -> Result<Option<Device>, StorageError> {
     let by_id;
     let hash = match key {
         DeviceKey::Identity(hash) => hash,
@@ -119,7 +122,7 @@ async fn write(
     if let Some(token) = change.issued {
         issue(transaction, token).await?;
     }
-    inventory::show_identity(transaction, after).await?;
+    let _changed = inventory::show_identity(transaction, after).await?;
 
     let (was, is) = (before.map(Device::status), after.status());
     if was != Some(is) {
@@ -271,8 +274,8 @@ async fn provision_connection(
 
 async fn remove(transaction: &mut Transaction, device: &Device) -> Result<(), StorageError> {
     // Sets and tokens go with the device, by their foreign keys.
+    inventory::forget(transaction, device.id).await?;
     for table in [
-        "DELETE FROM inventory WHERE device = $1",
         "DELETE FROM connection_log WHERE device = $1",
         "DELETE FROM connections WHERE device = $1",
         "DELETE FROM devices WHERE id = $1",

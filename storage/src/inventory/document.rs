@@ -39,6 +39,53 @@ impl Entry {
 }
 
 impl Document {
+    /// The value of an attribute.
+    pub(super) fn value(&self, scope: &str, name: &str) -> Option<&Value> {
+        self.0.get(scope)?.get(name).map(|entry| &entry.value)
+    }
+
+    /// The value of an attribute that is a text.
+    pub(super) fn text(&self, scope: &str, name: &str) -> Option<&str> {
+        self.value(scope, name)?.as_str()
+    }
+
+    /// Scope, name and value of every attribute, in order of scope and name.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&str, &str, &Value)> {
+        self.0.iter().flat_map(|(scope, entries)| {
+            entries.iter().map(|(name, entry)| (scope.as_str(), name.as_str(), &entry.value))
+        })
+    }
+
+    /// How many values a scope holds, elements of arrays one by one, and the bytes of its texts.
+    pub(super) fn weight(&self, scope: &str) -> (usize, usize) {
+        let (mut values, mut bytes) = (0, 0);
+        let length = |value: &Value| value.as_str().map_or(8, str::len);
+        for (name, entry) in self.0.get(scope).into_iter().flatten() {
+            bytes += name.len() + entry.description.as_ref().map_or(0, String::len);
+            match &entry.value {
+                Value::Array(items) => {
+                    values += items.len();
+                    bytes += items.iter().map(length).sum::<usize>();
+                }
+                value => {
+                    values += 1;
+                    bytes += length(value);
+                }
+            }
+        }
+        (values, bytes)
+    }
+
+    /// Takes an attribute away; says whether it was there.
+    pub(super) fn remove(&mut self, scope: &str, name: &str) -> bool {
+        let Some(entries) = self.0.get_mut(scope) else { return false };
+        let removed = entries.remove(name).is_some();
+        if entries.is_empty() {
+            self.0.remove(scope);
+        }
+        removed
+    }
+
     /// How many attributes a scope has.
     pub(super) fn count(&self, scope: &str) -> usize {
         self.0.get(scope).map_or(0, BTreeMap::len)
@@ -106,7 +153,8 @@ pub(super) fn reported(attributes: Vec<Attribute>) -> BTreeMap<String, Entry> {
 }
 
 /// Whether a value has one of the types an attribute may have: text, number, array of only one of them.
-pub(super) fn is_attribute_value(value: &Value) -> bool {
+#[must_use]
+pub fn is_attribute_value(value: &Value) -> bool {
     match value {
         Value::String(_) | Value::Number(_) => true,
         Value::Array(items) => items.iter().all(Value::is_string) || items.iter().all(Value::is_number),

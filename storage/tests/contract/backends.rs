@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use sqlx::Connection as _;
 use storage::{
     AuthSet, AuthSetId, Config, Decision, Device, DeviceChange, DeviceId, DeviceKey, IssuedToken, Objects, Presence,
     SetStatus, Storage, Timestamp,
@@ -43,6 +44,27 @@ impl TestDatabase {
         Self { storage, config, is_private, directory }
     }
 
+    /// Writes to the tables behind the back of their owner; not to those in memory, which nobody else can reach. Says whether
+    /// it did.
+    pub async fn execute(&self, statements: &[&'static str]) -> bool {
+        let url = &self.config.database_url;
+        if self.is_private {
+            return false;
+        }
+        if url.starts_with("sqlite:") {
+            let mut connection = sqlx::SqliteConnection::connect(url).await.expect("a connection");
+            for statement in statements {
+                sqlx::query(*statement).execute(&mut connection).await.expect("a statement that works");
+            }
+        } else {
+            let mut connection = sqlx::PgConnection::connect(url).await.expect("a connection");
+            for statement in statements {
+                sqlx::query(*statement).execute(&mut connection).await.expect("a statement that works");
+            }
+        }
+        true
+    }
+
     /// The storage of another node on the same database.
     pub async fn another_node(&self) -> Storage {
         self.another_node_with(|_| ()).await
@@ -68,6 +90,28 @@ impl TestDatabase {
         match &self.directory {
             Some(directory) => format!("sqlite:{}", directory.path().join("fresh.db").display()),
             None => tokio::task::spawn_blocking(|| Postgres::shared().database()).await.expect("a database"),
+        }
+    }
+
+    /// Makes every document look as if it came from a version that had no searches.
+    pub async fn forget_indexes(&self) {
+        let statements = [
+            "UPDATE inventory SET indexed = FALSE",
+            "DELETE FROM inventory_terms",
+            "DELETE FROM inventory_text",
+            "DELETE FROM inventory_attributes",
+            "DELETE FROM inventory_counts",
+        ];
+        if self.directory.is_some() {
+            let pool = sqlx::SqlitePool::connect(&self.url()).await.expect("the database opens");
+            for statement in statements {
+                sqlx::query(statement).execute(&pool).await.expect("a statement");
+            }
+        } else {
+            let pool = sqlx::PgPool::connect(&self.url()).await.expect("the database opens");
+            for statement in statements {
+                sqlx::query(statement).execute(&pool).await.expect("a statement");
+            }
         }
     }
 
@@ -111,8 +155,8 @@ pub struct TestObjects {
     config: Config,
     /// Objects in memory belong to one node.
     is_private: bool,
-    _directory: Option<TempDir>,
-    _server: Option<S3Server>,
+    directory: Option<TempDir>,
+    server: Option<S3Server>,
 }
 
 impl TestObjects {
@@ -136,7 +180,27 @@ impl TestObjects {
     fn open(config: Config, directory: Option<TempDir>, server: Option<S3Server>) -> Self {
         let objects = Objects::open(&config).expect("the object store opens");
         let is_private = directory.is_none() && server.is_none();
-        Self { objects, config, is_private, _directory: directory, _server: server }
+        Self { objects, config, is_private, directory, server }
+    }
+
+    /// Every file that the store keeps, those that are no objects among them.
+    pub fn left_behind(&self) -> Vec<String> {
+        let Some(root) = self.directory.as_ref().map(TempDir::path).or(self.server.as_ref().map(S3Server::directory))
+        else {
+            return Vec::new();
+        };
+        let (mut found, mut left) = (Vec::new(), vec![root.to_owned()]);
+        while let Some(folder) = left.pop() {
+            for entry in std::fs::read_dir(&folder).into_iter().flatten().flatten() {
+                if entry.path().is_dir() {
+                    left.push(entry.path());
+                } else {
+                    found.push(entry.path().strip_prefix(root).expect("below it").display().to_string());
+                }
+            }
+        }
+        found.sort();
+        found
     }
 
     /// The same store as another node sees it; one in memory has no other node.

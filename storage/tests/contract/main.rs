@@ -3,6 +3,7 @@
 
 mod backends;
 mod cases;
+mod random;
 mod s3_server;
 mod servers;
 
@@ -81,6 +82,8 @@ on_every_database! {
         a_set_has_one_owner,
         check_ins_are_written_in_bulk_and_never_go_back,
         the_limit_is_kept,
+        settings_lift_only_what_settings_said,
+        what_an_import_left_wrong_is_put_right,
         devices_being_removed_are_listed,
     ],
     users: [
@@ -90,6 +93,11 @@ on_every_database! {
         parallel_logins_keep_to_the_limit,
         another_password_ends_every_token,
         a_removed_user_leaves_no_token,
+        the_last_user_stays,
+        a_changed_user_keeps_one_token,
+        named_tokens_have_a_name_and_a_number,
+        parallel_named_tokens_keep_to_the_limit,
+        settings_are_replaced_by_who_has_seen_them,
     ],
     inventory: [
         a_new_device_shows_its_identity_and_status,
@@ -99,7 +107,30 @@ on_every_database! {
         reports_of_unknown_devices_store_nothing,
         characters_of_every_kind_come_back,
         parallel_reports_and_decisions_lose_nothing,
-        pages_by_id_with_the_total,
+    ],
+    grouping: [
+        tags_have_versions,
+        a_group_is_there_while_it_has_a_member,
+        a_dissolved_group_lets_go_of_all_its_members_and_no_other,
+        counts_are_true_after_changes_in_parallel,
+        the_hub_writes_attributes_of_any_scope,
+        what_one_scope_holds_is_bounded,
+        reports_of_many_devices_are_one_transaction_and_keep_their_order,
+        documents_from_before_there_were_searches_are_found,
+        devices_are_counted_by_their_values,
+        saved_filters_have_names_of_their_own,
+    ],
+    search: [
+        random_questions_are_answered_as_defined,
+        devices_are_found_by_what_they_are_and_leave_with_it,
+        only_the_devices_asked_about_are_found,
+        free_text_finds_beginnings_and_parts_of_names,
+        devices_are_found_by_where_they_are,
+        an_expression_on_too_many_values_is_refused,
+        a_search_ends_at_its_limit,
+        pages_of_any_order_meet_each_device_once,
+        a_device_that_calls_every_hour_is_never_called_offline,
+        paging_while_devices_report_meets_each_once,
     ],
     connections: [
         a_connection_begins_and_ends,
@@ -130,6 +161,63 @@ on_every_database! {
         an_event_is_appended_once,
         a_reader_misses_nothing_while_many_append,
         old_events_go_and_a_reader_can_tell,
+    ],
+    jobs: [
+        a_job_is_taken_once_and_done,
+        a_key_adds_one_job,
+        an_input_that_is_too_large_adds_nothing,
+        takers_at_once_share_the_work,
+        a_lease_that_ended_lets_another_take_over,
+        what_fails_comes_again_until_it_is_dead,
+        a_job_that_is_called_off_is_nobodys,
+        a_node_gives_back_what_it_holds,
+        jobs_are_listed_newest_first,
+        jobs_that_are_over_are_removed_in_time,
+    ],
+    alerts: [
+        open_subjects_show_in_the_inventory,
+        devices_are_found_by_their_open_subjects,
+        an_alert_that_comes_again_is_stored_once,
+        alerts_are_listed_by_the_time_they_were_issued,
+        alerts_of_devices_that_are_not_there_leave_nothing,
+        what_follows_from_alerts_is_written_with_them,
+        nodes_that_record_at_once_lose_nothing,
+        a_device_keeps_no_more_than_it_may,
+        old_alerts_go_and_open_subjects_keep_their_latest,
+    ],
+    channels: [
+        a_channel_is_made_changed_and_removed,
+        there_are_no_more_channels_and_mutes_than_may_be,
+        mutes_end_by_time_by_hand_and_with_their_channel,
+        alerts_come_with_the_channels_and_mutes_of_their_moment,
+    ],
+    alert_rules: [
+        a_rule_is_made_changed_and_removed,
+        a_rule_is_looked_at_by_one_node_at_a_time,
+        devices_that_are_away_and_back_are_found,
+        reported_numbers_are_read,
+    ],
+    audit: [
+        an_entry_says_what_was_done_and_what_came_of_it,
+        entries_are_found_by_who_what_and_when,
+        what_happened_is_appended_once,
+        old_entries_go_with_their_outcomes,
+    ],
+    artifacts: [
+        an_artifact_becomes_known_with_its_release,
+        only_one_of_a_name_fits_a_device,
+        parallel_uploads_of_one_artifact_let_one_through,
+        artifacts_have_room_in_all,
+        artifacts_are_found_by_their_texts,
+        devices_get_the_smallest_that_fits,
+        what_a_deployment_uses_stays,
+        a_release_ends_with_its_last_artifact,
+        releases_have_tags_and_notes,
+    ],
+    uploads: [
+        a_lost_upload_cannot_become_an_artifact,
+        the_number_of_the_parts_is_kept,
+        an_announced_upload_is_taken_once,
     ],
     wiping: [
         cleared_connections_are_gone_with_their_log,
@@ -165,6 +253,9 @@ on_every_object_store! {
     what_is_removed_is_gone,
     writers_of_one_object_do_not_mix,
     another_node_sees_the_same,
+    an_object_is_written_piece_by_piece,
+    an_object_given_up_leaves_nothing,
+    ranges_are_read,
 }
 
 mod objects {
@@ -176,6 +267,16 @@ mod objects {
     #[tokio::test]
     async fn an_s3_that_refuses_us_stops_the_start() {
         crate::cases::objects::an_s3_that_refuses_us_stops_the_start().await;
+    }
+
+    #[tokio::test]
+    async fn links_to_s3_need_nothing_else() {
+        crate::cases::objects::links_to_s3_need_nothing_else().await;
+    }
+
+    #[tokio::test]
+    async fn what_a_killed_writer_left_is_discarded() {
+        crate::cases::objects::what_a_killed_writer_left_is_discarded().await;
     }
 
     #[tokio::test]

@@ -37,6 +37,11 @@ impl S3Server {
         std::fs::create_dir(self.directory.path().join(name)).expect("a directory can be made");
     }
 
+    /// Where it keeps its buckets.
+    pub fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
     pub fn endpoint(&self) -> String {
         format!("http://{}", self.address)
     }

@@ -4,6 +4,7 @@
 //! are run twice. `run.sh` builds them with coverage counters and lets libFuzzer search; `api/tests/fuzz_smoke.rs`
 //! includes the same files into an ordinary test, which replays `corpus/` and tries random changes for a few seconds.
 
+pub mod artifact;
 pub mod frames;
 pub mod message;
 pub mod recording;

@@ -4,8 +4,8 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use storage::{
-    Decision, DeviceChange, DeviceFilter, DeviceId, DeviceKey, DeviceStatus, IssuedToken, SetStatus, StorageError,
-    Timestamp,
+    Decision, DeviceChange, DeviceFilter, DeviceId, DeviceKey, DeviceStatus, IssuedToken, Repaired, SetStatus,
+    StorageError, Timestamp,
 };
 
 use crate::backends::{TestDatabase, accept, device, remove, set, stored_device, write};
@@ -395,4 +395,54 @@ pub async fn devices_being_removed_are_listed(database: &TestDatabase) {
     assert_eq!(devices.decommissioning().await.expect("a list"), vec![stored.id]);
     let token = devices.token(stored.auth_sets[0].id).await.expect("an answer").expect("the token");
     assert!(token.decommissioning);
+}
+
+pub async fn settings_lift_only_what_settings_said(database: &TestDatabase) {
+    let devices = &database.storage.devices;
+    for (configured, limit) in [(Some(7), Some(7)), (None, None)] {
+        devices.apply_configured_limit(configured).await.expect("the limit is set");
+        assert_eq!(devices.limit().await.expect("an answer"), limit);
+    }
+    devices.set_limit(Some(3)).await.expect("the limit is set");
+    for (configured, limit) in [(None, Some(3)), (Some(7), Some(7)), (None, None)] {
+        devices.apply_configured_limit(configured).await.expect("the limit is set");
+        assert_eq!(devices.limit().await.expect("an answer"), limit);
+    }
+    devices.set_limit(Some(3)).await.expect("the limit is set");
+    devices.set_limit(None).await.expect("the limit is lifted");
+    devices.apply_configured_limit(None).await.expect("the limit is set");
+    assert_eq!(devices.limit().await.expect("an answer"), None);
+}
+
+pub async fn what_an_import_left_wrong_is_put_right(database: &TestDatabase) {
+    let devices = &database.storage.devices;
+    let one = stored_device(&database.storage, 1, SetStatus::Accepted).await;
+    stored_device(&database.storage, 2, SetStatus::Pending).await;
+    let healthy = Repaired { looked_at: 2, ..Repaired::default() };
+    for dry_run in [true, false] {
+        assert_eq!(devices.repair(dry_run).await.expect("a report"), healthy);
+    }
+
+    let broken = database
+        .execute(&[
+            "UPDATE devices SET status = 'rejected' WHERE status = 'accepted'",
+            "UPDATE inventory SET document = '{}'",
+            "UPDATE fleet SET accepted = 7, noauth = 1",
+        ])
+        .await;
+    if !broken {
+        return;
+    }
+    let expected = Repaired { looked_at: 2, statuses: 1, inventories: 2, counts: true };
+    for dry_run in [true, true, false] {
+        assert_eq!(devices.repair(dry_run).await.expect("a report"), expected, "dry run: {dry_run}");
+    }
+    assert_eq!(devices.repair(true).await.expect("a report"), healthy);
+    assert_eq!(devices.count(None).await.expect("a count"), 2);
+    let filter = DeviceFilter { statuses: vec![DeviceStatus::Accepted], ..DeviceFilter::default() };
+    let listed = devices.list(&filter, 0, 10).await.expect("a list");
+    assert_eq!(listed.iter().map(|device| device.id).collect::<Vec<_>>(), [one.id]);
+    let shown = database.storage.inventory.find(one.id).await.expect("an answer").expect("the device");
+    let status = shown.attributes.iter().find(|attribute| attribute.scope == "identity" && attribute.name == "status");
+    assert_eq!(status.expect("a status").value, "accepted");
 }

@@ -1,7 +1,10 @@
 //! Objects: a directory, S3 and memory keep the same promises.
 
-use bytes::Bytes;
-use storage::{Config, Objects, Storage, StorageError};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use futures_util::TryStreamExt;
+use storage::{Config, LinkTo, Objects, Storage, StorageError};
 
 use crate::backends::{TestObjects, eventually, s3_config};
 use crate::s3_server::{S3Server, SECRET_KEY};
@@ -84,6 +87,136 @@ pub async fn writers_of_one_object_do_not_mix(test: &TestObjects) {
         written.await.expect("no panic").expect("the store takes it");
         let read = get(&test.objects, "one").await.expect("there is one");
         assert!(read.len() == 500_000 && read.iter().all(|&letter| letter == read[0]));
+    }
+}
+
+fn large() -> Bytes {
+    (0..3_000_000_u32).flat_map(u32::to_be_bytes).collect()
+}
+
+async fn read(objects: &Objects, path: &str, range: std::ops::Range<u64>) -> Result<BytesMut, StorageError> {
+    objects
+        .read(path, range)
+        .try_fold(BytesMut::new(), async |mut all, piece| {
+            all.extend_from_slice(&piece);
+            Ok(all)
+        })
+        .await
+}
+
+pub async fn an_object_is_written_piece_by_piece(test: &TestObjects) {
+    let objects = &test.objects;
+    for size in [0, 1, 5 * 1024 * 1024 - 1, 5 * 1024 * 1024, 5 * 1024 * 1024 + 1, 12_000_000] {
+        let content = large().slice(..size);
+        let mut writer = objects.write("a/one", "text/plain", 12_000_000);
+        for piece in content.chunks(700_001) {
+            assert_eq!(objects.size("a/one").await.expect("an answer"), None, "nobody sees it before it is whole");
+            writer.write(Bytes::copy_from_slice(piece)).await.expect("the store takes it");
+        }
+        assert_eq!(writer.written(), size as u64);
+        assert_eq!(writer.finish().await.expect("the store takes it"), size as u64);
+        assert_eq!(objects.size("a/one").await.expect("an answer"), Some(size as u64));
+        assert!(read(objects, "a/one", 0..size as u64).await.expect("it can be read") == content);
+        objects.delete("a/one").await.expect("removed");
+    }
+    let mut writer = objects.write("a/two", "text/plain", 10);
+    writer.write(Bytes::from_static(b"12345")).await.expect("the store takes it");
+    let error = writer.write(Bytes::from_static(b"123456")).await.expect_err("too much");
+    assert!(matches!(error, StorageError::Corrupt(_)), "{error:?}");
+}
+
+pub async fn an_object_given_up_leaves_nothing(test: &TestObjects) {
+    let objects = &test.objects;
+    for give_up in [true, false] {
+        for size in [100, 12_000_000] {
+            let mut writer = objects.write("a/one", "text/plain", 20_000_000);
+            writer.write(large().slice(..size)).await.expect("the store takes it");
+            if give_up {
+                writer.abort().await.expect("given up");
+            } else {
+                drop(writer);
+            }
+            crate::backends::eventually("nothing is left", async || test.left_behind().is_empty()).await;
+            assert_eq!(objects.size("a/one").await.expect("an answer"), None);
+        }
+    }
+}
+
+pub async fn ranges_are_read(test: &TestObjects) {
+    let (objects, content) = (&test.objects, large());
+    objects.put("a", content.clone()).await.expect("the store takes it");
+    for range in [0..1, 0..0, 7..300_000, 5_000_000..12_000_000, 11_999_999..12_000_000] {
+        let wanted =
+            content.slice(usize::try_from(range.start).expect("small")..usize::try_from(range.end).expect("small"));
+        assert!(read(objects, "a", range.clone()).await.expect("it can be read") == wanted, "{range:?}");
+    }
+    read(objects, "a", 11_999_999..12_000_001).await.expect_err("it has no such bytes");
+    read(objects, "b", 0..1).await.expect_err("there is none");
+    assert_eq!(objects.size("b").await.expect("an answer"), None);
+}
+
+/// Without any library: only what is in the link.
+async fn request(url: &url::Url, method: &str, body: &str) -> (u16, String) {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let address = (url.host_str().expect("a host"), url.port_or_known_default().expect("a port"));
+    let mut socket = tokio::net::TcpStream::connect(address).await.expect("it listens");
+    let target = &url[url::Position::BeforePath..];
+    let host = format!("{}:{}", address.0, address.1);
+    let length = body.len();
+    let head = format!(
+        "{method} {target} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n{body}"
+    );
+    socket.write_all(head.as_bytes()).await.expect("sent");
+    let mut answer = String::new();
+    socket.read_to_string(&mut answer).await.expect("an answer");
+    let status = answer.split(' ').nth(1).and_then(|status| status.parse().ok()).expect("a status");
+    (status, answer)
+}
+
+pub async fn links_to_s3_need_nothing_else() {
+    let server = S3Server::start();
+    server.make_bucket("fleet");
+    let public = server.endpoint().replace("127.0.0.1", "localhost");
+    let config = Config { objects_public_endpoint: Some(public), ..server_config(&server, "s3://fleet/hub") };
+    let objects = Objects::open(&config).expect("settings that make sense");
+    let mut writer = objects.write("a b", "application/x-thing", 100);
+    writer.write(Bytes::from_static(b"content")).await.expect("the store takes it");
+    writer.finish().await.expect("the store takes it");
+
+    let to = LinkTo::Fetch { media_type: "application/x-thing".into(), file_name: "thing \"1\"".into() };
+    let link = objects.link("a b", &to, Duration::from_mins(5)).await.expect("signed").expect("s3 has links");
+    assert_eq!((link.host_str(), link.path()), (Some("localhost"), "/fleet/hub/a%20b"));
+    assert!(link.query().is_some_and(|query| query.contains("X-Amz-Expires=300")), "{link}");
+    let pairs: std::collections::HashMap<_, _> = link.query_pairs().into_owned().collect();
+    assert_eq!(pairs["response-content-disposition"], "attachment; filename=\"thing _1_\"");
+    let (status, answer) = request(&link, "GET", "").await;
+    assert!(status == 200 && answer.ends_with("content") && answer.contains("application/x-thing"), "{answer}");
+    let mut altered = link.clone();
+    altered.set_path("/fleet/hub/b");
+    assert_eq!(request(&altered, "GET", "").await.0, 403);
+    assert_eq!(request(&link, "PUT", "other").await.0, 403);
+
+    let link = objects.link("new", &LinkTo::Bring, Duration::ZERO).await.expect("signed").expect("s3 has links");
+    assert!(link.query().is_some_and(|query| query.contains("X-Amz-Expires=60")), "{link}");
+    assert_eq!(request(&link, "PUT", "brought").await.0, 200);
+    assert_eq!(get(&objects, "new").await, Some(Bytes::from_static(b"brought")));
+    let memory = Objects::open(&Config::in_memory()).expect("memory opens");
+    assert_eq!(memory.link("a", &LinkTo::Bring, Duration::from_mins(5)).await.expect("an answer"), None);
+}
+
+pub async fn what_a_killed_writer_left_is_discarded() {
+    for test in [TestObjects::directory(), TestObjects::s3()] {
+        let objects = &test.objects;
+        let mut writer = objects.write("a/one", "text/plain", 20_000_000);
+        writer.write(large()).await.expect("the store takes it");
+        let parts = writer.parts().map(str::to_owned);
+        // As if the process had ended: nobody gives it up.
+        std::mem::forget(writer);
+        assert!(!test.left_behind().is_empty());
+        objects.discard("a/one", parts.as_deref()).await.expect("removed");
+        assert_eq!(test.left_behind(), Vec::<String>::new());
+        objects.discard("a/one", parts.as_deref()).await.expect("that it is gone is as good");
+        objects.discard("never/there", None).await.expect("that it is gone is as good");
     }
 }
 

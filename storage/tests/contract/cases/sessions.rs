@@ -113,6 +113,8 @@ pub async fn a_session_is_opened_goes_on_and_ends(database: &TestDatabase) {
     (expected.truncated, expected.people) = (true, people);
     assert_eq!(find(storage, id).await, expected);
 
+    let other = User { id: "zoe".into(), email: "zoe@example.com".to_owned(), ..user.clone() };
+    storage.users.create(&other).await.expect("created");
     storage.users.remove(&user.id).await.expect("removed");
     expected.user_email = None;
     assert_eq!(find(storage, id).await, expected);

@@ -1,6 +1,8 @@
 //! Users and their sessions.
 
-use storage::{StorageError, Timestamp, TokenId, User, UserId, UserToken};
+use storage::{
+    Removal, SettingsDocument, SettingsOwner, StorageError, Timestamp, TokenId, User, UserChange, UserId, UserToken,
+};
 
 use crate::backends::TestDatabase;
 
@@ -22,7 +24,12 @@ fn session(user: &User, created: i64) -> UserToken {
         created: Timestamp(created),
         expires: Some(Timestamp(created + 100)),
         name: None,
+        last_used: None,
     }
+}
+
+fn named(user: &User, name: &str, created: i64) -> UserToken {
+    UserToken { name: Some(name.to_owned()), ..session(user, created) }
 }
 
 pub async fn users_are_found_by_id_and_address(database: &TestDatabase) {
@@ -55,7 +62,7 @@ pub async fn only_the_newest_sessions_survive(database: &TestDatabase) {
     let users = &database.storage.users;
     let ann = user("ann@example.com");
     users.create(&ann).await.expect("a user");
-    let named = UserToken { name: Some("ci".to_owned()), ..session(&ann, 0) };
+    let named = named(&ann, "ci", 0);
     users.start_session(&named, 0, Timestamp(1)).await.expect("a token");
 
     let sessions: Vec<UserToken> = (1..=4).map(|created| session(&ann, created)).collect();
@@ -121,15 +128,141 @@ pub async fn another_password_ends_every_token(database: &TestDatabase) {
 
 pub async fn a_removed_user_leaves_no_token(database: &TestDatabase) {
     let users = &database.storage.users;
-    let ann = user("ann@example.com");
+    let (ann, bob) = (user("ann@example.com"), user("bob@example.com"));
     users.create(&ann).await.expect("a user");
+    users.create(&bob).await.expect("a user");
     let tokens = [session(&ann, 1), session(&ann, 2)];
     for token in &tokens {
         users.start_session(token, 0, Timestamp(1)).await.expect("a session");
     }
     assert!(users.revoke_token(tokens[0].id).await.expect("an answer"));
     assert!(!users.revoke_token(tokens[0].id).await.expect("an answer"));
-    assert!(users.remove(&ann.id).await.expect("an answer"));
-    assert!(!users.remove(&ann.id).await.expect("an answer"));
+    let own = SettingsOwner::User(&ann.id);
+    assert!(users.replace_settings(own, &document("{}"), None).await.expect("an answer"));
+    assert_eq!(users.remove(&ann.id).await.expect("an answer"), Removal::Removed);
+    assert_eq!(users.remove(&ann.id).await.expect("an answer"), Removal::Unknown);
     assert_eq!(users.token(tokens[1].id).await.expect("an answer"), None);
+    assert_eq!(users.settings(own).await.expect("an answer"), None);
+}
+
+pub async fn the_last_user_stays(database: &TestDatabase) {
+    let (users, other_node) = (&database.storage.users, database.another_node().await.users);
+    let (ann, bob) = (user("ann@example.com"), user("bob@example.com"));
+    assert_eq!(users.remove(&ann.id).await.expect("an answer"), Removal::Unknown);
+    users.create(&ann).await.expect("a user");
+    users.create(&bob).await.expect("a user");
+    let (one, two) = tokio::join!(users.remove(&ann.id), other_node.remove(&bob.id));
+    let mut removals = [one.expect("an answer"), two.expect("an answer")];
+    removals.sort_by_key(|removal| *removal == Removal::LastUser);
+    assert_eq!(removals, [Removal::Removed, Removal::LastUser]);
+    assert_eq!(users.count().await.expect("a count"), 1);
+}
+
+pub async fn a_changed_user_keeps_one_token(database: &TestDatabase) {
+    let users = &database.storage.users;
+    let (ann, bob) = (user("ann@example.com"), user("bob@example.com"));
+    for user in [&ann, &bob] {
+        users.create(user).await.expect("a user");
+    }
+    let (kept, ended, of_bob) = (session(&ann, 1), session(&ann, 2), session(&bob, 1));
+    for token in [&kept, &ended, &of_bob] {
+        users.start_session(token, 0, Timestamp(1)).await.expect("a session");
+    }
+    let change = UserChange {
+        before: &ann,
+        email: Some("anna@example.com"),
+        password_hash: None,
+        keep: Some(kept.id),
+        now: Timestamp(9),
+    };
+    assert_eq!(users.update(change).await.expect("a change"), [ended.id]);
+    let changed = users.find(&ann.id).await.expect("an answer").expect("ann");
+    let expected = User {
+        email: "anna@example.com".to_owned(),
+        updated: Timestamp(9),
+        logged_in: Some(Timestamp(1)),
+        ..ann.clone()
+    };
+    assert_eq!(changed, expected);
+
+    // The one who decided this had seen the user as they were before.
+    let late = users.update(UserChange { password_hash: Some("other"), ..change }).await;
+    assert!(matches!(late, Err(StorageError::Conflict("user"))), "{late:?}");
+    let taken = users.update(UserChange { before: &changed, email: Some("bob@example.com"), ..change }).await;
+    assert!(matches!(taken, Err(StorageError::Conflict("email"))), "{taken:?}");
+    assert_eq!(users.find(&ann.id).await.expect("an answer"), Some(changed.clone()));
+
+    let change = UserChange { before: &changed, email: None, password_hash: Some("other"), keep: None, ..change };
+    assert_eq!(users.update(change).await.expect("a change"), [kept.id]);
+    assert_eq!(users.tokens_of(&bob.id).await.expect("a list"), [of_bob.id]);
+}
+
+pub async fn named_tokens_have_a_name_and_a_number(database: &TestDatabase) {
+    let users = &database.storage.users;
+    let (ann, bob) = (user("ann@example.com"), user("bob@example.com"));
+    for user in [&ann, &bob] {
+        users.create(user).await.expect("a user");
+    }
+    let (one, two) = (named(&ann, "one", 1), named(&ann, "two", 2));
+    let for_ever = UserToken { expires: None, ..two };
+    for token in [&one, &for_ever, &named(&bob, "one", 1)] {
+        users.add_named_token(token, 2).await.expect("a token");
+    }
+    users.start_session(&session(&ann, 1), 0, Timestamp(1)).await.expect("a session");
+    let refused = users.add_named_token(&named(&ann, "three", 3), 2).await;
+    assert!(matches!(refused, Err(StorageError::Conflict("count"))), "{refused:?}");
+    let refused = users.add_named_token(&named(&ann, "two", 3), 0).await;
+    assert!(matches!(refused, Err(StorageError::Conflict("name"))), "{refused:?}");
+    let refused = users.add_named_token(&named(&user("eve@example.com"), "one", 3), 0).await;
+    assert!(matches!(refused, Err(StorageError::Conflict("user"))), "{refused:?}");
+    let list = users.named_tokens(&ann.id, Timestamp(50)).await.expect("a list");
+    assert_eq!(list, [one.clone(), for_ever.clone()]);
+
+    users.note_use(one.id, Timestamp(60), Timestamp(0)).await.expect("noted");
+    users.note_use(one.id, Timestamp(70), Timestamp(59)).await.expect("noted");
+    let noted = users.token(one.id).await.expect("an answer").expect("a token").last_used;
+    assert_eq!(noted, Some(Timestamp(60)), "that was too soon to be noted again");
+    users.note_use(one.id, Timestamp(80), Timestamp(60)).await.expect("noted");
+    assert_eq!(users.token(one.id).await.expect("an answer").expect("a token").last_used, Some(Timestamp(80)));
+
+    // Expired, its name and its place are free.
+    assert_eq!(users.named_tokens(&ann.id, Timestamp(101)).await.expect("a list"), std::slice::from_ref(&for_ever));
+    let again = named(&ann, "one", 101);
+    users.add_named_token(&again, 2).await.expect("a token");
+    assert!(!users.revoke_token_of(&bob.id, again.id).await.expect("an answer"), "it is not bob's");
+    assert!(users.revoke_token_of(&ann.id, again.id).await.expect("an answer"));
+    assert_eq!(users.named_tokens(&ann.id, Timestamp(101)).await.expect("a list"), [for_ever]);
+}
+
+pub async fn parallel_named_tokens_keep_to_the_limit(database: &TestDatabase) {
+    let nodes = [database.storage.clone(), database.another_node().await];
+    let ann = user("ann@example.com");
+    database.storage.users.create(&ann).await.expect("a user");
+    let mut asking = tokio::task::JoinSet::new();
+    for number in 0..20_i64 {
+        let (storage, token) = (nodes[usize::from(number % 2 == 0)].clone(), named(&ann, &number.to_string(), 1));
+        asking.spawn(async move { storage.users.add_named_token(&token, 5).await.is_ok() });
+    }
+    assert_eq!(asking.join_all().await.into_iter().filter(|added| *added).count(), 5);
+}
+
+fn document(text: &str) -> SettingsDocument {
+    SettingsDocument { document: text.to_owned(), etag: TokenId::random().to_string() }
+}
+
+pub async fn settings_are_replaced_by_who_has_seen_them(database: &TestDatabase) {
+    let users = &database.storage.users;
+    let ann = user("ann@example.com");
+    users.create(&ann).await.expect("a user");
+    for owner in [SettingsOwner::Everybody, SettingsOwner::User(&ann.id)] {
+        assert_eq!(users.settings(owner).await.expect("an answer"), None);
+        let (first, second, third) = (document(r#"{ "_id": 1 }"#), document("{}"), document(r#"{"a":"ü"}"#));
+        assert!(users.replace_settings(owner, &first, Some("whatever")).await.expect("an answer"));
+        assert_eq!(users.settings(owner).await.expect("an answer"), Some(first.clone()));
+        assert!(!users.replace_settings(owner, &second, Some("stale")).await.expect("an answer"));
+        assert_eq!(users.settings(owner).await.expect("an answer"), Some(first.clone()));
+        assert!(users.replace_settings(owner, &second, Some(&first.etag)).await.expect("an answer"));
+        assert!(users.replace_settings(owner, &third, None).await.expect("an answer"));
+        assert_eq!(users.settings(owner).await.expect("an answer"), Some(third));
+    }
 }

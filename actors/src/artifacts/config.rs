@@ -1,0 +1,96 @@
+//! Settings of artifacts: the `[actors.artifacts]` section.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use storage::units;
+
+/// How large artifacts may be, who may sign them, and how long links to them live.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Largest file of an artifact.
+    #[serde(with = "units::size")]
+    pub size_limit: u64,
+    /// Most that the payloads of one artifact may be unpacked.
+    #[serde(with = "units::size")]
+    pub unpacked_limit: u64,
+    /// Largest file that the hub makes an artifact of.
+    #[serde(with = "units::size")]
+    pub generate_limit: u64,
+    /// Most that all artifacts may have together; 0: any amount.
+    #[serde(with = "units::size")]
+    pub storage_limit: u64,
+    /// Files that one node reads at the same time; others wait.
+    pub at_once: usize,
+    /// How long whoever sends a file may do nothing before it is given up.
+    #[serde(with = "units::duration")]
+    pub deadline: Duration,
+    /// Whether clients may bring files to the object store by themselves.
+    pub direct_upload: bool,
+    /// Public keys (PEM: RSA or ECDSA P-256) whose owners may sign artifacts. Empty: signatures are not checked.
+    pub signed_by: Vec<PathBuf>,
+    /// Whether artifacts have to be signed.
+    pub must_be_signed: bool,
+    /// How long a user's link to a file is valid.
+    #[serde(with = "units::duration")]
+    pub download_link: Duration,
+    /// How long a link is valid by which a client brings a file.
+    #[serde(with = "units::duration")]
+    pub upload_link: Duration,
+    /// How long an upload may do nothing before what is left of it is removed.
+    #[serde(with = "units::duration")]
+    pub abandoned_after: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            size_limit: 10 * 1024 * 1024 * 1024,
+            unpacked_limit: 64 * 1024 * 1024 * 1024,
+            generate_limit: 256 * 1024 * 1024,
+            storage_limit: 0,
+            at_once: 8,
+            deadline: Duration::from_mins(1),
+            direct_upload: false,
+            signed_by: Vec::new(),
+            must_be_signed: false,
+            download_link: Duration::from_mins(15),
+            upload_link: Duration::from_hours(1),
+            abandoned_after: Duration::from_hours(1),
+        }
+    }
+}
+
+impl Config {
+    /// What is wrong with these settings, in a sentence that begins with the key; `None` if nothing is.
+    pub fn fault(&self) -> Option<String> {
+        for (key, size) in [
+            ("size_limit", self.size_limit),
+            ("unpacked_limit", self.unpacked_limit),
+            ("generate_limit", self.generate_limit),
+        ] {
+            if size == 0 {
+                return Some(format!("{key} is 0: expected a size such as \"1 GiB\""));
+            }
+        }
+        if self.at_once == 0 || self.at_once > 1000 {
+            return Some(format!("at_once is {}: expected 1 to 1000", self.at_once));
+        }
+        for (key, time) in [
+            ("deadline", self.deadline),
+            ("download_link", self.download_link),
+            ("upload_link", self.upload_link),
+            ("abandoned_after", self.abandoned_after),
+        ] {
+            if time < Duration::from_secs(1) {
+                return Some(format!("{key} is {time:?}: expected at least \"1s\""));
+            }
+        }
+        if self.must_be_signed && self.signed_by.is_empty() {
+            return Some("must_be_signed is true, but signed_by names no key: expected at least one".to_owned());
+        }
+        None
+    }
+}

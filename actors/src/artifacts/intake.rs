@@ -1,0 +1,276 @@
+//! A file on its way in: written to the object store while it is read and checked. Nobody sees an artifact before all of it
+//! was good, and of one that was not, nothing stays.
+
+use std::error::Error;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt};
+use serde_json::{Map, Value};
+use storage::{
+    ArtifactId, Insertion, NewArtifact, ObjectWriter, StorageError, Upload, UploadId, UploadKind, UploadState, clock,
+};
+use tracing::{info, warn};
+
+use super::combinations::{combinations, hash};
+use super::{Artifacts, after, object_path};
+use crate::artifact_file::stream::Reading;
+use crate::artifact_file::{Artifact, Fault, MEDIA_TYPE, ReadError};
+
+/// How often an upload says that it goes on, at most.
+const TOUCH: Duration = Duration::from_secs(30);
+
+/// Bytes of a name that fit an index.
+const NAME_LIMIT: usize = 2000;
+
+/// Bytes of the type of a payload.
+const KIND_LIMIT: usize = 256;
+
+/// What is asked for beside the file itself.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Wish {
+    /// The id the artifact is to have.
+    pub id: Option<ArtifactId>,
+    /// What to say about it.
+    pub description: String,
+    /// Bytes the file has to have.
+    pub size: Option<u64>,
+}
+
+/// Why there is no artifact.
+#[derive(Debug, thiserror::Error)]
+pub enum UploadError<E: Error + 'static> {
+    /// The file is none that we take.
+    #[error(transparent)]
+    Fault(#[from] Fault),
+    /// The file says something that cannot be kept.
+    #[error("{0}")]
+    Unfit(String),
+    /// It is larger than it may be, or than was said.
+    #[error("Artifact file too large")]
+    TooLarge,
+    /// It is smaller than was said.
+    #[error("the artifact has {found} bytes, but {announced} were announced")]
+    TooShort {
+        /// Bytes that came.
+        found: u64,
+        /// Bytes that were to come.
+        announced: u64,
+    },
+    /// There is an artifact with this id.
+    #[error("an artifact with this id already exists")]
+    IdTaken,
+    /// One of the same name fits the same devices. (Mender API: this text.)
+    #[error("an artifact with the same name and depends already exists")]
+    NotUnique(Map<String, Value>),
+    /// All artifacts together would take more than is allowed.
+    #[error("there is no room left for this artifact: remove others, or raise the limit")]
+    NoRoom,
+    /// The upload took too long to do anything and was given up.
+    #[error("the upload was given up because nothing happened for too long")]
+    GivenUp,
+    /// The bytes did not come.
+    #[error("the file broke off")]
+    Broken(#[source] E),
+    /// See [`StorageError`].
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+}
+
+impl<E: Error + 'static> UploadError<E> {
+    /// Whether the file itself is to blame, so that it would fail again.
+    pub const fn is_final(&self) -> bool {
+        !matches!(self, Self::Broken(_) | Self::Storage(_) | Self::GivenUp)
+    }
+}
+
+impl Artifacts {
+    /// Takes a file in. Goes on to its end, good or bad, even if nobody waits for the outcome any more.
+    ///
+    /// # Errors
+    /// See [`UploadError`]. Nothing of the file stays then.
+    pub async fn upload<S, E>(&self, wish: Wish, file: S) -> Result<ArtifactId, UploadError<E>>
+    where
+        S: Stream<Item = Result<Bytes, E>> + Send + Unpin + 'static,
+        E: Error + Send + Sync + 'static,
+    {
+        let this = self.clone();
+        let taken = tokio::spawn(async move { this.take_in(wish, file).await });
+        taken.await.map_err(|error| UploadError::Storage(StorageError::Other(error.into())))?
+    }
+
+    async fn take_in<S, E>(&self, wish: Wish, file: S) -> Result<ArtifactId, UploadError<E>>
+    where
+        S: Stream<Item = Result<Bytes, E>> + Send + Unpin,
+        E: Error + Send + Sync + 'static,
+    {
+        if wish.size.is_some_and(|size| size > self.config.size_limit) {
+            return Err(UploadError::TooLarge);
+        }
+        let _slot = self.at_once.acquire().await.expect("it is never closed");
+        let (id, number) = (wish.id.unwrap_or_else(ArtifactId::random), UploadId::random());
+        let upload = Upload {
+            id: number,
+            artifact: id,
+            kind: UploadKind::File,
+            state: UploadState::Writing,
+            object: object_path(number),
+            parts: None,
+            request: String::new(),
+            created: clock::now(),
+            expires: after(self.config.abandoned_after),
+            touched: clock::now(),
+            reason: None,
+        };
+        if !self.storage.uploads.begin(&upload).await? {
+            return Err(UploadError::IdTaken);
+        }
+        let mut writer = self.storage.objects.write(&upload.object, MEDIA_TYPE, self.config.size_limit);
+        let received = self.receive(&wish, file, number, &mut writer).await;
+        let parts = writer.parts().map(str::to_owned);
+        let outcome = match received {
+            Ok(artifact) => self.keep(&wish, &upload, &artifact, writer).await,
+            Err(error) => {
+                if let Err(error) = writer.abort().await {
+                    warn!(%error, "the parts of an upload are left for later");
+                }
+                Err(error)
+            }
+        };
+        match &outcome {
+            Ok(()) => info!(artifact.id = %id, "an artifact was uploaded"),
+            Err(_) => self.clean_up(&upload, parts.as_deref()).await,
+        }
+        outcome.map(|()| id)
+    }
+
+    /// Reads and writes the file at once, piece by piece.
+    async fn receive<S, E>(
+        &self,
+        wish: &Wish,
+        mut file: S,
+        number: UploadId,
+        writer: &mut ObjectWriter,
+    ) -> Result<Artifact, UploadError<E>>
+    where
+        S: Stream<Item = Result<Bytes, E>> + Send + Unpin,
+        E: Error + Send + Sync + 'static,
+    {
+        let most = wish.size.unwrap_or(self.config.size_limit);
+        let reading = Reading::start(Arc::clone(&self.rules));
+        let (mut touched, mut has_parts) = (tokio::time::Instant::now(), false);
+        let mut is_whole = true;
+        while let Some(piece) = file.next().await {
+            let piece = piece.map_err(UploadError::Broken)?;
+            if writer.written() + piece.len() as u64 > most {
+                return Err(UploadError::TooLarge);
+            }
+            if reading.feed(piece.clone()).await.is_err() {
+                is_whole = false;
+                break;
+            }
+            writer.write(piece).await?;
+            let got_parts = !has_parts && writer.parts().is_some();
+            if got_parts || touched.elapsed() >= TOUCH {
+                touched = tokio::time::Instant::now();
+                has_parts |= got_parts;
+                if !self.storage.uploads.touch(number, writer.parts(), clock::now()).await? {
+                    return Err(UploadError::GivenUp);
+                }
+            }
+        }
+        let read = reading.finish().await;
+        let found = writer.written();
+        if let Some(announced) = wish.size.filter(|&announced| is_whole && found < announced) {
+            return Err(UploadError::TooShort { found, announced });
+        }
+        match read {
+            Ok(artifact) => Ok(artifact),
+            Err(ReadError::Fault(fault)) => Err(fault.into()),
+            Err(ReadError::Source(error)) => Err(StorageError::Other(error.into()).into()),
+        }
+    }
+
+    async fn keep<E: Error + Send + Sync + 'static>(
+        &self,
+        wish: &Wish,
+        upload: &Upload,
+        artifact: &Artifact,
+        writer: ObjectWriter,
+    ) -> Result<(), UploadError<E>> {
+        let fit = check(artifact);
+        let combinations = fit.and_then(|()| {
+            combinations(&artifact.depends)
+                .ok_or_else(|| "the artifact depends on too many combinations of values".to_owned())
+        });
+        let combinations = match combinations {
+            Ok(combinations) => combinations,
+            Err(why) => {
+                writer.abort().await?;
+                return Err(UploadError::Unfit(why));
+            }
+        };
+        let size = writer.finish().await?;
+        let new = NewArtifact {
+            id: upload.artifact,
+            name: artifact.name.clone(),
+            description: wish.description.clone(),
+            size,
+            object: upload.object.clone(),
+            document: serde_json::to_string(artifact).expect("an artifact has a JSON form"),
+            device_types: artifact.device_types.clone(),
+            kinds: artifact.updates.iter().filter_map(|update| update.kind.clone()).collect(),
+            combinations: combinations.iter().map(hash).collect(),
+            upload: upload.id,
+            at: clock::now(),
+        };
+        match self.storage.artifacts.insert(&new, self.config.storage_limit).await {
+            Ok(Insertion::Kept) => Ok(()),
+            Ok(Insertion::IdTaken) => Err(UploadError::IdTaken),
+            Ok(Insertion::NoRoom) => Err(UploadError::NoRoom),
+            Ok(Insertion::UploadGone) => Err(UploadError::GivenUp),
+            Ok(Insertion::NotUnique(place)) => {
+                let mut conflict: Map<String, Value> =
+                    combinations[place].iter().map(|(key, value)| (key.clone(), value.as_str().into())).collect();
+                conflict.insert("artifact_name".to_owned(), artifact.name.as_str().into());
+                Err(UploadError::NotUnique(conflict))
+            }
+            Err(error) => {
+                // It may be written all the same: then the object has to stay.
+                match self.storage.artifacts.find(upload.artifact).await {
+                    Ok(Some(found)) if found.object == upload.object => Ok(()),
+                    _ => Err(error.into()),
+                }
+            }
+        }
+    }
+
+    /// Removes what is left of an upload that became nothing. What fails here is done later.
+    async fn clean_up(&self, upload: &Upload, parts: Option<&str>) {
+        let cleaned = async {
+            // From here on it cannot become an artifact, if it had not failed so far.
+            self.storage.uploads.give_up(upload.id, clock::now()).await?;
+            if self.storage.artifacts.find(upload.artifact).await?.is_some_and(|found| found.object == upload.object) {
+                return Ok(());
+            }
+            self.storage.objects.discard(&upload.object, parts).await?;
+            self.storage.uploads.forget(upload.id).await
+        };
+        if let Err(error) = cleaned.await {
+            let error: StorageError = error;
+            warn!(%error, "what is left of an upload is removed later");
+        }
+    }
+}
+
+/// What cannot be kept of an otherwise good file.
+fn check(artifact: &Artifact) -> Result<(), String> {
+    if artifact.name.len() > NAME_LIMIT {
+        return Err(format!("the artifact's name is longer than {NAME_LIMIT} bytes"));
+    }
+    if artifact.updates.iter().filter_map(|update| update.kind.as_ref()).any(|kind| kind.len() > KIND_LIMIT) {
+        return Err(format!("the type of a payload is longer than {KIND_LIMIT} bytes"));
+    }
+    Ok(())
+}

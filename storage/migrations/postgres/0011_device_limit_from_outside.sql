@@ -1,0 +1,2 @@
+-- Whether the device limit was set over the internal API: then settings without one do not lift it.
+ALTER TABLE fleet ADD COLUMN limit_from_outside BOOLEAN NOT NULL DEFAULT FALSE;

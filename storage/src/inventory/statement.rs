@@ -1,0 +1,108 @@
+//! A statement that is put together from parts, with the values for its placeholders: the same text for both databases.
+
+use crate::dialect::Dialect;
+use crate::{DeviceId, Timestamp};
+
+/// A value for a placeholder.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Argument {
+    Bytes(Vec<u8>),
+    Text(String),
+    Number(i64),
+    Real(f64),
+    Device(DeviceId),
+}
+
+impl From<Vec<u8>> for Argument {
+    fn from(bytes: Vec<u8>) -> Self {
+        Self::Bytes(bytes)
+    }
+}
+
+impl From<String> for Argument {
+    fn from(text: String) -> Self {
+        Self::Text(text)
+    }
+}
+
+impl From<i64> for Argument {
+    fn from(number: i64) -> Self {
+        Self::Number(number)
+    }
+}
+
+impl From<f64> for Argument {
+    fn from(number: f64) -> Self {
+        Self::Real(number)
+    }
+}
+
+impl From<DeviceId> for Argument {
+    fn from(device: DeviceId) -> Self {
+        Self::Device(device)
+    }
+}
+
+impl From<Timestamp> for Argument {
+    fn from(at: Timestamp) -> Self {
+        Self::Number(at.0)
+    }
+}
+
+/// Text and arguments. Nothing that came from outside ever goes into the text.
+#[derive(Debug, Clone)]
+pub(super) struct Statement {
+    pub(super) dialect: Dialect,
+    pub(super) text: String,
+    pub(super) arguments: Vec<Argument>,
+}
+
+impl Statement {
+    pub(super) fn new(dialect: Dialect, text: &str) -> Self {
+        Self { dialect, text: text.to_owned(), arguments: Vec::new() }
+    }
+
+    /// Adds text of ours.
+    pub(super) fn push(&mut self, text: &str) -> &mut Self {
+        self.text.push_str(text);
+        self
+    }
+
+    /// Adds a placeholder and its value.
+    pub(super) fn bind(&mut self, argument: impl Into<Argument>) -> &mut Self {
+        self.arguments.push(argument.into());
+        self.text.push('$');
+        self.text.push_str(&self.arguments.len().to_string());
+        self
+    }
+
+    /// Adds placeholders separated by commas.
+    pub(super) fn bind_all<A: Into<Argument>>(&mut self, arguments: impl IntoIterator<Item = A>) -> &mut Self {
+        for (place, argument) in arguments.into_iter().enumerate() {
+            if place > 0 {
+                self.push(", ");
+            }
+            self.bind(argument);
+        }
+        self
+    }
+}
+
+/// Binds the arguments of a statement to a query of its text.
+macro_rules! with_arguments {
+    ($statement:expr, $query:expr) => {{
+        let mut query = $query;
+        for argument in $statement.arguments {
+            query = match argument {
+                $crate::inventory::statement::Argument::Bytes(bytes) => query.bind(bytes),
+                $crate::inventory::statement::Argument::Text(text) => query.bind(text),
+                $crate::inventory::statement::Argument::Number(number) => query.bind(number),
+                $crate::inventory::statement::Argument::Real(number) => query.bind(number),
+                $crate::inventory::statement::Argument::Device(device) => query.bind(device),
+            };
+        }
+        // Planned for its arguments each time: a plan for any value would be one for none.
+        query.persistent(false)
+    }};
+}
+pub(super) use with_arguments;
