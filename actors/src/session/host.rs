@@ -1,10 +1,11 @@
-//! The actor of one session: it finds the device, again if need be, and passes on what its link decides.
+//! The actor of one session: it finds the device, again if need be, and passes on what its `SessionLink` decides.
 //!
 //! Its device's actor and the sockets of those who take part talk to it. It runs on the thread of the socket that opened
 //! it. When it dies by a fault, the device is told and so is everybody who takes part; when its node dies, a session that
 //! is kept goes on at the node to which its client returns ([`SessionHost::take_over`]).
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use actix::{Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler, Recipient, SpawnHandle, WrapFuture};
@@ -79,6 +80,8 @@ pub struct SessionHost {
     parts: Parts,
     begins: bool,
     kept: bool,
+    /// Where the operator connects from, if it begins here.
+    address: Option<IpAddr>,
     is_looking: bool,
     /// Why the device was lost.
     lost: SessionEnd,
@@ -118,14 +121,16 @@ pub struct Beginning {
     pub end: DeviceEnd,
     /// Whether it is to outlive its operator's socket.
     pub kept: bool,
+    /// Where its operator connects from.
+    pub address: Option<IpAddr>,
 }
 
 impl SessionHost {
     /// Opens a session.
     pub fn open(parts: Parts, beginning: Beginning) -> Recipient<ToSession> {
-        let Beginning { session, device, user, end, kept } = beginning;
+        let Beginning { session, device, user, end, kept, address } = beginning;
         let mut host = Self::new(parts, session, device, user, SessionLink::new(session), end);
-        (host.begins, host.kept) = (true, kept);
+        (host.begins, host.kept, host.address) = (true, kept, address);
         host.enter()
     }
 
@@ -190,6 +195,7 @@ impl SessionHost {
             parts,
             begins: false,
             kept: false,
+            address: None,
             is_looking: false,
             lost: SessionEnd::DeviceGone(DisconnectReason::ConnectionLost),
             grace: None,
@@ -520,7 +526,7 @@ impl Actor for SessionHost {
                 node: self.parts.bus.node(),
                 kind: SessionKind::Unknown,
                 at: self.opened,
-                address: None,
+                address: self.address.map(|address| address.to_string()),
                 kept: self.kept,
                 recorded: self.parts.recording.is_some(),
             }));
