@@ -12,7 +12,7 @@ use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _};
 
 use crate::config::without_password;
 use crate::dialect::{self, Dialect, Fault};
-use crate::{Config, StorageError};
+use crate::{Config, DeviceId, StorageError};
 
 /// How long `SQLite` waits for another process that writes to the same file.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -160,6 +160,21 @@ impl Transaction {
         if let Self::Postgres(open) = self {
             let (space, lock) = dialect::fleet_lock();
             sqlx::query(dialect::LOCK_SHARED).bind(space).bind(lock).execute(&mut **open).await?;
+        }
+        Ok(())
+    }
+
+    /// Waits for rows of devices, and keeps others waiting for them until the end of the transaction. `select` is one of
+    /// [`dialect::HOLD_DEVICES`] and [`dialect::HOLD_INVENTORIES`]. A bulk update takes rows in whatever order its plan
+    /// has: two of them, and whoever waits behind one, would deadlock.
+    pub(crate) async fn hold_rows(
+        &mut self,
+        select: &'static str,
+        devices: impl IntoIterator<Item = DeviceId>,
+    ) -> Result<(), StorageError> {
+        if let Self::Postgres(open) = self {
+            let ids: Vec<uuid::Uuid> = devices.into_iter().map(|device| device.uuid()).collect();
+            sqlx::query(select).bind(ids).execute(&mut **open).await?;
         }
         Ok(())
     }

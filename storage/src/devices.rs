@@ -9,7 +9,7 @@ use std::str::FromStr;
 use sqlx::QueryBuilder;
 
 use crate::database::{Database, ROWS_PER_STATEMENT, in_transaction, on_reader, on_writer, repeating_after_deadlock};
-use crate::{AuthSetId, DeviceId, StorageError, Timestamp, inventory};
+use crate::{AuthSetId, DeviceId, StorageError, Timestamp, dialect, inventory};
 
 mod change;
 mod repair;
@@ -442,6 +442,7 @@ impl Devices {
 
     async fn record_check_ins_at_once(&self, rows: &[(DeviceId, Timestamp)]) -> Result<(), StorageError> {
         let mut transaction = self.db.begin().await?;
+        transaction.hold_rows(dialect::HOLD_DEVICES, rows.iter().map(|(device, _)| *device)).await?;
         in_transaction!(&mut transaction, |connection| {
             let mut query = QueryBuilder::new("UPDATE devices SET checked_in_at = column2 FROM (");
             query.push_values(rows, |mut row, (device, at)| {

@@ -16,6 +16,13 @@ pub(crate) const LOCK_IDENTITY: &str = "SELECT pg_advisory_xact_lock($1)";
 /// Takes a lock that all share until the end of the transaction; bind [`fleet_lock`], [`events_lock`] or [`users_lock`].
 pub(crate) const LOCK_SHARED: &str = "SELECT pg_advisory_xact_lock($1, $2)";
 
+/// Takes the rows of devices in one order; bind an array of ids.
+pub(crate) const HOLD_DEVICES: &str = "SELECT 1 FROM devices WHERE id = ANY($1) ORDER BY id FOR NO KEY UPDATE";
+
+/// The same for their documents.
+pub(crate) const HOLD_INVENTORIES: &str =
+    "SELECT 1 FROM inventory WHERE device = ANY($1) ORDER BY device FOR NO KEY UPDATE";
+
 /// How a transaction begins in `SQLite`: at once as the writer. A transaction that reads first and writes later would
 /// fail with "busy" whenever another connection had written in between, whatever the busy timeout.
 pub(crate) const BEGIN_WRITING: &str = "BEGIN IMMEDIATE";

@@ -20,7 +20,7 @@ use sqlx::QueryBuilder;
 use sqlx::types::Json;
 
 use crate::database::{Database, ROWS_PER_STATEMENT, Transaction, in_transaction, on_reader, repeating_after_deadlock};
-use crate::{Device, DeviceId, StorageError, Timestamp};
+use crate::{Device, DeviceId, StorageError, Timestamp, dialect};
 
 pub mod aggregate;
 mod attribute;
@@ -334,6 +334,7 @@ pub(crate) async fn show_check_ins(
     transaction: &mut Transaction,
     check_ins: &[(DeviceId, Timestamp)],
 ) -> Result<(), StorageError> {
+    transaction.hold_rows(dialect::HOLD_INVENTORIES, check_ins.iter().map(|(device, _)| *device)).await?;
     let first = in_transaction!(&mut *transaction, |connection| {
         let mut query = QueryBuilder::new("UPDATE inventory SET checked_in_at = column2 FROM (");
         query.push_values(check_ins, |mut row, (device, at)| {

@@ -13,7 +13,7 @@ both_sets!([
     an_order_is_descending_unless_it_says_otherwise,
     a_cleared_device_keeps_what_it_did_not_report,
     times_have_three_fraction_digits,
-    errors_of_the_inventory_have_a_text_and_an_id,
+    errors_have_a_text_and_an_id,
 ]);
 
 pub(crate) const DEVICES: &str = "/api/management/v1/inventory/devices";
@@ -194,7 +194,7 @@ async fn times_have_three_fraction_digits(set: Set) {
     }
 }
 
-async fn errors_of_the_inventory_have_a_text_and_an_id(set: Set) {
+async fn errors_have_a_text_and_an_id(set: Set) {
     let hub = set.hub().await;
     let user = hub.user().await;
     for (method, path, status) in [
@@ -204,6 +204,9 @@ async fn errors_of_the_inventory_have_a_text_and_an_id(set: Set) {
         ("POST", DEVICES.to_owned(), 405),
         ("GET", "/api/management/v2/inventory/filters/x".to_owned(), 404),
         ("GET", "/api/management/v1/reporting/devices/search".to_owned(), 405),
+        ("GET", format!("/api/management/v1/devicemonitor/devices/{UNKNOWN}/alerts?page=x"), 400),
+        ("GET", "/api/management/v1/devicemonitor/nothing".to_owned(), 404),
+        ("POST", format!("/api/management/v1/devicemonitor/devices/{UNKNOWN}/alerts"), 405),
     ] {
         // Compares the body's id with the header's.
         Answer::to(user.request(method, &path)).await.expect(status).error();
