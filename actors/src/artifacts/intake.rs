@@ -13,7 +13,7 @@ use storage::{
 };
 use tracing::{info, warn};
 
-use super::combinations::{combinations, hash};
+use super::combinations::Combinations;
 use super::{Artifacts, after, object_path};
 use crate::artifact_file::stream::Reading;
 use crate::artifact_file::{Artifact, Fault, MEDIA_TYPE, ReadError};
@@ -130,7 +130,7 @@ impl Artifacts {
         let received = self.receive(&wish, file, number, &mut writer).await;
         let parts = writer.parts().map(str::to_owned);
         let outcome = match received {
-            Ok(artifact) => self.keep(&wish, &upload, &artifact, writer).await,
+            Ok(artifact) => self.keep(&wish, &upload, artifact, writer).await,
             Err(error) => {
                 if let Err(error) = writer.abort().await {
                     warn!(%error, "the parts of an upload are left for later");
@@ -196,20 +196,20 @@ impl Artifacts {
         &self,
         wish: &Wish,
         upload: &Upload,
-        artifact: &Artifact,
+        artifact: Artifact,
         writer: ObjectWriter,
     ) -> Result<(), UploadError<E>> {
-        let fit = check(artifact);
-        let combinations = fit.and_then(|()| {
-            combinations(&artifact.depends)
-                .ok_or_else(|| "the artifact depends on too many combinations of values".to_owned())
-        });
-        let combinations = match combinations {
-            Ok(combinations) => combinations,
-            Err(why) => {
-                writer.abort().await?;
+        // There may be thousands of hashes to take.
+        let prepared = tokio::task::spawn_blocking(move || Prepared::new(artifact)).await;
+        let Prepared { artifact, document, combinations } = match prepared {
+            Ok(Ok(prepared)) => prepared,
+            Ok(Err(why)) => {
+                if let Err(error) = writer.abort().await {
+                    warn!(%error, "the parts of an upload are left for later");
+                }
                 return Err(UploadError::Unfit(why));
             }
+            Err(error) => return Err(StorageError::Other(error.into()).into()),
         };
         let size = writer.finish().await?;
         let new = NewArtifact {
@@ -218,10 +218,10 @@ impl Artifacts {
             description: wish.description.clone(),
             size,
             object: upload.object.clone(),
-            document: serde_json::to_string(artifact).expect("an artifact has a JSON form"),
+            document,
             device_types: artifact.device_types.clone(),
             kinds: artifact.updates.iter().filter_map(|update| update.kind.clone()).collect(),
-            combinations: combinations.iter().map(hash).collect(),
+            combinations,
             upload: upload.id,
             at: clock::now(),
         };
@@ -231,8 +231,9 @@ impl Artifacts {
             Ok(Insertion::NoRoom) => Err(UploadError::NoRoom),
             Ok(Insertion::UploadGone) => Err(UploadError::GivenUp),
             Ok(Insertion::NotUnique(place)) => {
+                let conflict = Combinations::of(&artifact.depends).map(|all| all.at(place)).unwrap_or_default();
                 let mut conflict: Map<String, Value> =
-                    combinations[place].iter().map(|(key, value)| (key.clone(), value.as_str().into())).collect();
+                    conflict.into_iter().map(|(key, value)| (key.to_owned(), value.into())).collect();
                 conflict.insert("artifact_name".to_owned(), artifact.name.as_str().into());
                 Err(UploadError::NotUnique(conflict))
             }
@@ -261,6 +262,25 @@ impl Artifacts {
             let error: StorageError = error;
             warn!(%error, "what is left of an upload is removed later");
         }
+    }
+}
+
+/// What is kept of a good file.
+struct Prepared {
+    artifact: Artifact,
+    document: String,
+    combinations: Vec<[u8; 32]>,
+}
+
+impl Prepared {
+    /// What cannot be kept is an error, in words for whoever uploaded the file.
+    fn new(artifact: Artifact) -> Result<Self, String> {
+        check(&artifact)?;
+        let combinations = Combinations::of(&artifact.depends)
+            .ok_or_else(|| "the artifact depends on too many combinations of values".to_owned())?
+            .hashes();
+        let document = serde_json::to_string(&artifact).expect("an artifact has a JSON form");
+        Ok(Self { artifact, document, combinations })
     }
 }
 
