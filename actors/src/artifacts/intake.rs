@@ -280,6 +280,8 @@ impl Prepared {
             .ok_or_else(|| "the artifact depends on too many combinations of values".to_owned())?
             .hashes();
         let document = serde_json::to_string(&artifact).expect("an artifact has a JSON form");
+        // One that could not be read again would break every list that it is in.
+        serde_json::from_str::<Artifact>(&document).map_err(|error| format!("the artifact cannot be kept: {error}"))?;
         Ok(Self { artifact, document, combinations })
     }
 }
@@ -293,4 +295,27 @@ fn check(artifact: &Artifact) -> Result<(), String> {
         return Err(format!("the type of a payload is longer than {KIND_LIMIT} bytes"));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::artifact_file::{Rules, configuration, reader};
+
+    fn artifact() -> Artifact {
+        let file = configuration::write("c-1", "toaster", Map::new()).unwrap();
+        reader::read(&file[..], &Rules::default()).unwrap()
+    }
+
+    #[test]
+    fn what_could_not_be_read_again_is_not_kept() {
+        let nested = |levels: usize| {
+            let mut artifact = artifact();
+            let value = (1..levels).fold(Value::Null, |value, _| Value::Array(vec![value]));
+            artifact.updates[0].meta_data = Map::from_iter([("a".to_owned(), value)]);
+            Prepared::new(artifact).map(|prepared| prepared.document)
+        };
+        assert!(nested(64).is_ok());
+        assert!(nested(127).unwrap_err().starts_with("the artifact cannot be kept: "));
+    }
 }

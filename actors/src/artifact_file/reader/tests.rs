@@ -440,6 +440,28 @@ fn a_bootstrap_artifact_has_no_payload() {
 }
 
 #[test]
+fn meta_data_is_nested_64_levels_at_most() {
+    for (levels, is_taken) in [(64, true), (65, false), (127, false)] {
+        for (open, close) in [("[", "]"), ("{\"a\":", "}")] {
+            let mut parts = demo();
+            let inner = levels - 1;
+            parts.header[2].1 = format!("{{\"a\":{}1{}}}", open.repeat(inner), close.repeat(inner)).into_bytes();
+            match parts.read() {
+                Ok(artifact) => {
+                    assert!(is_taken, "{levels}");
+                    let document = serde_json::to_string(&artifact).unwrap();
+                    assert_eq!(serde_json::from_str::<Artifact>(&document).unwrap(), artifact);
+                }
+                Err(fault) => {
+                    assert!(!is_taken, "{levels}: {fault}");
+                    assert!(fault.to_string().ends_with("nested deeper than 64 levels"), "{fault}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
 fn augmented_parts_are_merged_whatever_the_compression() {
     for compression in Compression::ALL {
         let mut parts = Parts { compression, ..demo() };
