@@ -152,6 +152,10 @@ pub async fn artifacts_are_found_by_their_texts(database: &TestDatabase) {
     assert_eq!(names(storage, by_name(Some(contains("p_1")))).await, ["App_1"], "no letter stands for any other");
     assert_eq!(names(storage, by_name(Some(contains("%")))).await, ["100%"]);
     assert_eq!(names(storage, by_name(Some(TextMatch::StartsWith("aPP".into())))).await, ["App_1", "app-2", "app-2"]);
+    let starts = |prefix: &str| by_name(Some(TextMatch::StartsExactlyWith(prefix.to_owned())));
+    assert_eq!(names(storage, starts("app")).await, ["app-2", "app-2"]);
+    assert_eq!(names(storage, starts("App_")).await, ["App_1"]);
+    assert_eq!(names(storage, starts("a%")).await, Vec::<String>::new());
     let exactly = Some(TextMatch::OneOf(vec!["z*".into(), "App_1".into(), "APP-2".into()]));
     assert_eq!(names(storage, by_name(exactly)).await, ["App_1", "z*"]);
     let by_device_type = ArtifactFilter { device_type: Some(contains("rpi")), ..ArtifactFilter::default() };
