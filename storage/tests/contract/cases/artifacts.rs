@@ -221,6 +221,7 @@ pub async fn what_a_deployment_uses_stays(database: &TestDatabase) {
     let object = artifacts.find(first).await.expect("an answer").expect("known").object;
     assert_eq!(artifacts.remove(first, NOW).await.expect("an answer"), Alteration::Done(object.clone()));
     assert_eq!(artifacts.remove(first, NOW).await.expect("an answer"), Alteration::Unknown);
+    assert_eq!(artifacts.describe(first, "x", NOW).await.expect("an answer"), Alteration::Unknown);
     // Until somebody says that the object is gone it is not forgotten.
     let left = storage.uploads.to_forget(Timestamp(i64::MAX), 10).await.expect("a list");
     assert!(left.iter().any(|upload| upload.object == object));
