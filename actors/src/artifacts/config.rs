@@ -6,6 +6,9 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use storage::units;
 
+/// What the hub writes into an archive without more than its oldest form of a header has smaller files.
+const GENERATE_LIMIT: u64 = 8 * 1024 * 1024 * 1024;
+
 /// How large artifacts may be, who may sign them, and how long links to them live.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -75,6 +78,10 @@ impl Config {
                 return Some(format!("{key} is 0: expected a size such as \"1 GiB\""));
             }
         }
+        if self.generate_limit >= GENERATE_LIMIT {
+            let size = units::format_size(self.generate_limit);
+            return Some(format!("generate_limit is {size}: expected less than {}", units::format_size(GENERATE_LIMIT)));
+        }
         if self.at_once == 0 || self.at_once > 1000 {
             return Some(format!("at_once is {}: expected 1 to 1000", self.at_once));
         }
@@ -92,5 +99,24 @@ impl Config {
             return Some("must_be_signed is true, but signed_by names no key: expected at least one".to_owned());
         }
         None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fault(change: impl FnOnce(&mut Config)) -> Option<String> {
+        let mut config = Config::default();
+        change(&mut config);
+        config.fault()
+    }
+
+    #[test]
+    fn the_hub_makes_no_file_that_it_could_not_write_down() {
+        assert_eq!(fault(|_| {}), None);
+        assert_eq!(fault(|config| config.generate_limit = GENERATE_LIMIT - 1), None);
+        let said = fault(|config| config.generate_limit = GENERATE_LIMIT);
+        assert_eq!(said.unwrap(), "generate_limit is 8 GiB: expected less than 8 GiB");
     }
 }
