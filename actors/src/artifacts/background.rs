@@ -214,8 +214,11 @@ impl Artifacts {
             }
         };
         if let Err(error) = received.await {
-            drop(writer);
-            self.drop_raw(&upload).await;
+            let parts = writer.parts().map(str::to_owned);
+            if let Err(error) = writer.abort().await {
+                warn!(%error, "the parts of a raw file are left for later");
+            }
+            self.drop_raw(&upload, parts.as_deref()).await;
             return Err(error);
         }
         let size = writer.finish().await?;
@@ -283,7 +286,7 @@ impl Artifacts {
         }
         // What a client brought by itself goes when its link has run out: until then it could bring it again.
         if upload.kind == UploadKind::Generate && outcome.is_ok() {
-            self.drop_raw(upload).await;
+            self.drop_raw(upload, None).await;
         }
     }
 
@@ -334,10 +337,10 @@ impl Artifacts {
         .inspect(|()| info!(artifact.id = %upload.artifact, "an artifact appeared"))
     }
 
-    async fn drop_raw(&self, upload: &Upload) {
+    async fn drop_raw(&self, upload: &Upload, parts: Option<&str>) {
         let dropped = async {
             self.storage.uploads.give_up(upload.id, clock::now()).await?;
-            self.storage.objects.discard(&upload.object, None).await?;
+            self.storage.objects.discard(&upload.object, parts).await?;
             self.storage.uploads.forget(upload.id).await
         };
         if let Err(error) = dropped.await {

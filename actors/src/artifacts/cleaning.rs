@@ -104,7 +104,6 @@ mod tests {
         let storage = Storage::open(&storage::Config::in_memory()).await.unwrap();
         let artifacts = Artifacts::load(&storage, &Config::default()).await.unwrap();
         let begun = clock::now();
-        // Its file is not there, and that it is read in vain is none of its faults.
         let upload = Upload {
             id: UploadId::random(),
             artifact: ArtifactId::random(),

@@ -140,7 +140,11 @@ impl Artifacts {
         };
         match &outcome {
             Ok(()) => info!(artifact.id = %id, "an artifact was uploaded"),
-            Err(_) => self.clean_up(&upload, parts.as_deref()).await,
+            // A request to the store that was not answered in time may still be carried out.
+            Err(error) => {
+                let is_over = !matches!(error, UploadError::Storage(_));
+                self.clean_up(&upload, parts.as_deref(), is_over).await;
+            }
         }
         outcome.map(|()| id)
     }
@@ -247,8 +251,9 @@ impl Artifacts {
         }
     }
 
-    /// Removes what is left of an upload that became nothing. What fails here is done later.
-    async fn clean_up(&self, upload: &Upload, parts: Option<&str>) {
+    /// Removes what is left of an upload that became nothing. What fails here is done later; unless `is_over`, that is also done
+    /// once more later, since something of it may come into being after all.
+    async fn clean_up(&self, upload: &Upload, parts: Option<&str>, is_over: bool) {
         let cleaned = async {
             // From here on it cannot become an artifact, if it had not failed so far.
             self.storage.uploads.give_up(upload.id, clock::now()).await?;
@@ -256,7 +261,7 @@ impl Artifacts {
                 return Ok(());
             }
             self.storage.objects.discard(&upload.object, parts).await?;
-            self.storage.uploads.forget(upload.id).await
+            if is_over { self.storage.uploads.forget(upload.id).await } else { Ok(()) }
         };
         if let Err(error) = cleaned.await {
             let error: StorageError = error;
@@ -299,12 +304,46 @@ fn check(artifact: &Artifact) -> Result<(), String> {
 
 #[cfg(test)]
 mod tests {
+    use storage::Storage;
+
     use super::*;
     use crate::artifact_file::{Rules, configuration, reader};
+    use crate::artifacts::Config;
 
     fn artifact() -> Artifact {
         let file = configuration::write("c-1", "toaster", Map::new()).unwrap();
         reader::read(&file[..], &Rules::default()).unwrap()
+    }
+
+    #[tokio::test]
+    async fn what_the_store_may_still_write_is_removed_once_more() {
+        let storage = Storage::open(&storage::Config::in_memory()).await.unwrap();
+        let artifacts = Artifacts::load(&storage, &Config::default()).await.unwrap();
+        for is_over in [true, false] {
+            let number = UploadId::random();
+            let upload = Upload {
+                id: number,
+                artifact: ArtifactId::random(),
+                kind: UploadKind::File,
+                state: UploadState::Writing,
+                object: object_path(number),
+                parts: None,
+                request: String::new(),
+                created: clock::now(),
+                expires: after(Duration::from_hours(1)),
+                touched: clock::now(),
+                reason: None,
+            };
+            assert!(storage.uploads.begin(&upload).await.unwrap());
+            artifacts.clean_up(&upload, None, is_over).await;
+            let left = storage.uploads.find(number).await.unwrap();
+            assert_eq!(left.map(|upload| upload.state), (!is_over).then_some(UploadState::Removing));
+            // The request that seemed to have failed.
+            storage.objects.put(&upload.object, Bytes::from_static(b"late")).await.unwrap();
+            artifacts.clean(after(Duration::from_hours(3))).await.unwrap();
+            assert_eq!(storage.uploads.find(number).await.unwrap(), None);
+            assert_eq!(storage.objects.contains(&upload.object).await.unwrap(), is_over);
+        }
     }
 
     #[test]
