@@ -324,6 +324,23 @@ fn manifest_and_content_agree_in_both_directions() {
 }
 
 #[test]
+fn a_time_is_one_that_can_be_shown() {
+    let latest = 253_402_300_799;
+    for (seconds, modified) in
+        [(7, 7), (latest, 253_402_300_799), (latest + 1, 253_402_300_799), (u64::MAX, 253_402_300_799)]
+    {
+        let mut header = tar::Header::new_ustar();
+        header.set_path("one").unwrap();
+        header.set_size(0);
+        header.set_mtime(seconds);
+        header.set_cksum();
+        let bytes = [header.as_bytes().as_slice(), &[0; 10_240 - 512]].concat();
+        let mut members = Members::new(&bytes[..], "it");
+        assert_eq!(members.next_member().unwrap().unwrap().modified, modified);
+    }
+}
+
+#[test]
 fn files_stay_in_their_folder() {
     for name in ["../one", "/etc/passwd", "a/b", "..", ".", "a b", "a\\b", "ä", "a\nb"] {
         let mut parts = demo();
