@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use storage::units;
 
-/// What the hub writes into an archive without more than its oldest form of a header has smaller files.
+/// The header that the hub writes in front of a file in an archive has room for smaller sizes only.
 const GENERATE_LIMIT: u64 = 8 * 1024 * 1024 * 1024;
 
 /// Those who work on an upload say so several times in this.
