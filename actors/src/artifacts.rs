@@ -39,6 +39,10 @@ const LINK_SECRET: &str = "links";
 /// Bytes of that secret.
 const LINK_SECRET_LENGTH: usize = 32;
 
+/// Files that one node makes at the same time, each on a thread that waits for whoever reads the file. They must never take
+/// all threads there are, or none is left for the readers.
+const MADE_AT_ONCE: usize = 4;
+
 /// Artifacts of a hub. Cloning is cheap.
 #[derive(Debug, Clone)]
 pub struct Artifacts {
@@ -48,6 +52,8 @@ pub struct Artifacts {
     links: LinkSigner,
     /// Reading a file takes memory and a thread.
     at_once: Arc<Semaphore>,
+    /// Making one takes another thread.
+    made_at_once: Arc<Semaphore>,
 }
 
 /// The settings of artifacts make no sense, or the secret for links cannot be had.
@@ -89,6 +95,7 @@ impl Artifacts {
             rules: Arc::new(Rules { limits, keys, must_be_signed: config.must_be_signed }),
             links: LinkSigner::new(secret.await?.as_bytes()),
             at_once: Arc::new(Semaphore::new(config.at_once)),
+            made_at_once: Arc::new(Semaphore::new(MADE_AT_ONCE)),
             config: Arc::new(config.clone()),
         })
     }

@@ -31,6 +31,10 @@ const KEEP_ALIVE: Duration = Duration::from_secs(20);
 /// closed at once is reset, and many a client then never reads why.
 const LINGER: Duration = Duration::from_secs(5);
 
+/// Threads of one worker that may wait for files. The framework would divide this number by the processors of the machine,
+/// but one worker may get all uploads of a node, and each keeps one of them waiting for what others do.
+const BLOCKING_THREADS: usize = 512;
+
 /// A running listener.
 pub struct Listening {
     /// Where it listens.
@@ -87,6 +91,7 @@ pub fn listen(
     let stall_limit = sockets.config.stall_limit;
     let builder = Server::build()
         .workers(workers)
+        .worker_max_blocking_threads(BLOCKING_THREADS)
         // The hub counts its sockets itself; this limit would only stop requests from reaching that count.
         .max_concurrent_connections(sockets.config.sockets_limit)
         .disable_signals()

@@ -218,24 +218,28 @@ impl Artifacts {
         let described = async {
             let mut transaction = self.db.begin().await?;
             transaction.lock_artifacts().await?;
+            // Uses are remembered longer than artifacts.
+            let name: Option<String> = in_transaction!(&mut transaction, |connection| {
+                sqlx::query_scalar("SELECT name FROM artifacts WHERE id = $1").bind(id).fetch_optional(connection).await
+            })?;
+            let Some(name) = name else { return Ok(Alteration::Unknown) };
             let users = users(&mut transaction, id, false).await?;
             if !users.is_empty() {
                 return Ok(Alteration::InUse(users));
             }
             let description = without_nul(description);
-            let name: Option<String> = in_transaction!(&mut transaction, |connection| {
-                sqlx::query_scalar(
-                    "UPDATE artifacts SET description = $2, description_folded = $3, modified = $4 WHERE id = $1 \
-                     RETURNING name",
+            in_transaction!(&mut transaction, |connection| {
+                sqlx::query(
+                    "UPDATE artifacts SET description = $2, description_folded = $3, modified = $4 WHERE id = $1",
                 )
                 .bind(id)
                 .bind(&description)
                 .bind(description.to_lowercase())
                 .bind(at)
-                .fetch_optional(connection)
+                .execute(connection)
                 .await
+                .map(drop)
             })?;
-            let Some(name) = name else { return Ok(Alteration::Unknown) };
             touch_release(&mut transaction, &name, at).await?;
             transaction.commit().await?;
             Ok(Alteration::Done(()))

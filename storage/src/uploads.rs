@@ -6,7 +6,8 @@
 //! ```
 //!
 //! Whoever works on an upload touches it now and then. One that was not touched for long has lost its worker: it is claimed in
-//! one statement, after which the worker, should it come back, can no longer make the artifact known. An object is removed
+//! one statement, after which the worker, should it come back, can no longer make the artifact known. That one can be taken over
+//! only so often, since what it does may be what ends its workers. An object is removed
 //! twice, the second time long after the first, since a request of such a worker may still be under way to the store.
 
 use crate::database::{Database, on_reader, on_writer};
@@ -382,6 +383,34 @@ impl Uploads {
         })
     }
 
+    /// Ends, with this reason, uploads that somebody worked on, but not since `before`, and that were either taken over
+    /// `retries` times already or had expired by `expired`. Returns how many.
+    ///
+    /// # Errors
+    /// `Unavailable`, `Other`.
+    pub async fn end_hopeless(
+        &self,
+        (before, expired): (Timestamp, Timestamp),
+        retries: u32,
+        reason: &str,
+        at: Timestamp,
+    ) -> Result<u64, StorageError> {
+        on_writer!(self.db, |pool| {
+            sqlx::query(
+                "UPDATE uploads SET state = 'aborted', reason = $5, touched = $4 \
+                 WHERE state = 'processing' AND touched < $1 AND (retries >= $3 OR expires < $2)",
+            )
+            .bind(before)
+            .bind(expired)
+            .bind(i64::from(retries))
+            .bind(at)
+            .bind(reason)
+            .execute(pool)
+            .await
+            .map(|done| done.rows_affected())
+        })
+    }
+
     /// Takes over up to `limit` uploads that somebody worked on, but not since `before`.
     ///
     /// # Errors
@@ -389,7 +418,7 @@ impl Uploads {
     pub async fn interrupted(&self, before: Timestamp, at: Timestamp, limit: u32) -> Result<Vec<Upload>, StorageError> {
         let rows: Vec<UploadRow> = on_writer!(self.db, |pool| {
             sqlx::query_as(concat!(
-                "UPDATE uploads SET touched = $2 WHERE id IN \
+                "UPDATE uploads SET touched = $2, retries = retries + 1 WHERE id IN \
                  (SELECT id FROM uploads WHERE state = 'processing' AND touched < $1 ORDER BY touched LIMIT $3) \
                  AND state = 'processing' AND touched < $1 RETURNING ",
                 upload_columns!()

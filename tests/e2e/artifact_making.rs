@@ -13,6 +13,7 @@ both_sets!([
     the_hub_makes_an_artifact_of_a_file,
     what_would_not_become_an_artifact_is_refused_at_once,
     a_file_that_breaks_off_becomes_nothing,
+    a_large_file_that_is_too_short_leaves_nothing,
     a_client_brings_a_file_by_itself,
     a_bad_file_that_was_brought_is_told,
     direct_uploads_are_off_unless_switched_on,
@@ -151,6 +152,15 @@ async fn a_file_that_breaks_off_becomes_nothing(set: Set) {
     })
     .await;
     assert_eq!(user.get(ARTIFACTS).await.expect(200).json(), json!([]));
+}
+
+async fn a_large_file_that_is_too_short_leaves_nothing(set: Set) {
+    let hub = set.hub().await;
+    let user = hub.user().await;
+    // Large enough to be parts when its end comes.
+    let parts = asked("app-1", ARGS).text("size", "12000001").file("file", &vec![7; 12_000_000]);
+    generate(&user, parts).await.expect(400).error();
+    assert_eq!(hub.objects().await, Vec::<String>::new());
 }
 
 async fn with_direct_uploads(set: Set) -> TestHub {

@@ -232,6 +232,7 @@ async fn an_artifact_that_is_deployed_stays(set: Set) {
     user.put(&path, &json!({"description": "worse"})).await.expect(422).error();
     user.delete(&path).await.expect(204);
     user.get(&path).await.expect(404);
+    user.put(&path, &json!({"description": "gone"})).await.expect(404).error();
     assert_eq!(hub.objects().await, Vec::<String>::new());
 }
 

@@ -180,6 +180,8 @@ async fn software_is_releases(set: Set) {
         json!({"name": "app-1", "tags": ["blue"], "notes": "", "kind": "release", "compatible_types": ["rpi4", "rpi5"]})
     );
     assert_eq!(names(&user, &format!("{SOFTWARE}?name=app-1&name=x&kind=release")).await, ["app-1"]);
+    assert_eq!(names(&user, &format!("{SOFTWARE}?name_prefix=app")).await, ["app-1"]);
+    assert_eq!(names(&user, &format!("{SOFTWARE}?name_prefix=App-")).await, ["App-2"]);
     assert_eq!(names(&user, &format!("{SOFTWARE}?kind=manifest")).await, Vec::<String>::new());
     assert_eq!(names(&user, &format!("{SOFTWARE}?tag=blue")).await, ["app-1"]);
     assert_eq!(user.get(&format!("{SOFTWARE}/tags")).await.expect(200).json(), json!(["blue"]));

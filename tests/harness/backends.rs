@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 
 use crate::ports::free_port;
 use crate::process::Process;
-use crate::s3_server::S3Server;
 use crate::site::Site;
 use crate::workspace::temporary_directory;
 use crate::{Settings, TestHub};
@@ -51,7 +50,6 @@ pub struct Servers {
     postgres_port: u16,
     redis_port: u16,
     nats_port: u16,
-    s3: S3Server,
     _redis: Process,
     _nats: Process,
 }
@@ -70,8 +68,7 @@ impl Servers {
         let postgres = start_postgres(&directory, postgres_port);
         let redis = start_redis(&directory, redis_port);
         let nats = start_nats(&directory, nats_port);
-        let s3 = S3Server::start(&directory.join("s3"));
-        Self { postgres, postgres_port, redis_port, nats_port, s3, _redis: redis, _nats: nats }
+        Self { postgres, postgres_port, redis_port, nats_port, _redis: redis, _nats: nats }
     }
 
     /// A fresh database.
@@ -99,11 +96,6 @@ impl Servers {
     /// A Redis of which nothing else uses the numbered database.
     pub fn redis_url(&self, database: u32) -> String {
         format!("redis://127.0.0.1:{}/{database}", self.redis_port)
-    }
-
-    /// The S3 server.
-    pub fn s3(&self) -> &S3Server {
-        &self.s3
     }
 
     /// The NATS server.

@@ -148,15 +148,14 @@ impl TestHub {
         objects.put(path, content.into()).await.expect("the store takes it");
     }
 
-    /// Paths of everything that the hub keeps of artifacts, whole ones and others.
+    /// Every file that the hub's object store keeps of artifacts: whole ones, raw files, parts and temporary files.
     ///
     /// # Panics
-    /// When the hub is not in this process, or its store does not answer.
+    /// When the store's directory cannot be read.
     pub async fn objects(&self) -> Vec<String> {
-        let objects = &self.hub().storage().objects;
-        let mut found = objects.list("artifacts").await.expect("the store answers");
-        found.extend(objects.list("uploads").await.expect("the store answers"));
-        found
+        let site = self.site.clone();
+        let looking = tokio::task::spawn_blocking(move || site.object_files(&["artifacts", "uploads"]));
+        looking.await.expect("the search does not panic")
     }
 
     /// A deployment of this name, as far as artifacts know of deployments; its id.

@@ -10,6 +10,8 @@ use s3s::service::S3ServiceBuilder;
 use s3s_fs::FileSystem;
 use tokio::net::TcpListener;
 
+use crate::workspace::files_below;
+
 /// The one key.
 pub const ACCESS_KEY: &str = "mooring";
 
@@ -60,6 +62,18 @@ impl S3Server {
     /// When there is one of that name.
     pub fn make_bucket(&self, name: &str) {
         std::fs::create_dir(self.directory.join(name)).expect("a directory can be made");
+    }
+
+    /// Every file that belongs to an object below one of these folders of a bucket, and every part of an object that is not
+    /// whole, wherever it was to be.
+    pub fn files(&self, bucket: &str, folders: &[&str]) -> Vec<String> {
+        let mut found: Vec<String> =
+            folders.iter().flat_map(|folder| files_below(&self.directory.join(bucket), folder)).collect();
+        // What it notes about whole objects has other names.
+        let is_part = |name: &String| name.starts_with(".upload") || name.starts_with(".tmp.");
+        let entries = std::fs::read_dir(&self.directory).into_iter().flatten().flatten();
+        found.extend(entries.filter_map(|entry| entry.file_name().into_string().ok()).filter(is_part));
+        found
     }
 
     /// Where it listens.

@@ -7,15 +7,18 @@ use std::time::Duration;
 
 use crate::backends::{REDIS_DATABASES, ServerUrls, Servers, Set};
 use crate::hub::TestHub;
-use crate::s3_server::{ACCESS_KEY, SECRET_KEY};
+use crate::s3_server::{ACCESS_KEY, S3Server, SECRET_KEY};
 use crate::tls::Certificate;
-use crate::workspace::temporary_directory;
+use crate::workspace::{files_below, temporary_directory};
 
 /// Address of the user that exists in every site.
 pub const ADMIN_EMAIL: &str = "admin@example.com";
 
 /// That user's password.
 pub const ADMIN_PASSWORD: &str = "correct horse battery staple";
+
+/// The bucket of a site.
+const BUCKET: &str = "site";
 
 /// Settings of a hub in a child process: environment variables and their values.
 pub type Settings = [(&'static str, &'static str)];
@@ -35,7 +38,8 @@ struct Place {
     nats_url: Option<String>,
     nats_prefix: String,
     objects_url: String,
-    objects_endpoint: Option<String>,
+    /// Of its own: parts of objects do not say which bucket they are for.
+    objects_server: Option<S3Server>,
     has_admin: Mutex<bool>,
 }
 
@@ -54,15 +58,15 @@ impl Site {
                 nats_url: None,
                 nats_prefix,
                 objects_url: format!("file:{}", directory.join("objects").display()),
-                objects_endpoint: None,
+                objects_server: None,
                 has_admin: Mutex::default(),
                 directory,
             },
             Set::Production => {
                 let servers = Servers::shared();
                 let database = format!("site_{number}");
-                let bucket = format!("site-{number}");
-                servers.s3().make_bucket(&bucket);
+                let objects_server = S3Server::start(&directory.join("s3"));
+                objects_server.make_bucket(BUCKET);
                 assert!(number < REDIS_DATABASES, "more sites than Redis databases");
                 Place {
                     set,
@@ -71,8 +75,8 @@ impl Site {
                     redis_url: Some(servers.redis_url(number)),
                     nats_url: Some(servers.nats_url()),
                     nats_prefix,
-                    objects_url: format!("s3://{bucket}"),
-                    objects_endpoint: Some(servers.s3().endpoint()),
+                    objects_url: format!("s3://{BUCKET}"),
+                    objects_server: Some(objects_server),
                     has_admin: Mutex::default(),
                     directory,
                 }
@@ -87,7 +91,7 @@ impl Site {
         let place = Place {
             set: Set::Production,
             objects_url: format!("file:{}", directory.join("objects").display()),
-            objects_endpoint: None,
+            objects_server: None,
             directory,
             // Goes with its server.
             database: None,
@@ -108,6 +112,15 @@ impl Site {
     /// Its directory.
     pub fn directory(&self) -> &std::path::Path {
         &self.place.directory
+    }
+
+    /// Every file that the object store keeps in these folders: of objects, and of what is not a whole object yet.
+    pub(crate) fn object_files(&self, folders: &[&str]) -> Vec<String> {
+        if let Some(server) = &self.place.objects_server {
+            return server.files(BUCKET, folders);
+        }
+        let objects = self.place.directory.join("objects");
+        folders.iter().flat_map(|folder| files_below(&objects, folder)).collect()
     }
 
     /// A hub in this process.
@@ -154,8 +167,8 @@ impl Site {
         config.storage.acquire_timeout = Duration::from_secs(20);
         config.storage.redis_url = place.redis_url.as_deref().map(Into::into);
         config.storage.objects_url.clone_from(&place.objects_url);
-        if let Some(endpoint) = &place.objects_endpoint {
-            config.storage.objects_endpoint = Some(endpoint.clone());
+        if let Some(server) = &place.objects_server {
+            config.storage.objects_endpoint = Some(server.endpoint());
             config.storage.objects_access_key = Some(ACCESS_KEY.to_owned());
             config.storage.objects_secret_key = Some(SECRET_KEY.into());
         }
@@ -177,8 +190,8 @@ impl Site {
             ("MOORING_ACTORS__NATS_PREFIX".to_owned(), place.nats_prefix.clone()),
         ];
         variables.extend(place.redis_url.clone().map(|url| ("MOORING_REDIS_URL".to_owned(), url)));
-        if let Some(endpoint) = &place.objects_endpoint {
-            variables.push(("MOORING_OBJECTS_ENDPOINT".to_owned(), endpoint.clone()));
+        if let Some(server) = &place.objects_server {
+            variables.push(("MOORING_OBJECTS_ENDPOINT".to_owned(), server.endpoint()));
             variables.push(("MOORING_OBJECTS_ACCESS_KEY".to_owned(), ACCESS_KEY.to_owned()));
             variables.push(("MOORING_OBJECTS_SECRET_KEY".to_owned(), SECRET_KEY.to_owned()));
         }

@@ -73,3 +73,20 @@ fn build(profile: &Path) {
     let status = command.status().expect("cargo can be started");
     assert!(status.success(), "the programs do not compile");
 }
+
+/// Paths below `root` of all files in one of its folders and in the folders of that.
+pub fn files_below(root: &Path, folder: &str) -> Vec<String> {
+    let (mut found, mut left) = (Vec::new(), vec![root.join(folder)]);
+    while let Some(folder) = left.pop() {
+        // One that nothing was put into is not there.
+        for entry in std::fs::read_dir(&folder).into_iter().flatten().flatten() {
+            if entry.path().is_dir() {
+                left.push(entry.path());
+            } else {
+                found.push(entry.path().strip_prefix(root).expect("below it").display().to_string());
+            }
+        }
+    }
+    found.sort();
+    found
+}

@@ -17,6 +17,9 @@ const EXTENSION_LIMIT: u64 = 64 * 1024;
 /// Bytes of a name.
 const NAME_LIMIT: usize = 4096;
 
+/// The last second of the year 9999: later ones have no text that others read.
+const LATEST: i64 = 253_402_300_799;
+
 /// Writers may fill an archive up to a multiple of this many blocks with zeros.
 const RECORD: usize = 20;
 
@@ -77,7 +80,7 @@ impl<R: Read> Members<R> {
                     self.expect(size)?;
                     let name = extension.name.unwrap_or_else(|| header.path_bytes().into_owned());
                     let modified = header.mtime().map_err(|error| self.malformed(&error))?;
-                    let modified = i64::try_from(modified).unwrap_or(i64::MAX);
+                    let modified = i64::try_from(modified).map_or(LATEST, |modified| modified.min(LATEST));
                     return Ok(Some(Member { name: readable(&name)?, size, modified }));
                 }
                 EntryType::XHeader => {

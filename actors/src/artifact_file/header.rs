@@ -17,6 +17,10 @@ pub const ARTIFACT_NAME: &str = "artifact_name";
 /// Key of the group of artifacts.
 pub const ARTIFACT_GROUP: &str = "artifact_group";
 
+/// Objects and lists that may stand in one another in a `meta-data`, itself among them. What is read has to fit into other
+/// documents later, and readers of JSON go so far only.
+pub const NESTING_LIMIT: usize = 64;
+
 /// `header-info` of either version, as far as they agree.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct HeaderInfo {
@@ -212,7 +216,21 @@ pub(super) fn read_meta_data(content: &[u8], member: &str) -> Result<Map<String,
     if content.is_empty() {
         return Ok(Map::new());
     }
-    serde_json::from_slice(content).map_err(|error| malformed(member, &error))
+    let meta_data: Map<String, Value> = serde_json::from_slice(content).map_err(|error| malformed(member, &error))?;
+    if meta_data.values().any(|value| is_deeper(value, NESTING_LIMIT - 1)) {
+        return Err(invalid(member, &format!("it is nested deeper than {NESTING_LIMIT} levels")));
+    }
+    Ok(meta_data)
+}
+
+/// Whether more than `levels` objects and lists stand in one another. The reader of JSON bounds how far this goes down.
+fn is_deeper(value: &Value, levels: usize) -> bool {
+    let Some(left) = levels.checked_sub(1) else { return value.is_array() || value.is_object() };
+    match value {
+        Value::Array(values) => values.iter().any(|value| is_deeper(value, left)),
+        Value::Object(members) => members.values().any(|value| is_deeper(value, left)),
+        _ => false,
+    }
 }
 
 /// All that a device provides after an installation.

@@ -143,6 +143,10 @@ impl<R: Read> File<'_, R> {
         };
         let mut augmented = None;
         if let Some(member) = next.as_ref().filter(|member| version > 2 && member.name == AUGMENTED_MANIFEST) {
+            // No signature covers these parts, and they count more than those that one does.
+            if signature == Signature::Verified {
+                return Err(Fault::WrongSignature.into());
+            }
             let content = self.members.read(member, self.rules.limits.manifest)?;
             augmented = Some(Manifest::read(&content, AUGMENTED_MANIFEST)?);
             next = self.members.next_member()?;

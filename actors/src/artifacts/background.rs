@@ -214,8 +214,11 @@ impl Artifacts {
             }
         };
         if let Err(error) = received.await {
-            drop(writer);
-            self.drop_raw(&upload).await;
+            let parts = writer.parts().map(str::to_owned);
+            if let Err(error) = writer.abort().await {
+                warn!(%error, "the parts of a raw file are left for later");
+            }
+            self.drop_raw(&upload, parts.as_deref()).await;
             return Err(error);
         }
         let size = writer.finish().await?;
@@ -283,7 +286,7 @@ impl Artifacts {
         }
         // What a client brought by itself goes when its link has run out: until then it could bring it again.
         if upload.kind == UploadKind::Generate && outcome.is_ok() {
-            self.drop_raw(upload).await;
+            self.drop_raw(upload, None).await;
         }
     }
 
@@ -298,6 +301,7 @@ impl Artifacts {
     async fn make(&self, upload: &Upload) -> Result<(), Unmade> {
         let request: Request =
             serde_json::from_str(&upload.request).map_err(|error| Unmade::ForGood(error.to_string()))?;
+        let slot = Arc::clone(&self.made_at_once).acquire_owned().await.expect("it is never closed");
         let (pieces, receiver) = mpsc::channel(4);
         let mut raw = self.storage.objects.read(&upload.object, 0..request.size);
         // Ends when the writer does, since nobody takes the pieces then.
@@ -313,6 +317,7 @@ impl Artifacts {
         tokio::task::spawn_blocking(move || {
             let outcome = single.write(size, Pieces::new(receiver), &mut sink);
             sink.finish(outcome);
+            drop(slot);
         });
         let wish = Wish { id: Some(upload.artifact), description, size: None };
         self.publish(upload, wish, file).await
@@ -332,10 +337,10 @@ impl Artifacts {
         .inspect(|()| info!(artifact.id = %upload.artifact, "an artifact appeared"))
     }
 
-    async fn drop_raw(&self, upload: &Upload) {
+    async fn drop_raw(&self, upload: &Upload, parts: Option<&str>) {
         let dropped = async {
             self.storage.uploads.give_up(upload.id, clock::now()).await?;
-            self.storage.objects.discard(&upload.object, None).await?;
+            self.storage.objects.discard(&upload.object, parts).await?;
             self.storage.uploads.forget(upload.id).await
         };
         if let Err(error) = dropped.await {
@@ -377,15 +382,63 @@ mod tests {
     use storage::Storage;
 
     use super::*;
-    use crate::artifacts::Config;
+    use crate::artifacts::{Config, MADE_AT_ONCE};
+
+    fn single(name: &str) -> SingleFile {
+        SingleFile::parse(name, vec!["toaster".to_owned()], r#"{"dest_dir":"/","filename":"a"}"#).unwrap()
+    }
+
+    /// A file that all of came.
+    async fn written(storage: &Storage, name: &str, content: Bytes) -> Upload {
+        let request = Request { single: single(name), description: String::new(), size: content.len() as u64 };
+        let number = UploadId::random();
+        let upload = Upload {
+            id: number,
+            artifact: ArtifactId::random(),
+            kind: UploadKind::Generate,
+            state: UploadState::Processing,
+            object: raw_path(number),
+            parts: None,
+            request: serde_json::to_string(&request).unwrap(),
+            created: clock::now(),
+            expires: after(KEEP_RAW),
+            touched: clock::now(),
+            reason: None,
+        };
+        storage.objects.put(&upload.object, content).await.unwrap();
+        assert!(storage.uploads.begin(&upload).await.unwrap());
+        upload
+    }
+
+    #[test]
+    fn files_that_are_made_leave_threads_for_those_who_read_them() {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .max_blocking_threads(MADE_AT_ONCE + 2)
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            let storage = Storage::open(&storage::Config::in_memory()).await.unwrap();
+            let artifacts = Artifacts::load(&storage, &Config::default()).await.unwrap();
+            // More than may lie between writer and reader, however it is packed.
+            let noise: Vec<u8> =
+                (0..250_000_u32).flat_map(|number| number.wrapping_mul(2_654_435_761).to_be_bytes()).collect();
+            let noise = Bytes::from(noise);
+            let mut uploads = Vec::new();
+            for number in 0..MADE_AT_ONCE + 4 {
+                uploads.push(written(&storage, &format!("app-{number}"), noise.clone()).await);
+            }
+            let making = futures_util::future::join_all(uploads.iter().map(|upload| artifacts.make(upload)));
+            let made = tokio::time::timeout(Duration::from_mins(2), making).await.expect("nobody waits for ever");
+            assert!(made.iter().all(Result::is_ok));
+        });
+    }
 
     #[tokio::test]
     async fn a_file_that_was_given_up_while_it_came_becomes_nothing() {
         let storage = Storage::open(&storage::Config::in_memory()).await.unwrap();
         let artifacts = Artifacts::load(&storage, &Config::default()).await.unwrap();
-        let single =
-            SingleFile::parse("app", vec!["toaster".to_owned()], r#"{"dest_dir":"/","filename":"a"}"#).unwrap();
-        let new = NewFile { single, description: String::new(), size: None };
+        let new = NewFile { single: single("app"), description: String::new(), size: None };
         let uploads = storage.uploads.clone();
         let file = stream::once(async move {
             let late = clock::now().plus(Duration::from_hours(1));

@@ -13,11 +13,22 @@ const AT_ONCE: u32 = 100;
 /// How long a worker may be silent, who says every few seconds that it is at work, before another node goes on.
 const TAKE_OVER: Duration = Duration::from_mins(2);
 
+/// How often another node goes on: what an upload makes its workers do may be what ends them.
+const RETRIES: u32 = 4;
+
+/// How long after its time an upload may still be worked on.
+const GRACE: Duration = Duration::from_hours(24);
+
+/// What is said of an upload that was worked on in vain.
+const HOPELESS: &str = "the hub has tried several times, and never came to an end";
+
 /// What one round has come to.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Cleaned {
     /// Uploads that were given up.
     pub given_up: usize,
+    /// Uploads that were worked on too often or for too long.
+    pub hopeless: u64,
     /// Uploads that were taken over from a node that died.
     pub taken_over: usize,
     /// Uploads whose objects were removed for good.
@@ -66,11 +77,57 @@ impl Artifacts {
             }
         }
         let silent = now.minus(self.config.abandoned_after.min(TAKE_OVER));
+        let times = (silent, now.minus(GRACE));
+        let hopeless = self.storage.uploads.end_hopeless(times, RETRIES, HOPELESS, now).await?;
+        if hopeless > 0 {
+            warn!(uploads = hopeless, "uploads were given up after several attempts");
+        }
+        cleaned.hopeless = hopeless;
         let interrupted = self.storage.uploads.interrupted(silent, now, AT_ONCE).await?;
         cleaned.taken_over = interrupted.len();
         for upload in interrupted {
             self.work_on(upload);
         }
         Ok(cleaned)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use storage::{ArtifactId, Storage, Upload, UploadId, UploadKind, UploadState, clock};
+
+    use super::*;
+    use crate::artifacts::Config;
+
+    #[tokio::test]
+    async fn what_never_comes_to_an_end_is_given_up() {
+        let storage = Storage::open(&storage::Config::in_memory()).await.unwrap();
+        let artifacts = Artifacts::load(&storage, &Config::default()).await.unwrap();
+        let begun = clock::now();
+        let upload = Upload {
+            id: UploadId::random(),
+            artifact: ArtifactId::random(),
+            kind: UploadKind::Generate,
+            state: UploadState::Processing,
+            object: "uploads/none.tmp".to_owned(),
+            parts: None,
+            request: String::new(),
+            created: begun,
+            expires: begun.plus(Duration::from_hours(24)),
+            touched: begun,
+            reason: None,
+        };
+        assert!(storage.uploads.begin(&upload).await.unwrap());
+        let after = |rounds: u32| begun.plus(TAKE_OVER * rounds + Duration::from_secs(u64::from(rounds)));
+        for round in 1..=RETRIES {
+            // As a node that takes it over and dies of it.
+            let silent = after(round).minus(TAKE_OVER);
+            let taken = storage.uploads.interrupted(silent, after(round), 10).await.unwrap();
+            assert_eq!(taken.len(), 1, "round {round}");
+        }
+        let cleaned = artifacts.clean(after(RETRIES + 1)).await.unwrap();
+        assert_eq!((cleaned.hopeless, cleaned.taken_over), (1, 0));
+        let found = storage.uploads.find(upload.id).await.unwrap().unwrap();
+        assert_eq!((found.state, found.reason.as_deref()), (UploadState::Aborted, Some(HOPELESS)));
     }
 }

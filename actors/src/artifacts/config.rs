@@ -6,6 +6,15 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use storage::units;
 
+/// The header that the hub writes in front of a file in an archive has room for smaller sizes only.
+const GENERATE_LIMIT: u64 = 8 * 1024 * 1024 * 1024;
+
+/// Those who work on an upload say so several times in this.
+const ABANDONED_AFTER: Duration = Duration::from_mins(2);
+
+/// Files read at the same time. Each takes a thread, and others have to be left for what they wait for.
+const AT_ONCE: usize = 256;
+
 /// How large artifacts may be, who may sign them, and how long links to them live.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -75,8 +84,15 @@ impl Config {
                 return Some(format!("{key} is 0: expected a size such as \"1 GiB\""));
             }
         }
-        if self.at_once == 0 || self.at_once > 1000 {
-            return Some(format!("at_once is {}: expected 1 to 1000", self.at_once));
+        if self.generate_limit >= GENERATE_LIMIT {
+            let size = units::format_size(self.generate_limit);
+            return Some(format!(
+                "generate_limit is {size}: expected less than {}",
+                units::format_size(GENERATE_LIMIT)
+            ));
+        }
+        if self.at_once == 0 || self.at_once > AT_ONCE {
+            return Some(format!("at_once is {}: expected 1 to {AT_ONCE}", self.at_once));
         }
         for (key, time) in [
             ("deadline", self.deadline),
@@ -88,9 +104,48 @@ impl Config {
                 return Some(format!("{key} is {time:?}: expected at least \"1s\""));
             }
         }
+        if self.abandoned_after < ABANDONED_AFTER || self.abandoned_after <= self.deadline {
+            return Some(format!(
+                "abandoned_after is {}: expected at least {}, and more than deadline",
+                units::format_duration(self.abandoned_after),
+                units::format_duration(ABANDONED_AFTER)
+            ));
+        }
         if self.must_be_signed && self.signed_by.is_empty() {
             return Some("must_be_signed is true, but signed_by names no key: expected at least one".to_owned());
         }
         None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fault(change: impl FnOnce(&mut Config)) -> Option<String> {
+        let mut config = Config::default();
+        change(&mut config);
+        config.fault()
+    }
+
+    #[test]
+    fn the_hub_makes_no_file_that_it_could_not_write_down() {
+        assert_eq!(fault(|_| {}), None);
+        assert_eq!(fault(|config| config.generate_limit = GENERATE_LIMIT - 1), None);
+        let said = fault(|config| config.generate_limit = GENERATE_LIMIT);
+        assert_eq!(said.unwrap(), "generate_limit is 8 GiB: expected less than 8 GiB");
+    }
+
+    #[test]
+    fn nobody_is_given_up_who_may_still_be_at_work() {
+        assert_eq!(fault(|config| config.abandoned_after = ABANDONED_AFTER), None);
+        let said = fault(|config| config.abandoned_after = Duration::from_secs(119));
+        assert_eq!(said.unwrap(), "abandoned_after is 119s: expected at least 2m, and more than deadline");
+        let patient =
+            |deadline| fault(|config| (config.deadline, config.abandoned_after) = (deadline, ABANDONED_AFTER));
+        assert_eq!(patient(Duration::from_secs(119)), None);
+        assert!(patient(ABANDONED_AFTER).is_some());
+        assert_eq!(fault(|config| config.at_once = AT_ONCE), None);
+        assert!(fault(|config| config.at_once = AT_ONCE + 1).is_some());
     }
 }

@@ -13,7 +13,7 @@ use storage::{
 };
 use tracing::{info, warn};
 
-use super::combinations::{combinations, hash};
+use super::combinations::Combinations;
 use super::{Artifacts, after, object_path};
 use crate::artifact_file::stream::Reading;
 use crate::artifact_file::{Artifact, Fault, MEDIA_TYPE, ReadError};
@@ -130,7 +130,7 @@ impl Artifacts {
         let received = self.receive(&wish, file, number, &mut writer).await;
         let parts = writer.parts().map(str::to_owned);
         let outcome = match received {
-            Ok(artifact) => self.keep(&wish, &upload, &artifact, writer).await,
+            Ok(artifact) => self.keep(&wish, &upload, artifact, writer).await,
             Err(error) => {
                 if let Err(error) = writer.abort().await {
                     warn!(%error, "the parts of an upload are left for later");
@@ -140,7 +140,11 @@ impl Artifacts {
         };
         match &outcome {
             Ok(()) => info!(artifact.id = %id, "an artifact was uploaded"),
-            Err(_) => self.clean_up(&upload, parts.as_deref()).await,
+            // A request to the store that was not answered in time may still be carried out.
+            Err(error) => {
+                let is_over = !matches!(error, UploadError::Storage(_));
+                self.clean_up(&upload, parts.as_deref(), is_over).await;
+            }
         }
         outcome.map(|()| id)
     }
@@ -196,20 +200,20 @@ impl Artifacts {
         &self,
         wish: &Wish,
         upload: &Upload,
-        artifact: &Artifact,
+        artifact: Artifact,
         writer: ObjectWriter,
     ) -> Result<(), UploadError<E>> {
-        let fit = check(artifact);
-        let combinations = fit.and_then(|()| {
-            combinations(&artifact.depends)
-                .ok_or_else(|| "the artifact depends on too many combinations of values".to_owned())
-        });
-        let combinations = match combinations {
-            Ok(combinations) => combinations,
-            Err(why) => {
-                writer.abort().await?;
+        // There may be thousands of hashes to take.
+        let prepared = tokio::task::spawn_blocking(move || Prepared::new(artifact)).await;
+        let Prepared { artifact, document, combinations } = match prepared {
+            Ok(Ok(prepared)) => prepared,
+            Ok(Err(why)) => {
+                if let Err(error) = writer.abort().await {
+                    warn!(%error, "the parts of an upload are left for later");
+                }
                 return Err(UploadError::Unfit(why));
             }
+            Err(error) => return Err(StorageError::Other(error.into()).into()),
         };
         let size = writer.finish().await?;
         let new = NewArtifact {
@@ -218,10 +222,10 @@ impl Artifacts {
             description: wish.description.clone(),
             size,
             object: upload.object.clone(),
-            document: serde_json::to_string(artifact).expect("an artifact has a JSON form"),
+            document,
             device_types: artifact.device_types.clone(),
             kinds: artifact.updates.iter().filter_map(|update| update.kind.clone()).collect(),
-            combinations: combinations.iter().map(hash).collect(),
+            combinations,
             upload: upload.id,
             at: clock::now(),
         };
@@ -231,8 +235,9 @@ impl Artifacts {
             Ok(Insertion::NoRoom) => Err(UploadError::NoRoom),
             Ok(Insertion::UploadGone) => Err(UploadError::GivenUp),
             Ok(Insertion::NotUnique(place)) => {
+                let conflict = Combinations::of(&artifact.depends).map(|all| all.at(place)).unwrap_or_default();
                 let mut conflict: Map<String, Value> =
-                    combinations[place].iter().map(|(key, value)| (key.clone(), value.as_str().into())).collect();
+                    conflict.into_iter().map(|(key, value)| (key.to_owned(), value.into())).collect();
                 conflict.insert("artifact_name".to_owned(), artifact.name.as_str().into());
                 Err(UploadError::NotUnique(conflict))
             }
@@ -246,8 +251,9 @@ impl Artifacts {
         }
     }
 
-    /// Removes what is left of an upload that became nothing. What fails here is done later.
-    async fn clean_up(&self, upload: &Upload, parts: Option<&str>) {
+    /// Removes what is left of an upload that became nothing. What fails here is done later; unless `is_over`, that is also done
+    /// once more later, since something of it may come into being after all.
+    async fn clean_up(&self, upload: &Upload, parts: Option<&str>, is_over: bool) {
         let cleaned = async {
             // From here on it cannot become an artifact, if it had not failed so far.
             self.storage.uploads.give_up(upload.id, clock::now()).await?;
@@ -255,12 +261,33 @@ impl Artifacts {
                 return Ok(());
             }
             self.storage.objects.discard(&upload.object, parts).await?;
-            self.storage.uploads.forget(upload.id).await
+            if is_over { self.storage.uploads.forget(upload.id).await } else { Ok(()) }
         };
         if let Err(error) = cleaned.await {
             let error: StorageError = error;
             warn!(%error, "what is left of an upload is removed later");
         }
+    }
+}
+
+/// What is kept of a good file.
+struct Prepared {
+    artifact: Artifact,
+    document: String,
+    combinations: Vec<[u8; 32]>,
+}
+
+impl Prepared {
+    /// What cannot be kept is an error, in words for whoever uploaded the file.
+    fn new(artifact: Artifact) -> Result<Self, String> {
+        check(&artifact)?;
+        let combinations = Combinations::of(&artifact.depends)
+            .ok_or_else(|| "the artifact depends on too many combinations of values".to_owned())?
+            .hashes();
+        let document = serde_json::to_string(&artifact).expect("an artifact has a JSON form");
+        // One that could not be read again would break every list that it is in.
+        serde_json::from_str::<Artifact>(&document).map_err(|error| format!("the artifact cannot be kept: {error}"))?;
+        Ok(Self { artifact, document, combinations })
     }
 }
 
@@ -273,4 +300,61 @@ fn check(artifact: &Artifact) -> Result<(), String> {
         return Err(format!("the type of a payload is longer than {KIND_LIMIT} bytes"));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use storage::Storage;
+
+    use super::*;
+    use crate::artifact_file::{Rules, configuration, reader};
+    use crate::artifacts::Config;
+
+    fn artifact() -> Artifact {
+        let file = configuration::write("c-1", "toaster", Map::new()).unwrap();
+        reader::read(&file[..], &Rules::default()).unwrap()
+    }
+
+    #[tokio::test]
+    async fn what_the_store_may_still_write_is_removed_once_more() {
+        let storage = Storage::open(&storage::Config::in_memory()).await.unwrap();
+        let artifacts = Artifacts::load(&storage, &Config::default()).await.unwrap();
+        for is_over in [true, false] {
+            let number = UploadId::random();
+            let upload = Upload {
+                id: number,
+                artifact: ArtifactId::random(),
+                kind: UploadKind::File,
+                state: UploadState::Writing,
+                object: object_path(number),
+                parts: None,
+                request: String::new(),
+                created: clock::now(),
+                expires: after(Duration::from_hours(1)),
+                touched: clock::now(),
+                reason: None,
+            };
+            assert!(storage.uploads.begin(&upload).await.unwrap());
+            artifacts.clean_up(&upload, None, is_over).await;
+            let left = storage.uploads.find(number).await.unwrap();
+            assert_eq!(left.map(|upload| upload.state), (!is_over).then_some(UploadState::Removing));
+            // The request that seemed to have failed.
+            storage.objects.put(&upload.object, Bytes::from_static(b"late")).await.unwrap();
+            artifacts.clean(after(Duration::from_hours(3))).await.unwrap();
+            assert_eq!(storage.uploads.find(number).await.unwrap(), None);
+            assert_eq!(storage.objects.contains(&upload.object).await.unwrap(), is_over);
+        }
+    }
+
+    #[test]
+    fn what_could_not_be_read_again_is_not_kept() {
+        let nested = |levels: usize| {
+            let mut artifact = artifact();
+            let value = (1..levels).fold(Value::Null, |value, _| Value::Array(vec![value]));
+            artifact.updates[0].meta_data = Map::from_iter([("a".to_owned(), value)]);
+            Prepared::new(artifact).map(|prepared| prepared.document)
+        };
+        assert!(nested(64).is_ok());
+        assert!(nested(127).unwrap_err().starts_with("the artifact cannot be kept: "));
+    }
 }

@@ -59,7 +59,7 @@ pub fn artifacts_v2(query: &Query) -> Result<ArtifactFilter, ApiError> {
         (_, 0) => {
             let all = names.into_iter().flat_map(|name| match name {
                 TextMatch::OneOf(values) => values,
-                TextMatch::Contains(_) | TextMatch::StartsWith(_) => Vec::new(),
+                TextMatch::Contains(_) | TextMatch::StartsWith(_) | TextMatch::StartsExactlyWith(_) => Vec::new(),
             });
             Some(TextMatch::OneOf(all.collect()))
         }
@@ -100,7 +100,7 @@ pub fn releases_v2(query: &Query) -> Result<ReleaseFilter, ApiError> {
     })
 }
 
-/// What is asked of software: whole names, or how they begin.
+/// What is asked of software: whole names, or how they begin, both in the same upper and lower case.
 pub fn software(query: &Query) -> Result<ReleaseFilter, ApiError> {
     let names: Vec<String> = query
         .all("name")
@@ -116,7 +116,7 @@ pub fn software(query: &Query) -> Result<ReleaseFilter, ApiError> {
             return Err(ApiError::bad_request("parameters name and name_prefix are mutually exclusive"));
         }
         (true, None) => None,
-        (true, Some(prefix)) => Some(TextMatch::StartsWith(prefix.to_owned())),
+        (true, Some(prefix)) => Some(TextMatch::StartsExactlyWith(prefix.to_owned())),
         (false, None) => Some(TextMatch::OneOf(names)),
     };
     Ok(ReleaseFilter {

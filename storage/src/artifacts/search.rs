@@ -15,6 +15,8 @@ pub enum TextMatch {
     OneOf(Vec<String>),
     /// It begins with this, in upper or lower case.
     StartsWith(String),
+    /// It begins with exactly this.
+    StartsExactlyWith(String),
 }
 
 /// Which artifacts to list; `None` asks for no filter.
@@ -73,7 +75,7 @@ impl TextMatch {
         match self {
             Self::Contains(text) => Some(format!("%{}%", escaped(text))),
             Self::StartsWith(text) => Some(format!("{}%", escaped(text))),
-            Self::OneOf(_) => None,
+            Self::OneOf(_) | Self::StartsExactlyWith(_) => None,
         }
     }
 }
@@ -89,6 +91,10 @@ macro_rules! restrict_text {
                     list.push_bind(value.as_str());
                 }
                 $query.push(")");
+            }
+            $crate::artifacts::TextMatch::StartsExactlyWith(prefix) => {
+                $query.push(concat!(" AND substr(", $column, ", 1, length(")).push_bind(prefix.as_str());
+                $query.push(")) = ").push_bind(prefix.as_str());
             }
             other => {
                 let pattern = other.pattern().unwrap_or_default();

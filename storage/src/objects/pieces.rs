@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use futures_util::stream::{self, BoxStream, StreamExt};
 use object_store::multipart::{MultipartStore, PartId};
 use object_store::path::Path;
@@ -27,6 +27,12 @@ const DIRECTORY_PIECE: u64 = 256 * 1024;
 /// The same for a server, where a request takes longer than its bytes.
 const REMOTE_PIECE: u64 = 4 * 1024 * 1024;
 
+/// Pieces below this many bytes are put together: kept as they came, the smallest would take many times what is in them.
+const SMALL_PIECE: usize = 16 * 1024;
+
+/// Bytes that small pieces are put together to.
+const JOINED_PIECES: usize = 64 * 1024;
+
 /// An object that is being written. Nobody sees it before [`ObjectWriter::finish`]. Dropped, it is given up.
 #[derive(Debug)]
 pub struct ObjectWriter {
@@ -38,6 +44,9 @@ pub struct ObjectWriter {
     most: u64,
     written: u64,
     buffer: Vec<Bytes>,
+    /// Small pieces behind those.
+    tail: BytesMut,
+    /// Bytes of both.
     buffered: u64,
     begun: Begun,
 }
@@ -77,6 +86,7 @@ impl Objects {
             most,
             written: 0,
             buffer: Vec::new(),
+            tail: BytesMut::new(),
             buffered: 0,
             begun: Begun::Nothing,
         }
@@ -173,14 +183,40 @@ impl ObjectWriter {
         while !rest.is_empty() {
             let room = usize::try_from(self.part_size - self.buffered).unwrap_or(usize::MAX);
             let piece = rest.split_to(room.min(rest.len()));
-            self.buffered += piece.len() as u64;
-            self.buffer.push(piece);
+            self.keep(piece);
             // All parts but the last are equally large, and a small object never becomes parts.
             if self.buffered == self.part_size && !rest.is_empty() {
                 self.write_part().await?;
             }
         }
         Ok(())
+    }
+
+    fn keep(&mut self, piece: Bytes) {
+        self.buffered += piece.len() as u64;
+        if piece.len() >= SMALL_PIECE {
+            self.close_tail();
+            self.buffer.push(piece);
+            return;
+        }
+        if self.tail.capacity() - self.tail.len() < piece.len() {
+            self.close_tail();
+            self.tail.reserve(JOINED_PIECES);
+        }
+        self.tail.extend_from_slice(&piece);
+    }
+
+    fn close_tail(&mut self) {
+        if !self.tail.is_empty() {
+            self.buffer.push(self.tail.split().freeze());
+        }
+    }
+
+    /// All that was kept and not written yet.
+    fn take_buffer(&mut self) -> PutPayload {
+        self.close_tail();
+        self.buffered = 0;
+        std::mem::take(&mut self.buffer).into_iter().collect()
     }
 
     /// The number under which the server keeps the parts, as soon as there are some: what [`Objects::discard`] needs.
@@ -202,7 +238,7 @@ impl ObjectWriter {
     /// `Unavailable`, `Other`.
     pub async fn finish(mut self) -> Result<u64, StorageError> {
         if matches!(self.begun, Begun::Nothing) {
-            let content: PutPayload = std::mem::take(&mut self.buffer).into_iter().collect();
+            let content = self.take_buffer();
             let options = PutOptions { attributes: self.attributes(), ..PutOptions::default() };
             let put = self.objects.store.put_opts(&self.location, content, options).await;
             put.map_err(|error| self.failed(error))?;
@@ -232,8 +268,7 @@ impl ObjectWriter {
     }
 
     async fn write_part(&mut self) -> Result<(), StorageError> {
-        let part: PutPayload = std::mem::take(&mut self.buffer).into_iter().collect();
-        self.buffered = 0;
+        let part = self.take_buffer();
         if matches!(self.begun, Begun::Nothing) {
             self.begin().await?;
         }
@@ -313,5 +348,33 @@ mod tests {
         let limit = MOST_PARTS * SMALLEST_PART;
         assert_eq!((part(limit), part(limit + 1)), (SMALLEST_PART, 2 * SMALLEST_PART));
         assert!(part(5 << 40) * MOST_PARTS >= 5 << 40);
+    }
+
+    #[tokio::test]
+    async fn small_pieces_take_no_more_than_is_in_them() {
+        let objects = Objects::open(&Config::in_memory()).expect("memory opens");
+        let mut writer = objects.write("a", "text/plain", 20_000_000);
+        for _ in 0..1_000_000 {
+            writer.write(Bytes::from_static(b"x")).await.expect("it is taken");
+        }
+        assert!(writer.buffer.len() <= 1_000_000 / JOINED_PIECES + 1, "{} pieces", writer.buffer.len());
+        // A small one between large ones takes no room of its own either.
+        let large = Bytes::from(vec![b'y'; SMALL_PIECE]);
+        let before = writer.buffer.len();
+        for _ in 0..100 {
+            writer.write(large.clone()).await.expect("it is taken");
+            writer.write(Bytes::from_static(b"z")).await.expect("it is taken");
+        }
+        assert!(writer.buffer.len() <= before + 200);
+        let size = 1_000_000 + 100 * (SMALL_PIECE as u64 + 1);
+        assert_eq!(writer.finish().await.expect("it is kept"), size);
+
+        let mut wanted = vec![b'x'; 1_000_000];
+        for _ in 0..100 {
+            wanted.extend_from_slice(&large);
+            wanted.push(b'z');
+        }
+        let found = objects.get("a", size).await.expect("an answer").expect("it is there");
+        assert!(found == wanted, "in the order they came");
     }
 }

@@ -218,6 +218,7 @@ on_every_database! {
         a_lost_upload_cannot_become_an_artifact,
         the_number_of_the_parts_is_kept,
         an_announced_upload_is_taken_once,
+        an_upload_is_taken_over_only_so_often,
     ],
     wiping: [
         cleared_connections_are_gone_with_their_log,

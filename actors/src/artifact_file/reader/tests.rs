@@ -1,10 +1,15 @@
 use std::io::Write;
 
+use aws_lc_rs::encoding::{AsDer, PublicKeyX509Der};
+use aws_lc_rs::rand::SystemRandom;
+use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, KeyPair};
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 use super::*;
-use crate::artifact_file::OneOrMany;
+use crate::artifact_file::{ArtifactKey, OneOrMany};
 
 type Files = Vec<(String, Vec<u8>)>;
 
@@ -319,6 +324,23 @@ fn manifest_and_content_agree_in_both_directions() {
 }
 
 #[test]
+fn a_time_is_one_that_can_be_shown() {
+    let latest = 253_402_300_799;
+    for (seconds, modified) in
+        [(7, 7), (latest, 253_402_300_799), (latest + 1, 253_402_300_799), (u64::MAX, 253_402_300_799)]
+    {
+        let mut header = tar::Header::new_ustar();
+        header.set_path("one").unwrap();
+        header.set_size(0);
+        header.set_mtime(seconds);
+        header.set_cksum();
+        let bytes = [header.as_bytes().as_slice(), &[0; 10_240 - 512]].concat();
+        let mut members = Members::new(&bytes[..], "it");
+        assert_eq!(members.next_member().unwrap().unwrap().modified, modified);
+    }
+}
+
+#[test]
 fn files_stay_in_their_folder() {
     for name in ["../one", "/etc/passwd", "a/b", "..", ".", "a b", "a\\b", "ä", "a\nb"] {
         let mut parts = demo();
@@ -440,21 +462,49 @@ fn a_bootstrap_artifact_has_no_payload() {
 }
 
 #[test]
+fn meta_data_is_nested_64_levels_at_most() {
+    for (levels, is_taken) in [(64, true), (65, false), (127, false)] {
+        for (open, close) in [("[", "]"), ("{\"a\":", "}")] {
+            let mut parts = demo();
+            let inner = levels - 1;
+            parts.header[2].1 = format!("{{\"a\":{}1{}}}", open.repeat(inner), close.repeat(inner)).into_bytes();
+            match parts.read() {
+                Ok(artifact) => {
+                    assert!(is_taken, "{levels}");
+                    let document = serde_json::to_string(&artifact).unwrap();
+                    assert_eq!(serde_json::from_str::<Artifact>(&document).unwrap(), artifact);
+                }
+                Err(fault) => {
+                    assert!(!is_taken, "{levels}: {fault}");
+                    assert!(fault.to_string().ends_with("nested deeper than 64 levels"), "{fault}");
+                }
+            }
+        }
+    }
+}
+
+/// Version, manifest, the augmented manifest, header, augmented header, payload.
+fn augmented(compression: Compression) -> Files {
+    let mut parts = Parts { compression, ..demo() };
+    parts.data[0].push(file("more", b"augmented"));
+    parts.no_lines = vec!["data/0000/more"];
+    let mut members = parts.members();
+    let header = archive(&[
+        file("header-info", INFO),
+        file("headers/0000/type-info", r#"{"type":"demo","artifact_provides":{"demo.version":"2","x":"y"}}"#),
+        file("headers/0000/meta-data", r#"{"c":1}"#),
+    ]);
+    let (name, header) = (format!("header-augment.tar{}", compression.suffix()), pack(&header, compression));
+    let lines = format!("{}  data/0000/more\n{}  {name}\n", digest(b"augmented"), digest(&header));
+    members.insert(2, file("manifest-augment", &lines));
+    members.insert(4, (name, header));
+    members
+}
+
+#[test]
 fn augmented_parts_are_merged_whatever_the_compression() {
     for compression in Compression::ALL {
-        let mut parts = Parts { compression, ..demo() };
-        parts.data[0].push(file("more", b"augmented"));
-        parts.no_lines = vec!["data/0000/more"];
-        let mut members = parts.members();
-        let header = archive(&[
-            file("header-info", INFO),
-            file("headers/0000/type-info", r#"{"type":"demo","artifact_provides":{"demo.version":"2","x":"y"}}"#),
-            file("headers/0000/meta-data", r#"{"c":1}"#),
-        ]);
-        let (name, header) = (format!("header-augment.tar{}", compression.suffix()), pack(&header, compression));
-        let lines = format!("{}  data/0000/more\n{}  {name}\n", digest(b"augmented"), digest(&header));
-        members.insert(2, file("manifest-augment", &lines));
-        members.insert(4, (name.clone(), header));
+        let mut members = augmented(compression);
         let artifact = read_bytes(&archive(&members)).unwrap();
         assert_eq!(artifact.provides["demo.version"], "2");
         assert_eq!(artifact.provides["x"], "y");
@@ -550,6 +600,26 @@ fn signatures_have_to_be_signatures() {
     }
     let must = Rules { must_be_signed: true, ..Rules::default() };
     assert_eq!(read_with(&demo().bytes(), &must), Err(Fault::NotSigned));
+}
+
+#[test]
+fn a_good_signature_does_not_vouch_for_augmented_parts() {
+    let pair = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_ASN1_SIGNING).unwrap();
+    let public = AsDer::<PublicKeyX509Der<'_>>::as_der(pair.public_key()).unwrap();
+    let key = ArtifactKey::parse(&pem::encode(&pem::Pem::new("PUBLIC KEY", public.as_ref()))).unwrap();
+    let signed = |mut members: Files| {
+        let made = pair.sign(&SystemRandom::new(), &members[1].1).unwrap();
+        members.insert(2, file("manifest.sig", BASE64_STANDARD.encode(made)));
+        archive(&members)
+    };
+    let (plain, augmented) = (demo().members(), augmented(Compression::None));
+    for must_be_signed in [true, false] {
+        let rules = Rules { keys: vec![key.clone()], must_be_signed, ..Rules::default() };
+        assert_eq!(read_with(&signed(plain.clone()), &rules).unwrap().signature, Signature::Verified);
+        assert_eq!(read_with(&signed(augmented.clone()), &rules), Err(Fault::WrongSignature));
+    }
+    // Nobody checks it here, and nobody says so.
+    assert_eq!(read_bytes(&signed(augmented)).unwrap().signature, Signature::Unchecked);
 }
 
 #[test]

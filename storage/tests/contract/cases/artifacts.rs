@@ -152,6 +152,10 @@ pub async fn artifacts_are_found_by_their_texts(database: &TestDatabase) {
     assert_eq!(names(storage, by_name(Some(contains("p_1")))).await, ["App_1"], "no letter stands for any other");
     assert_eq!(names(storage, by_name(Some(contains("%")))).await, ["100%"]);
     assert_eq!(names(storage, by_name(Some(TextMatch::StartsWith("aPP".into())))).await, ["App_1", "app-2", "app-2"]);
+    let starts = |prefix: &str| by_name(Some(TextMatch::StartsExactlyWith(prefix.to_owned())));
+    assert_eq!(names(storage, starts("app")).await, ["app-2", "app-2"]);
+    assert_eq!(names(storage, starts("App_")).await, ["App_1"]);
+    assert_eq!(names(storage, starts("a%")).await, Vec::<String>::new());
     let exactly = Some(TextMatch::OneOf(vec!["z*".into(), "App_1".into(), "APP-2".into()]));
     assert_eq!(names(storage, by_name(exactly)).await, ["App_1", "z*"]);
     let by_device_type = ArtifactFilter { device_type: Some(contains("rpi")), ..ArtifactFilter::default() };
@@ -217,6 +221,7 @@ pub async fn what_a_deployment_uses_stays(database: &TestDatabase) {
     let object = artifacts.find(first).await.expect("an answer").expect("known").object;
     assert_eq!(artifacts.remove(first, NOW).await.expect("an answer"), Alteration::Done(object.clone()));
     assert_eq!(artifacts.remove(first, NOW).await.expect("an answer"), Alteration::Unknown);
+    assert_eq!(artifacts.describe(first, "x", NOW).await.expect("an answer"), Alteration::Unknown);
     // Until somebody says that the object is gone it is not forgotten.
     let left = storage.uploads.to_forget(Timestamp(i64::MAX), 10).await.expect("a list");
     assert!(left.iter().any(|upload| upload.object == object));

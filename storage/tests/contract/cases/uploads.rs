@@ -79,3 +79,34 @@ pub async fn an_announced_upload_is_taken_once(database: &TestDatabase) {
     assert!(uploads.begin(&late).await.expect("an answer"));
     assert_eq!(uploads.take(late.id, later(3600)).await.expect("an answer"), None, "expired");
 }
+
+pub async fn an_upload_is_taken_over_only_so_often(database: &TestDatabase) {
+    let uploads = &database.storage.uploads;
+    let processing = upload(ArtifactId::random(), UploadKind::Generate, UploadState::Processing);
+    assert!(uploads.begin(&processing).await.expect("an answer"));
+    let end = async |before: u64, expired: u64| {
+        let times = (later(before), later(expired));
+        uploads.end_hopeless(times, 2, "it never ends", later(before)).await.expect("an answer")
+    };
+    for round in 0..2 {
+        assert_eq!(end(round * 10 + 1, 0).await, 0);
+        let taken = uploads.interrupted(later(round * 10 + 1), later(round * 10 + 5), 10).await.expect("a list");
+        assert_eq!(taken.len(), 1);
+    }
+    assert_eq!(end(15, 0).await, 0, "somebody is at work");
+    assert_eq!(end(16, 0).await, 1);
+    let found = uploads.find(processing.id).await.expect("an answer").expect("it is there");
+    assert_eq!((found.state, found.reason.as_deref()), (UploadState::Aborted, Some("it never ends")));
+    assert!(uploads.interrupted(later(1000), later(1001), 10).await.expect("a list").is_empty());
+
+    let old = upload(ArtifactId::random(), UploadKind::Direct, UploadState::Processing);
+    let pending = upload(ArtifactId::random(), UploadKind::Direct, UploadState::Pending);
+    for upload in [&old, &pending] {
+        assert!(uploads.begin(upload).await.expect("an answer"));
+    }
+    assert_eq!(end(10, 3600).await, 0, "not expired");
+    assert_eq!(end(10, 3601).await, 1);
+    let state =
+        async |upload: &storage::Upload| uploads.find(upload.id).await.expect("an answer").expect("there").state;
+    assert_eq!((state(&old).await, state(&pending).await), (UploadState::Aborted, UploadState::Pending));
+}
