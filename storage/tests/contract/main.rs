@@ -101,6 +101,7 @@ on_every_database! {
     ],
     inventory: [
         a_new_device_shows_its_identity_and_status,
+        long_lists_in_an_identity_are_shown_as_text,
         reports_merge_or_replace_their_own_scope_only,
         repeating_a_report_writes_once_a_day,
         too_many_attributes_store_nothing,
