@@ -12,7 +12,7 @@ use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _};
 
 use crate::config::without_password;
 use crate::dialect::{self, Dialect, Fault};
-use crate::{Config, StorageError};
+use crate::{Config, DeviceId, StorageError};
 
 /// How long `SQLite` waits for another process that writes to the same file.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -150,6 +150,15 @@ impl Transaction {
         if let Self::Postgres(open) = self {
             let lock = dialect::identity_lock(hash);
             sqlx::query(dialect::LOCK_IDENTITY).bind(lock).execute(&mut **open).await?;
+        }
+        Ok(())
+    }
+
+    /// Waits until nobody else changes the row of this device, and keeps others waiting until the end of the transaction.
+    /// For whoever changes first what others change after that row.
+    pub(crate) async fn lock_device(&mut self, device: DeviceId) -> Result<(), StorageError> {
+        if let Self::Postgres(open) = self {
+            sqlx::query(dialect::LOCK_DEVICE).bind(device).execute(&mut **open).await?;
         }
         Ok(())
     }

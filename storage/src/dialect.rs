@@ -27,6 +27,9 @@ pub(crate) const SKIP_LOCKED: &str = " FOR UPDATE SKIP LOCKED";
 /// After the choice of rows that must not be removed before the end of the transaction. What is not their key may change.
 pub(crate) const KEEP: &str = " FOR KEY SHARE";
 
+/// Takes the row of a device until the end of the transaction; see [`crate::database::Transaction::lock_device`].
+pub(crate) const LOCK_DEVICE: &str = "SELECT 1 FROM devices WHERE id = $1 FOR UPDATE";
+
 /// Lock number of an identity: a prefix of its hash. Two identities with the same prefix only wait for one another.
 pub(crate) fn identity_lock(hash: &[u8; 32]) -> i64 {
     let mut prefix = [0; 8];

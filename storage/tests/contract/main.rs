@@ -74,6 +74,7 @@ on_every_database! {
         parallel_changes_of_one_device_lose_nothing,
         accepting_another_set_ends_the_token_of_the_first,
         a_removed_device_leaves_nothing_behind,
+        a_removal_and_a_check_in_wait_for_one_another,
         counts_follow_every_change,
         lists_by_status_and_id_without_gaps,
         tokens_end_when_revoked_or_expired,
