@@ -97,6 +97,7 @@ on_every_database! {
         the_last_user_stays,
         a_changed_user_keeps_one_token,
         named_tokens_have_a_name_and_a_number,
+        a_token_has_a_long_name_that_no_compression_shortens,
         parallel_named_tokens_keep_to_the_limit,
         settings_are_replaced_by_who_has_seen_them,
     ],

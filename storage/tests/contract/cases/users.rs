@@ -5,6 +5,7 @@ use storage::{
 };
 
 use crate::backends::TestDatabase;
+use crate::random::Random;
 
 fn user(email: &str) -> User {
     User {
@@ -232,6 +233,19 @@ pub async fn named_tokens_have_a_name_and_a_number(database: &TestDatabase) {
     assert!(!users.revoke_token_of(&bob.id, again.id).await.expect("an answer"), "it is not bob's");
     assert!(users.revoke_token_of(&ann.id, again.id).await.expect("an answer"));
     assert_eq!(users.named_tokens(&ann.id, Timestamp(101)).await.expect("a list"), [for_ever]);
+}
+
+pub async fn a_token_has_a_long_name_that_no_compression_shortens(database: &TestDatabase) {
+    let users = &database.storage.users;
+    let ann = user("ann@example.com");
+    users.create(&ann).await.expect("a user");
+    let mut random = Random::seeded();
+    let ideograms = (0..4096).map(|_| u32::try_from(0x4e00 + random.below(0x5000)).expect("it fits"));
+    let name: String = ideograms.filter_map(char::from_u32).collect();
+    users.add_named_token(&named(&ann, &name, 1), 0).await.expect("a token");
+    users.add_named_token(&named(&ann, &(name.clone() + "x"), 1), 0).await.expect("another name");
+    let refused = users.add_named_token(&named(&ann, &name, 2), 0).await;
+    assert!(matches!(refused, Err(StorageError::Conflict("name"))), "{refused:?}");
 }
 
 pub async fn parallel_named_tokens_keep_to_the_limit(database: &TestDatabase) {
