@@ -130,6 +130,7 @@ on_every_database! {
         free_text_finds_beginnings_and_parts_of_names,
         devices_are_found_by_where_they_are,
         an_expression_on_too_many_values_is_refused,
+        the_values_that_one_question_matches_are_bounded,
         a_search_ends_at_its_limit,
         pages_of_any_order_meet_each_device_once,
         a_device_that_calls_every_hour_is_never_called_offline,
