@@ -155,6 +155,11 @@ pub(crate) fn without_nul(text: &str) -> std::borrow::Cow<'_, str> {
     if text.contains('\0') { text.replace('\0', "\u{fffd}").into() } else { text.into() }
 }
 
+/// Whether a text can be one that is kept as it came: one with a NUL is in no table, and Postgres refuses to look for it.
+pub(crate) fn may_be_kept(text: &str) -> bool {
+    !text.contains('\0')
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

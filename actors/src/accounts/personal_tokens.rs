@@ -26,6 +26,9 @@ impl Accounts {
         if name.is_empty() {
             return Err(AccountError::Invalid("name: cannot be blank.".into()));
         }
+        if name.contains('\0') {
+            return Err(AccountError::Invalid("name: must not contain the character NUL.".into()));
+        }
         if name.chars().count() > LONGEST_NAME {
             return Err(AccountError::Invalid("name: the length must be between 1 and 4096.".into()));
         }

@@ -89,6 +89,7 @@ on_every_database! {
     ],
     users: [
         users_are_found_by_id_and_address,
+        nobody_is_found_by_a_text_with_nul,
         an_address_or_id_is_taken_once,
         only_the_newest_sessions_survive,
         parallel_logins_keep_to_the_limit,
@@ -121,6 +122,7 @@ on_every_database! {
         reports_of_many_devices_are_one_transaction_and_keep_their_order,
         documents_from_before_there_were_searches_are_found,
         devices_are_counted_by_their_values,
+        no_group_has_a_name_with_nul,
         saved_filters_have_names_of_their_own,
     ],
     search: [

@@ -48,6 +48,15 @@ pub async fn users_are_found_by_id_and_address(database: &TestDatabase) {
     assert_eq!(users.count().await.expect("a count"), 2);
 }
 
+pub async fn nobody_is_found_by_a_text_with_nul(database: &TestDatabase) {
+    let users = &database.storage.users;
+    users.create(&user("ann@example.com")).await.expect("a user");
+    let id = UserId::new("\0");
+    assert_eq!(users.find(&id).await.expect("an answer"), None);
+    assert_eq!(users.find_by_email("ann\0@example.com").await.expect("an answer"), None);
+    assert_eq!(users.remove(&id).await.expect("an answer"), Removal::Unknown);
+}
+
 pub async fn an_address_or_id_is_taken_once(database: &TestDatabase) {
     let users = &database.storage.users;
     let ann = user("ann@example.com");
