@@ -2,6 +2,7 @@
 
 use storage::{
     Removal, SettingsDocument, SettingsOwner, StorageError, Timestamp, TokenId, User, UserChange, UserId, UserToken,
+    Users,
 };
 
 use crate::backends::TestDatabase;
@@ -31,6 +32,13 @@ fn session(user: &User, created: i64) -> UserToken {
 
 fn named(user: &User, name: &str, created: i64) -> UserToken {
     UserToken { name: Some(name.to_owned()), ..session(user, created) }
+}
+
+/// A session of this user by which they may ask for tokens.
+async fn logged_in(users: &Users, user: &User) -> TokenId {
+    let session = session(user, 1);
+    users.start_session(&session, 0, Timestamp(1)).await.expect("a session");
+    session.id
 }
 
 pub async fn users_are_found_by_id_and_address(database: &TestDatabase) {
@@ -215,16 +223,20 @@ pub async fn named_tokens_have_a_name_and_a_number(database: &TestDatabase) {
     }
     let (one, two) = (named(&ann, "one", 1), named(&ann, "two", 2));
     let for_ever = UserToken { expires: None, ..two };
-    for token in [&one, &for_ever, &named(&bob, "one", 1)] {
-        users.add_named_token(token, 2).await.expect("a token");
+    let (by_ann, by_bob) = (logged_in(users, &ann).await, logged_in(users, &bob).await);
+    for (token, caller) in [(&one, by_ann), (&for_ever, by_ann), (&named(&bob, "one", 1), by_bob)] {
+        users.add_named_token(token, 2, caller).await.expect("a token");
     }
-    users.start_session(&session(&ann, 1), 0, Timestamp(1)).await.expect("a session");
-    let refused = users.add_named_token(&named(&ann, "three", 3), 2).await;
+    let refused = users.add_named_token(&named(&ann, "three", 3), 2, by_ann).await;
     assert!(matches!(refused, Err(StorageError::Conflict("count"))), "{refused:?}");
-    let refused = users.add_named_token(&named(&ann, "two", 3), 0).await;
+    let refused = users.add_named_token(&named(&ann, "two", 3), 0, by_ann).await;
     assert!(matches!(refused, Err(StorageError::Conflict("name"))), "{refused:?}");
-    let refused = users.add_named_token(&named(&user("eve@example.com"), "one", 3), 0).await;
+    let refused = users.add_named_token(&named(&user("eve@example.com"), "one", 3), 0, by_ann).await;
     assert!(matches!(refused, Err(StorageError::Conflict("user"))), "{refused:?}");
+    for caller in [TokenId::random(), by_bob] {
+        let refused = users.add_named_token(&named(&ann, "three", 3), 0, caller).await;
+        assert!(matches!(refused, Err(StorageError::Conflict("caller"))), "{refused:?}");
+    }
     let list = users.named_tokens(&ann.id, Timestamp(50)).await.expect("a list");
     assert_eq!(list, [one.clone(), for_ever.clone()]);
 
@@ -238,7 +250,7 @@ pub async fn named_tokens_have_a_name_and_a_number(database: &TestDatabase) {
     // Expired, its name and its place are free.
     assert_eq!(users.named_tokens(&ann.id, Timestamp(101)).await.expect("a list"), std::slice::from_ref(&for_ever));
     let again = named(&ann, "one", 101);
-    users.add_named_token(&again, 2).await.expect("a token");
+    users.add_named_token(&again, 2, by_ann).await.expect("a token");
     assert!(!users.revoke_token_of(&bob.id, again.id).await.expect("an answer"), "it is not bob's");
     assert!(users.revoke_token_of(&ann.id, again.id).await.expect("an answer"));
     assert_eq!(users.named_tokens(&ann.id, Timestamp(101)).await.expect("a list"), [for_ever]);
@@ -248,12 +260,13 @@ pub async fn a_token_has_a_long_name_that_no_compression_shortens(database: &Tes
     let users = &database.storage.users;
     let ann = user("ann@example.com");
     users.create(&ann).await.expect("a user");
+    let by_ann = logged_in(users, &ann).await;
     let mut random = Random::seeded();
     let ideograms = (0..4096).map(|_| u32::try_from(0x4e00 + random.below(0x5000)).expect("it fits"));
     let name: String = ideograms.filter_map(char::from_u32).collect();
-    users.add_named_token(&named(&ann, &name, 1), 0).await.expect("a token");
-    users.add_named_token(&named(&ann, &(name.clone() + "x"), 1), 0).await.expect("another name");
-    let refused = users.add_named_token(&named(&ann, &name, 2), 0).await;
+    users.add_named_token(&named(&ann, &name, 1), 0, by_ann).await.expect("a token");
+    users.add_named_token(&named(&ann, &(name.clone() + "x"), 1), 0, by_ann).await.expect("another name");
+    let refused = users.add_named_token(&named(&ann, &name, 2), 0, by_ann).await;
     assert!(matches!(refused, Err(StorageError::Conflict("name"))), "{refused:?}");
 }
 
@@ -261,10 +274,11 @@ pub async fn parallel_named_tokens_keep_to_the_limit(database: &TestDatabase) {
     let nodes = [database.storage.clone(), database.another_node().await];
     let ann = user("ann@example.com");
     database.storage.users.create(&ann).await.expect("a user");
+    let by_ann = logged_in(&database.storage.users, &ann).await;
     let mut asking = tokio::task::JoinSet::new();
     for number in 0..20_i64 {
         let (storage, token) = (nodes[usize::from(number % 2 == 0)].clone(), named(&ann, &number.to_string(), 1));
-        asking.spawn(async move { storage.users.add_named_token(&token, 5).await.is_ok() });
+        asking.spawn(async move { storage.users.add_named_token(&token, 5, by_ann).await.is_ok() });
     }
     assert_eq!(asking.join_all().await.into_iter().filter(|added| *added).count(), 5);
 }
