@@ -113,8 +113,10 @@ pub(super) struct Question<'a> {
 impl<'a> Question<'a> {
     pub(super) async fn ask(search: &'a Search, reading: &mut Reading, limit: Duration) -> Result<Self, StorageError> {
         let (mut asked, mut left) = (Vec::new(), VALUES_MATCHED);
+        // One for all expressions: each of them alone could take nearly as long.
+        let deadline = Instant::now() + limit;
         for condition in search.filter.conditions() {
-            let matching = matching(condition, reading, limit, left).await?;
+            let matching = matching(condition, reading, deadline, left).await?;
             left -= matching.values();
             asked.push(Asked { condition, matching });
         }
@@ -282,7 +284,7 @@ fn holds_word(word: &str, statement: &mut Statement) {
 async fn matching(
     condition: &Condition,
     reading: &mut Reading,
-    limit: Duration,
+    deadline: Instant,
     most: usize,
 ) -> Result<Matching, StorageError> {
     let Condition { scope, name, test: Test::Matches(pattern) } = condition else { return Ok(Matching::NotAsked) };
@@ -297,7 +299,6 @@ async fn matching(
     if pattern.is_beginning_alone() {
         return Ok(Matching::Range(range));
     }
-    let deadline = Instant::now() + limit;
     let terms = in_transaction!(&mut reading.transaction, |connection| async {
         let query = sqlx::query_scalar::<_, Vec<u8>>(
             "SELECT DISTINCT term FROM inventory_terms WHERE term >= $1 AND term < $2 LIMIT $3",
