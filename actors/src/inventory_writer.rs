@@ -7,17 +7,25 @@
 //! known to be written.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Duration;
 
 use actix::prelude::SendError;
 use actix::{Actor, ActorFutureExt, ArbiterHandle, AsyncContext, Context, Handler, Message, WrapFuture};
+use serde_json::Value;
 use storage::{DeviceReport, Inventory, Reported, StorageError};
-use tokio::sync::oneshot;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use crate::supervisor::{Alive, Crash, Service};
 
 /// Reports in one transaction.
 const BATCH: usize = 500;
+
+/// Bytes of reports in one transaction, of which one report may have more.
+const BATCH_BYTES: usize = 4 << 20;
+
+/// Bytes of reports that wait or are being written at most.
+const WAITING_BYTES: u32 = 32 << 20;
 
 /// Reports that wait at most, and the mailbox before them.
 const WAITING: usize = 20_000;
@@ -40,6 +48,8 @@ pub enum ReportError {
 #[derive(Clone)]
 pub struct Reports {
     writer: Service<InventoryWriter>,
+    /// A permit for each byte that may still come.
+    room: Arc<Semaphore>,
 }
 
 impl Reports {
@@ -50,6 +60,7 @@ impl Reports {
             writer: Service::start("inventory_writer", arbiter, move |alive| {
                 InventoryWriter::new(inventory.clone(), alive)
             }),
+            room: Arc::new(Semaphore::new(WAITING_BYTES as usize)),
         }
     }
 
@@ -58,9 +69,11 @@ impl Reports {
     /// # Errors
     /// [`ReportError::Overloaded`], or what the database says. Nothing is known to be written then.
     pub async fn take(&self, report: DeviceReport) -> Result<Reported, ReportError> {
+        let room = Arc::clone(&self.room).try_acquire_many_owned(weight(&report));
+        let room = room.map_err(|_| ReportError::Overloaded)?;
         let (answer, answered) = oneshot::channel();
         let writer = self.writer.address().ok_or(ReportError::Overloaded)?;
-        writer.try_send(TakeReport { report, answer }).map_err(|refused| match refused {
+        writer.try_send(TakeReport { report, room, answer }).map_err(|refused| match refused {
             SendError::Full(_) => ReportError::Overloaded,
             SendError::Closed(_) => StorageError::Unavailable("the writer is coming back".into()).into(),
         })?;
@@ -90,6 +103,8 @@ pub struct InventoryWriter {
 #[rtype(result = "()")]
 pub struct TakeReport {
     report: DeviceReport,
+    /// As many permits as it has bytes.
+    room: OwnedSemaphorePermit,
     answer: oneshot::Sender<Result<Reported, ReportError>>,
 }
 
@@ -103,7 +118,7 @@ impl InventoryWriter {
         if self.is_writing || self.waiting.is_empty() {
             return;
         }
-        let batch: Vec<TakeReport> = self.waiting.drain(..self.waiting.len().min(BATCH)).collect();
+        let batch = next_batch(&mut self.waiting);
         metrics::histogram!(crate::metrics::REPORT_BATCH)
             .record(f64::from(u32::try_from(batch.len()).unwrap_or(u32::MAX)));
         self.is_writing = true;
@@ -115,10 +130,44 @@ impl InventoryWriter {
     }
 }
 
+/// The reports that are written together: those that have waited longest, up to [`BATCH`] and [`BATCH_BYTES`].
+fn next_batch(waiting: &mut VecDeque<TakeReport>) -> Vec<TakeReport> {
+    let (mut batch, mut bytes) = (Vec::new(), 0);
+    while let Some(next) = waiting.front() {
+        bytes += next.room.num_permits();
+        if batch.len() == BATCH || (bytes > BATCH_BYTES && !batch.is_empty()) {
+            break;
+        }
+        batch.extend(waiting.pop_front());
+    }
+    batch
+}
+
+/// Bytes that a report takes, about: its texts, and for each value what a value takes that is no text.
+fn weight(report: &DeviceReport) -> u32 {
+    let of_value = |value: &Value| size_of::<Value>() + value.as_str().map_or(0, str::len);
+    let mut bytes = 0;
+    for attribute in &report.attributes {
+        bytes += attribute.name.len() + attribute.description.as_ref().map_or(0, String::len);
+        bytes += of_value(&attribute.value);
+        bytes += attribute.value.as_array().into_iter().flatten().map(of_value).sum::<usize>();
+    }
+    // More than there ever is room for could never come in.
+    u32::try_from(bytes).unwrap_or(u32::MAX).clamp(1, WAITING_BYTES)
+}
+
 /// Writes a batch and tells everybody what became of it.
 async fn write(inventory: Inventory, batch: Vec<TakeReport>) {
-    let (reports, answers): (Vec<_>, Vec<_>) = batch.into_iter().map(|taken| (taken.report, taken.answer)).unzip();
-    match inventory.report_all(&reports).await {
+    let (mut reports, mut answers, mut rooms) = (Vec::new(), Vec::new(), Vec::new());
+    for TakeReport { report, room, answer } in batch {
+        reports.push(report);
+        answers.push(answer);
+        rooms.push(room);
+    }
+    let outcome = inventory.report_all(&reports).await;
+    // Before whoever has an answer sends the next one.
+    drop(rooms);
+    match outcome {
         Ok(outcomes) => {
             for (answer, outcome) in answers.into_iter().zip(outcomes) {
                 // Whoever asked may have left.
@@ -193,6 +242,53 @@ mod tests {
         DeviceReport { device, attributes: vec![attribute], report: Report::Merge, limit: 100, now }
     }
 
+    /// A report on its way that takes so many bytes, and where its answer comes.
+    fn taken(bytes: u32) -> (TakeReport, oneshot::Receiver<Result<Reported, ReportError>>) {
+        let (answer, answered) = oneshot::channel();
+        let room = Arc::new(Semaphore::new(bytes as usize)).try_acquire_many_owned(bytes).unwrap();
+        (TakeReport { report: report(DeviceId::random()), room, answer }, answered)
+    }
+
+    #[test]
+    fn the_weight_of_a_report_is_that_of_its_texts_and_values() {
+        let mut report = report(DeviceId::random());
+        let before = weight(&report);
+        report.attributes[0].description = Some("x".repeat(1_000));
+        assert_eq!(weight(&report), before + 1_000);
+        report.attributes[0].value = json!(vec![1; 1_000]);
+        assert!(weight(&report) >= 1_000 * u32::try_from(size_of::<Value>()).unwrap());
+        report.attributes[0].value = json!(["x".repeat(40 << 20)]);
+        assert_eq!(weight(&report), WAITING_BYTES);
+        report.attributes.clear();
+        assert_eq!(weight(&report), 1);
+    }
+
+    #[test]
+    fn a_batch_ends_at_its_number_and_at_its_bytes() {
+        let mut waiting: VecDeque<TakeReport> = (0..=BATCH).map(|_| taken(1).0).collect();
+        assert_eq!((next_batch(&mut waiting).len(), waiting.len()), (BATCH, 1));
+        let mut waiting: VecDeque<TakeReport> = [3 << 20, 1 << 20, 1, 9 << 20, 1].map(|bytes| taken(bytes).0).into();
+        let sizes: Vec<usize> = std::iter::from_fn(|| Some(next_batch(&mut waiting).len())).take(5).collect();
+        assert_eq!(sizes, [2, 1, 1, 1, 0]);
+    }
+
+    #[actix::test]
+    async fn more_bytes_than_may_wait_are_turned_away() {
+        let storage = Storage::open(&Config::in_memory()).await.unwrap();
+        let reports = Reports::start(&storage.inventory, &Arbiter::current());
+        while reports.take(report(DeviceId::random())).await.is_err() {
+            tokio::task::yield_now().await;
+        }
+        let all = WAITING_BYTES as usize;
+        assert_eq!(reports.room.available_permits(), all, "what was written takes no room");
+        let others = reports.room.try_acquire_many(WAITING_BYTES - 1).unwrap();
+        let refused = reports.take(report(DeviceId::random())).await;
+        assert!(matches!(refused, Err(ReportError::Overloaded)), "{refused:?}");
+        drop(others);
+        assert_eq!(reports.take(report(DeviceId::random())).await.unwrap(), Reported::NoDevice);
+        assert_eq!(reports.room.available_permits(), all);
+    }
+
     #[actix::test]
     async fn every_report_of_a_burst_is_answered() {
         let storage = Storage::open(&Config::in_memory()).await.unwrap();
@@ -216,12 +312,12 @@ mod tests {
         let address = writer.start();
         let mut waiting = Vec::new();
         for _ in 0..WAITING {
-            let (answer, answered) = oneshot::channel();
-            address.send(TakeReport { report: report(DeviceId::random()), answer }).await.unwrap();
+            let (report, answered) = taken(1);
+            address.send(report).await.unwrap();
             waiting.push(answered);
         }
-        let (answer, answered) = oneshot::channel();
-        address.send(TakeReport { report: report(DeviceId::random()), answer }).await.unwrap();
+        let (report, answered) = taken(1);
+        address.send(report).await.unwrap();
         assert!(matches!(answered.await, Ok(Err(ReportError::Overloaded))));
     }
 
@@ -232,8 +328,8 @@ mod tests {
         let mut writer = InventoryWriter::new(storage.inventory.clone(), alive);
         writer.is_writing = true;
         let address = writer.start();
-        let (answer, answered) = oneshot::channel();
-        address.do_send(TakeReport { report: report(DeviceId::random()), answer });
+        let (report, answered) = taken(1);
+        address.do_send(report);
         address.do_send(Crash);
         assert!(answered.await.is_err());
     }

@@ -154,6 +154,15 @@ impl Transaction {
         Ok(())
     }
 
+    /// Waits until nobody else changes the row of this device, and keeps others waiting until the end of the transaction.
+    /// For whoever changes first what others change after that row.
+    pub(crate) async fn lock_device(&mut self, device: DeviceId) -> Result<(), StorageError> {
+        if let Self::Postgres(open) = self {
+            sqlx::query(dialect::LOCK_DEVICE).bind(device).execute(&mut **open).await?;
+        }
+        Ok(())
+    }
+
     /// Waits until nobody else holds the fleet, and keeps others waiting until the end of the transaction. Always taken
     /// after an identity's lock, never before.
     pub(crate) async fn lock_fleet(&mut self) -> Result<(), StorageError> {

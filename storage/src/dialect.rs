@@ -34,6 +34,9 @@ pub(crate) const SKIP_LOCKED: &str = " FOR UPDATE SKIP LOCKED";
 /// After the choice of rows that must not be removed before the end of the transaction. What is not their key may change.
 pub(crate) const KEEP: &str = " FOR KEY SHARE";
 
+/// Takes the row of a device until the end of the transaction; see [`crate::database::Transaction::lock_device`].
+pub(crate) const LOCK_DEVICE: &str = "SELECT 1 FROM devices WHERE id = $1 FOR UPDATE";
+
 /// Lock number of an identity: a prefix of its hash. Two identities with the same prefix only wait for one another.
 pub(crate) fn identity_lock(hash: &[u8; 32]) -> i64 {
     let mut prefix = [0; 8];
@@ -157,6 +160,11 @@ pub(crate) fn fault(error: &dyn DatabaseError) -> Fault {
 /// must not be able to fail a whole write.
 pub(crate) fn without_nul(text: &str) -> std::borrow::Cow<'_, str> {
     if text.contains('\0') { text.replace('\0', "\u{fffd}").into() } else { text.into() }
+}
+
+/// Whether a text can be one that is kept as it came: one with a NUL is in no table, and Postgres refuses to look for it.
+pub(crate) fn may_be_kept(text: &str) -> bool {
+    !text.contains('\0')
 }
 
 #[cfg(test)]

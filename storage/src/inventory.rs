@@ -63,6 +63,10 @@ pub const NAME_LIMIT: usize = 1024;
 /// Values in one scope of a device, elements of arrays one by one: each is a row that searches go through.
 pub const VALUES_LIMIT: usize = 2_000;
 
+/// Elements of arrays in a device's identity that are rows of their own. Anybody may send an identity, and its rows are
+/// written while others wait.
+const IDENTITY_ELEMENTS: usize = 64;
+
 /// Bytes of texts in one scope of a device.
 pub const TEXT_LIMIT: usize = 1 << 20;
 
@@ -435,10 +439,22 @@ pub(crate) async fn reported_numbers(
 }
 
 /// Every member of the identity but `status`, and the status the hub gave the device in its place. Values that
-/// inventory has no type for (booleans, null, objects, mixed arrays) become their JSON text.
+/// inventory has no type for (booleans, null, objects, mixed arrays) become their JSON text, and so does the array that
+/// would bring the elements of all above [`IDENTITY_ELEMENTS`].
 fn identity_attributes(device: &Device) -> Result<BTreeMap<String, Entry>, StorageError> {
     let corrupt = |_| StorageError::Corrupt(format!("identity of device {}", device.id));
     let identity: BTreeMap<String, Value> = serde_json::from_str(&device.identity).map_err(corrupt)?;
+    let mut left = IDENTITY_ELEMENTS;
+    let mut shown = |value: Value| {
+        let elements = value.as_array().map_or(0, Vec::len);
+        match left.checked_sub(elements).filter(|_| is_attribute_value(&value)) {
+            Some(still_left) => {
+                left = still_left;
+                value
+            }
+            None => Value::String(value.to_string()),
+        }
+    };
     let attributes: Vec<Attribute> = identity
         .into_iter()
         .filter(|(name, _)| name != "status")
@@ -446,7 +462,7 @@ fn identity_attributes(device: &Device) -> Result<BTreeMap<String, Entry>, Stora
         .map(|(name, value)| Attribute {
             scope: IDENTITY.to_owned(),
             name,
-            value: if is_attribute_value(&value) { value } else { Value::String(value.to_string()) },
+            value: shown(value),
             description: None,
             timestamp: None,
         })

@@ -1,6 +1,7 @@
 //! Users and the tokens that stand for them.
 
 use crate::database::{Database, in_transaction, on_reader, on_writer};
+use crate::dialect::may_be_kept;
 use crate::{StorageError, Timestamp, TokenId, UserId};
 
 mod settings;
@@ -138,6 +139,9 @@ impl Users {
     /// # Errors
     /// `Unavailable`, `Other`.
     pub async fn find(&self, id: &UserId) -> Result<Option<User>, StorageError> {
+        if !may_be_kept(id.as_str()) {
+            return Ok(None);
+        }
         on_reader!(self.db, |pool| {
             sqlx::query_as(select_users!("WHERE id = $1")).bind(id).fetch_optional(pool).await
         })
@@ -148,6 +152,9 @@ impl Users {
     /// # Errors
     /// `Unavailable`, `Other`.
     pub async fn find_by_email(&self, email: &str) -> Result<Option<User>, StorageError> {
+        if !may_be_kept(email) {
+            return Ok(None);
+        }
         on_reader!(self.db, |pool| {
             sqlx::query_as(select_users!("WHERE email = $1")).bind(email).fetch_optional(pool).await
         })
@@ -176,6 +183,9 @@ impl Users {
     /// # Errors
     /// `Unavailable`, `Other`.
     pub async fn remove(&self, id: &UserId) -> Result<Removal, StorageError> {
+        if !may_be_kept(id.as_str()) {
+            return Ok(Removal::Unknown);
+        }
         let removed = async {
             let mut transaction = self.db.begin().await?;
             // The last two, removed at once, would each see the other.

@@ -7,24 +7,29 @@ use storage::{StorageError, Timestamp, TokenId, UserId, UserToken, clock};
 
 use super::{AccountError, Accounts, to_the_end};
 use crate::credentials::UserClaims;
+use crate::gate::UserIdentity;
 
 /// Longest name, in characters.
 const LONGEST_NAME: usize = 4096;
 
 impl Accounts {
-    /// Issues a token that lives for `lifetime` (`None`: until it is revoked), and returns it: the only time it is seen.
+    /// Issues a token that lives for `lifetime` (`None`: until it is revoked) to `caller`, and returns it: the only time it is
+    /// seen.
     ///
     /// # Errors
     /// `Invalid` for a name or lifetime out of bounds, `Unprocessable` if the user has as many as may be, `Conflict` if one
-    /// of them has that name; `Unauthorized` if the user was removed meanwhile; `Unavailable`.
+    /// of them has that name; `Unauthorized` if the user was removed or the caller's token ended meanwhile; `Unavailable`.
     pub async fn issue_personal_token(
         &self,
-        user: &UserId,
+        caller: &UserIdentity,
         name: &str,
         lifetime: Option<Duration>,
     ) -> Result<String, AccountError> {
         if name.is_empty() {
             return Err(AccountError::Invalid("name: cannot be blank.".into()));
+        }
+        if name.contains('\0') {
+            return Err(AccountError::Invalid("name: must not contain the character NUL.".into()));
         }
         if name.chars().count() > LONGEST_NAME {
             return Err(AccountError::Invalid("name: the length must be between 1 and 4096.".into()));
@@ -37,14 +42,15 @@ impl Accounts {
         let now = clock::now();
         let row = UserToken {
             id: TokenId::random(),
-            user: user.clone(),
+            user: caller.user.clone(),
             created: now,
             expires: lifetime.map(|lifetime| Timestamp::from_seconds(now.plus(lifetime).seconds())),
             name: Some(name.to_owned()),
             last_used: None,
         };
-        self.0.users.add_named_token(&row, self.0.personal_tokens_per_user).await.map_err(|error| match error {
-            StorageError::Conflict("user") => AccountError::Unauthorized,
+        let added = self.0.users.add_named_token(&row, self.0.personal_tokens_per_user, caller.token).await;
+        added.map_err(|error| match error {
+            StorageError::Conflict("user" | "caller") => AccountError::Unauthorized,
             StorageError::Conflict("count") => {
                 AccountError::Unprocessable("maximum number of personal access tokens reached")
             }

@@ -127,6 +127,27 @@ async fn the_eleventh_login_ends_the_oldest_session() {
 }
 
 #[tokio::test]
+async fn a_personal_token_has_a_name_that_can_be_kept() {
+    let house = House::with_user().await;
+    let user = house.gate.user(&house.login(EMAIL, PASSWORD).await.unwrap()).await.unwrap();
+    for name in ["", "\0", "c\0i"] {
+        let refused = house.accounts.issue_personal_token(&user, name, None).await;
+        assert!(matches!(refused, Err(AccountError::Invalid(_))), "{name:?}: {refused:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_token_that_has_ended_makes_no_other() {
+    let house = House::with_user().await;
+    let user = house.gate.user(&house.login(EMAIL, PASSWORD).await.unwrap()).await.unwrap();
+    house.accounts.issue_personal_token(&user, "before", None).await.unwrap();
+    house.accounts.set_password(EMAIL, "another horse").await.unwrap();
+    let refused = house.accounts.issue_personal_token(&user, "after", None).await;
+    assert!(matches!(refused, Err(AccountError::Unauthorized)), "{refused:?}");
+    assert_eq!(house.accounts.personal_tokens(&user.user).await.unwrap(), []);
+}
+
+#[tokio::test]
 async fn an_imported_hash_is_replaced_at_the_next_login() {
     let house = House::with_user().await;
     let user = house.storage.users.find_by_email(EMAIL).await.unwrap().unwrap();

@@ -222,7 +222,7 @@ async fn the_use_of_a_personal_token_is_noted_now_and_then() {
         name: Some("ci".into()),
         last_used: None,
     };
-    house.storage.users.add_named_token(&row, 0).await.unwrap();
+    house.storage.users.add_named_token(&row, 0, claims.token).await.unwrap();
     let token = house.keyring.sign_user(&UserClaims { token: row.id, ..claims.clone() });
     let noted = async |id| house.storage.users.token(id).await.unwrap().unwrap().last_used;
 

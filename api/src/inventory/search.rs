@@ -185,7 +185,7 @@ pub(crate) fn conditions(predicates: &[PredicateBody], grammar: Grammar) -> Resu
         let PredicateBody { scope, attribute, operator, value } = predicate;
         Condition::parse(grammar, scope, attribute, operator, value)
     });
-    Filter::new(conditions.collect::<Result<_, _>>().map_err(refused)?).map_err(refused)
+    Filter::of_each(conditions).map_err(refused)
 }
 
 /// An empty list asks for no restriction. Ids that cannot be ours are no device's.
@@ -256,6 +256,7 @@ struct IdentitiesBody {
 #[cfg(test)]
 mod tests {
     use serde_json::json;
+    use storage::inventory::filter::EXPRESSIONS_LIMIT;
 
     use super::*;
 
@@ -286,6 +287,10 @@ mod tests {
             json!({"sort": [{"scope": "x", "attribute": "a", "order": "asc"}]}),
             json!({"attributes": [{"scope": "../x", "attribute": "a"}]}),
             json!({"text": "x".repeat(TEXT + 1)}),
+            json!({"filters": vec![
+                json!({"scope": "inventory", "attribute": "a", "type": "$regex", "value": "v"});
+                EXPRESSIONS_LIMIT + 1
+            ]}),
             json!({"device_ids": vec!["x"; DEVICES + 1]}),
             json!({"sort": vec![json!({"scope": "tags", "attribute": "a", "order": "asc"}); SORT_KEYS + 1]}),
         ] {

@@ -26,7 +26,7 @@ pub async fn issue(
         .map_err(|_| ApiError::bad_request("expires_in: must be no less than 0."))?;
     // Zero is how clients say "never".
     let lifetime = (seconds > 0).then(|| Duration::from_secs(seconds));
-    let token = state.accounts.issue_personal_token(&user.0.user, &wanted.name, lifetime).await?;
+    let token = state.accounts.issue_personal_token(&user.0, &wanted.name, lifetime).await?;
     Ok(HttpResponse::Ok().content_type("application/jwt").body(token))
 }
 

@@ -1,7 +1,7 @@
 //! One change of one device, as one transaction.
 //!
 //! Locks are taken in one order: the identity, then the fleet if the decision may depend on its counts, then rows as
-//! they are written, the fleet's counts last, since every change of status anywhere wants that row.
+//! they are written, the device's before its inventory's, the fleet's counts last, since every change of status anywhere wants that row.
 
 use super::row::{self, DeviceRow, FleetRow, select_device};
 use super::{AuthSet, Decision, Device, DeviceChange, DeviceKey, DeviceStatus, IssuedToken, SetStatus};
@@ -273,6 +273,8 @@ async fn provision_connection(
 }
 
 async fn remove(transaction: &mut Transaction, device: &Device) -> Result<(), StorageError> {
+    // Check-ins and alerts take this row first too, and the inventory's after it.
+    transaction.lock_device(device.id).await?;
     // Sets and tokens go with the device, by their foreign keys.
     inventory::forget(transaction, device.id).await?;
     for table in [

@@ -18,6 +18,9 @@ pub const LARGEST_LIMIT: u32 = 1_000;
 /// Groups that come out of one aggregation within others.
 const GROUPS: usize = 100_000;
 
+/// Values of all levels above one within which it is counted: each is a value of the statement.
+const VALUES_KEPT: usize = 10_000;
+
 /// A wish to count devices by the values of an attribute.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Aggregation {
@@ -191,7 +194,12 @@ impl Counting<'_> {
         let kept: BTreeSet<Key> =
             by_path.values().flat_map(|(values, _)| values.iter().map(|(key, _)| key.clone())).collect();
         let mut within = Vec::new();
-        if !kept.is_empty() {
+        if !kept.is_empty() && !aggregation.within.is_empty() {
+            if path.iter().map(|step| step.kept.len()).sum::<usize>() + kept.len() > VALUES_KEPT {
+                return Err(StorageError::TooExpensive(
+                    "the aggregation is within too many values: ask for fewer levels or lower limits",
+                ));
+            }
             path.push(Step { level, kept });
             for inner in &aggregation.within {
                 // A future that holds itself has to be boxed.

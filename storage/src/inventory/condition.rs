@@ -30,6 +30,17 @@ pub(super) enum Matching {
     Range(term::Range),
 }
 
+impl Matching {
+    /// How many values of a statement it takes that the condition did not name.
+    pub(super) const fn values(&self) -> usize {
+        match self {
+            Self::Texts(texts) => texts.len(),
+            Self::Terms(terms) => terms.len(),
+            Self::NotAsked | Self::Range(_) => 0,
+        }
+    }
+}
+
 impl Asked<'_> {
     /// Adds the condition to a `WHERE`.
     pub(super) fn write(&self, statement: &mut Statement) {

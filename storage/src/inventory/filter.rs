@@ -17,6 +17,9 @@ pub const SCOPES: [&str; 5] = ["identity", "inventory", "monitor", "system", "ta
 /// Conditions in one filter.
 pub const CONDITIONS_LIMIT: usize = 100;
 
+/// Expressions (`$regex`) in one filter: each is compiled, and tried on the values of its attribute.
+pub const EXPRESSIONS_LIMIT: usize = 10;
+
 /// Members of all lists in one filter. Either database takes some 32,000 values in one statement.
 pub const MEMBERS_LIMIT: usize = 10_000;
 
@@ -99,19 +102,40 @@ impl Filter {
     /// A filter of these conditions.
     ///
     /// # Errors
-    /// If there are more than [`CONDITIONS_LIMIT`], or their lists hold more than [`MEMBERS_LIMIT`].
+    /// If there are more than [`CONDITIONS_LIMIT`], of them more than [`EXPRESSIONS_LIMIT`] expressions, or their lists
+    /// hold more than [`MEMBERS_LIMIT`].
     pub fn new(conditions: Vec<Condition>) -> Result<Self, BadFilter> {
-        if conditions.len() > CONDITIONS_LIMIT {
-            return Err(BadFilter(format!("filters: at most {CONDITIONS_LIMIT} are taken")));
+        Self::of_each(conditions.into_iter().map(Ok))
+    }
+
+    /// A filter of conditions that are still to be read: none is after the first that is too many.
+    ///
+    /// # Errors
+    /// As [`Self::new`], and the first error among the conditions.
+    pub fn of_each(conditions: impl IntoIterator<Item = Result<Condition, BadFilter>>) -> Result<Self, BadFilter> {
+        let (mut taken, mut expressions, mut members) = (Vec::new(), 0, 0);
+        for condition in conditions {
+            let condition = condition?;
+            members += match &condition.test {
+                Test::OneOf(values) | Test::NoneOf(values) => values.len(),
+                Test::Matches(_) => {
+                    expressions += 1;
+                    1
+                }
+                _ => 1,
+            };
+            taken.push(condition);
+            if taken.len() > CONDITIONS_LIMIT {
+                return Err(BadFilter(format!("filters: at most {CONDITIONS_LIMIT} are taken")));
+            }
+            if expressions > EXPRESSIONS_LIMIT {
+                return Err(BadFilter(format!("filters: at most {EXPRESSIONS_LIMIT} of type $regex are taken")));
+            }
+            if members > MEMBERS_LIMIT {
+                return Err(BadFilter(format!("filters: at most {MEMBERS_LIMIT} values are taken")));
+            }
         }
-        let members = |condition: &Condition| match &condition.test {
-            Test::OneOf(values) | Test::NoneOf(values) => values.len(),
-            _ => 1,
-        };
-        if conditions.iter().map(members).sum::<usize>() > MEMBERS_LIMIT {
-            return Err(BadFilter(format!("filters: at most {MEMBERS_LIMIT} values are taken")));
-        }
-        Ok(Self(conditions))
+        Ok(Self(taken))
     }
 
     /// The conditions.
@@ -442,5 +466,15 @@ mod tests {
         assert!(Filter::new(vec![condition; CONDITIONS_LIMIT + 1]).is_err());
         let many = Condition::one_of("inventory", "a", vec![String::new(); MEMBERS_LIMIT + 1]);
         assert!(Filter::new(vec![many]).is_err());
+        let expression = Condition::begins_with("inventory", "a", "b");
+        assert!(Filter::new(vec![expression.clone(); EXPRESSIONS_LIMIT]).is_ok());
+        assert!(Filter::new(vec![expression.clone(); EXPRESSIONS_LIMIT + 1]).is_err());
+        let mut read = 0;
+        let endless = std::iter::repeat_with(|| {
+            read += 1;
+            Ok(expression.clone())
+        });
+        assert!(Filter::of_each(endless.take(1_000)).is_err());
+        assert_eq!(read, EXPRESSIONS_LIMIT + 1);
     }
 }

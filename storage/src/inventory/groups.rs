@@ -11,6 +11,7 @@ use super::record::{self, Change};
 use super::search::{Question, Search};
 use super::{Inventory, SYSTEM};
 use crate::database::{on_reader, repeating_after_deadlock};
+use crate::dialect::may_be_kept;
 use crate::{DeviceId, StorageError};
 
 /// Devices moved in one transaction.
@@ -69,6 +70,9 @@ impl Inventory {
     /// As [`Self::join_group`].
     pub async fn dissolve_group(&self, group: &str) -> Result<Moved, StorageError> {
         let mut moved = Moved::default();
+        if !may_be_kept(group) {
+            return Ok(moved);
+        }
         loop {
             let members: Vec<DeviceId> = on_reader!(self.db, |pool| {
                 sqlx::query_scalar("SELECT device FROM inventory WHERE group_name = $1 ORDER BY device LIMIT $2")
@@ -91,6 +95,9 @@ impl Inventory {
     /// # Errors
     /// `Unavailable`, `Other`.
     pub async fn groups(&self, status: Option<&str>) -> Result<Vec<String>, StorageError> {
+        if status.is_some_and(|status| !may_be_kept(status)) {
+            return Ok(Vec::new());
+        }
         on_reader!(self.db, |pool| {
             sqlx::query_scalar(
                 "SELECT DISTINCT group_name FROM inventory_counts WHERE group_name <> '' AND devices > 0 \

@@ -7,8 +7,9 @@ use super::term;
 /// Bytes in an expression.
 const LONGEST: usize = 1024;
 
-/// Bytes that a compiled expression, and what the engine remembers while it runs, may take each.
-const COMPILED: usize = 1 << 20;
+/// Bytes that a compiled expression, and what the engine remembers while it runs, may take each. One `\w`, which
+/// knows the letters of all scripts, takes some 48 KiB.
+const COMPILED: usize = 256 << 10;
 
 /// What opens or changes something in an expression; all other characters stand for themselves.
 const SPECIAL: &[char] = &['\\', '.', '+', '*', '?', '(', ')', '|', '[', ']', '{', '}', '^', '$'];
@@ -25,7 +26,7 @@ pub enum Anchor {
 /// An expression that values are matched against.
 ///
 /// `/expression/flags` is taken too, with flags `i`, `m`, `s` and `x`. One that is malformed, longer than 1,024 bytes, or
-/// needs what a linear-time engine cannot do (look-around, back-references, repetitions that grow beyond 1 MiB) matches
+/// needs what a linear-time engine cannot do (look-around, back-references, repetitions that grow beyond 256 KiB) matches
 /// nothing.
 #[derive(Debug, Clone)]
 pub struct Pattern {
@@ -143,12 +144,16 @@ mod tests {
         assert!(Pattern::new("v1.*", Anchor::Both).matches("v1.2"));
         assert!(matches("/v 1 # a comment/x", "v1"));
         assert!(matches("/a.b/s", "a\nb"));
+        for source in [r"\w+-\w+\.\d+", r"(?:[0-9a-f]{2}:){5}[0-9a-f]{2}", r"\d{1,3}(\.\d{1,3}){3}", r"[\w.-]+@[\w.-]+"]
+        {
+            assert!(Pattern::new(source, Anchor::Both).is_valid(), "{source}");
+        }
     }
 
     #[test]
     fn what_cannot_be_done_in_linear_time_matches_nothing() {
         let long = "a".repeat(LONGEST + 1);
-        for source in ["(", "(?=a)", r"(a)\1", "a)", "a)|(b", "(a{1000}){1000}", "[", &long] {
+        for source in ["(", "(?=a)", r"(a)\1", "a)", "a)|(b", "(a{1000}){1000}", r"\w{100}", "[", &long] {
             let pattern = Pattern::new(source, Anchor::Start);
             assert!(!pattern.is_valid() && !pattern.matches("aa"), "{}", source.len());
         }

@@ -23,7 +23,8 @@ use crate::{DeviceId, StorageError};
 /// Different values of one attribute on which an expression is tried.
 const VALUES_TRIED: usize = 200_000;
 
-/// Different values that an expression may match.
+/// Different values that the expressions of one question may match: each is a value of the statement, and either database
+/// takes some 32,000 of those.
 const VALUES_MATCHED: usize = 10_000;
 
 /// Words of a free text that count.
@@ -111,9 +112,12 @@ pub(super) struct Question<'a> {
 
 impl<'a> Question<'a> {
     pub(super) async fn ask(search: &'a Search, reading: &mut Reading, limit: Duration) -> Result<Self, StorageError> {
-        let mut asked = Vec::new();
+        let (mut asked, mut left) = (Vec::new(), VALUES_MATCHED);
+        // One for all expressions: each of them alone could take nearly as long.
+        let deadline = Instant::now() + limit;
         for condition in search.filter.conditions() {
-            let matching = matching(condition, reading, limit).await?;
+            let matching = matching(condition, reading, deadline, left).await?;
+            left -= matching.values();
             asked.push(Asked { condition, matching });
         }
         Ok(Self { search, asked })
@@ -276,12 +280,17 @@ fn holds_word(word: &str, statement: &mut Statement) {
     statement.push(" OR x.names LIKE ").bind(format!("%{word}%")).push(")");
 }
 
-/// Finds what an expression matches, by trying it on each different value once.
-async fn matching(condition: &Condition, reading: &mut Reading, limit: Duration) -> Result<Matching, StorageError> {
+/// Finds what an expression matches, by trying it on each different value once; no more than `most` values.
+async fn matching(
+    condition: &Condition,
+    reading: &mut Reading,
+    deadline: Instant,
+    most: usize,
+) -> Result<Matching, StorageError> {
     let Condition { scope, name, test: Test::Matches(pattern) } = condition else { return Ok(Matching::NotAsked) };
     let range = match attribute::column(scope, name) {
         Some(Column::Time(_)) => return Ok(Matching::NotAsked),
-        Some(Column::Text(column)) => return texts_matching(column, condition, reading).await,
+        Some(Column::Text(column)) => return texts_matching(column, condition, reading, most).await,
         Some(Column::Id) | None => term::texts(term::fingerprint(scope, name), pattern.beginning()),
     };
     if !pattern.is_valid() {
@@ -290,20 +299,19 @@ async fn matching(condition: &Condition, reading: &mut Reading, limit: Duration)
     if pattern.is_beginning_alone() {
         return Ok(Matching::Range(range));
     }
-    let deadline = Instant::now() + limit;
     let terms = in_transaction!(&mut reading.transaction, |connection| async {
         let query = sqlx::query_scalar::<_, Vec<u8>>(
             "SELECT DISTINCT term FROM inventory_terms WHERE term >= $1 AND term < $2 LIMIT $3",
         );
-        let most = i64::try_from(VALUES_TRIED + 1).unwrap_or(i64::MAX);
-        let mut values = query.bind(&range.0).bind(&range.1).bind(most).persistent(false).fetch(connection);
+        let tried_at_most = i64::try_from(VALUES_TRIED + 1).unwrap_or(i64::MAX);
+        let mut values = query.bind(&range.0).bind(&range.1).bind(tried_at_most).persistent(false).fetch(connection);
         let (mut tried, mut terms) = (0, Vec::new());
         while let Some(value) = values.try_next().await? {
             tried += 1;
             if term::text(&value).is_some_and(|text| pattern.matches(&text)) {
                 terms.push(value);
             }
-            if tried > VALUES_TRIED || terms.len() > VALUES_MATCHED || Instant::now() > deadline {
+            if tried > VALUES_TRIED || terms.len() > most || Instant::now() > deadline {
                 return Ok(None);
             }
         }
@@ -316,7 +324,12 @@ async fn matching(condition: &Condition, reading: &mut Reading, limit: Duration)
 }
 
 /// The texts of a column that an expression matches; the kept counts know them all.
-async fn texts_matching(column: &str, condition: &Condition, reading: &mut Reading) -> Result<Matching, StorageError> {
+async fn texts_matching(
+    column: &str,
+    condition: &Condition,
+    reading: &mut Reading,
+    most: usize,
+) -> Result<Matching, StorageError> {
     let Test::Matches(pattern) = &condition.test else { return Ok(Matching::NotAsked) };
     let statement = if column == "i.status" {
         "SELECT DISTINCT status FROM inventory_counts WHERE status <> ''"
@@ -327,7 +340,7 @@ async fn texts_matching(column: &str, condition: &Condition, reading: &mut Readi
         sqlx::query_scalar(statement).fetch_all(connection).await
     })?;
     texts.retain(|text| pattern.matches(text));
-    if texts.len() > VALUES_MATCHED {
+    if texts.len() > most {
         return Err(StorageError::TooExpensive("the expression matches too many groups"));
     }
     Ok(Matching::Texts(texts))

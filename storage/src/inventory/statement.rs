@@ -1,6 +1,6 @@
 //! A statement that is put together from parts, with the values for its placeholders: the same text for both databases.
 
-use crate::dialect::Dialect;
+use crate::dialect::{Dialect, without_nul};
 use crate::{DeviceId, Timestamp};
 
 /// A value for a placeholder.
@@ -19,9 +19,10 @@ impl From<Vec<u8>> for Argument {
     }
 }
 
+/// A text as the tables have it.
 impl From<String> for Argument {
     fn from(text: String) -> Self {
-        Self::Text(text)
+        Self::Text(without_nul(&text).into_owned())
     }
 }
 

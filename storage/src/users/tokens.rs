@@ -5,12 +5,13 @@ use crate::database::{in_transaction, on_reader, on_writer};
 use crate::{StorageError, Timestamp, TokenId, UserId};
 
 impl Users {
-    /// Stores a named token. A user has at most `limit` of them (0: any number) that have not expired.
+    /// Stores a named token, which the user asks for by the token `caller`. A user has at most `limit` of them (0: any
+    /// number) that have not expired.
     ///
     /// # Errors
-    /// `Conflict("user")` if the user is gone, `Conflict("count")` at the limit, `Conflict("name")` if another of the
+    /// `Conflict("user")` if the user is gone, `Conflict("caller")` if `caller` is, `Conflict("count")` at the limit, `Conflict("name")` if another of the
     /// user's tokens has that name; `Unavailable`, `Other`.
-    pub async fn add_named_token(&self, token: &UserToken, limit: u32) -> Result<(), StorageError> {
+    pub async fn add_named_token(&self, token: &UserToken, limit: u32, caller: TokenId) -> Result<(), StorageError> {
         let added = async {
             let mut transaction = self.db.begin().await?;
             // Changes nothing, but makes two requests of one user take turns.
@@ -23,6 +24,17 @@ impl Users {
             })?;
             if found == 0 {
                 return Err(StorageError::Conflict("user"));
+            }
+            // A change of password waits for the same row, and one that came first has ended the caller's token.
+            let is_there: Option<i32> = in_transaction!(&mut transaction, |connection| {
+                sqlx::query_scalar("SELECT 1 FROM user_tokens WHERE id = $1 AND user_id = $2")
+                    .bind(caller)
+                    .bind(&token.user)
+                    .fetch_optional(connection)
+                    .await
+            })?;
+            if is_there.is_none() {
+                return Err(StorageError::Conflict("caller"));
             }
             // An expired token would keep its name and its place until somebody sweeps.
             in_transaction!(&mut transaction, |connection| {

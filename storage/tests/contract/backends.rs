@@ -80,6 +80,14 @@ impl TestDatabase {
         Storage::open(&config).await.expect("the database opens again")
     }
 
+    /// A connection past the owner of the tables, if this is Postgres.
+    pub async fn postgres_connection(&self) -> Option<sqlx::PgConnection> {
+        if self.is_private || self.directory.is_some() {
+            return None;
+        }
+        Some(sqlx::PgConnection::connect(&self.config.database_url).await.expect("a connection"))
+    }
+
     /// Where it is.
     pub fn url(&self) -> String {
         self.config.database_url.clone()

@@ -3,12 +3,13 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
+use sqlx::Connection as _;
 use storage::{
     Decision, DeviceChange, DeviceFilter, DeviceId, DeviceKey, DeviceStatus, IssuedToken, Repaired, SetStatus,
     StorageError, Timestamp,
 };
 
-use crate::backends::{TestDatabase, accept, device, remove, set, stored_device, write};
+use crate::backends::{TestDatabase, accept, device, eventually, remove, set, stored_device, write};
 
 pub async fn keeping_writes_nothing(database: &TestDatabase) {
     let devices = &database.storage.devices;
@@ -210,6 +211,28 @@ pub async fn a_removed_device_leaves_nothing_behind(database: &TestDatabase) {
     remove(storage, stored.id).await;
     let returned = stored_device(storage, 1, SetStatus::Pending).await;
     assert_ne!(returned.id, stored.id);
+}
+
+/// Only Postgres locks single rows.
+pub async fn a_removal_and_a_check_in_wait_for_one_another(database: &TestDatabase) {
+    let Some(mut node) = database.postgres_connection().await else { return };
+    let id = stored_device(&database.storage, 1, SetStatus::Accepted).await.id;
+    let mut check_in = node.begin().await.expect("a transaction");
+    let process: i32 =
+        sqlx::query_scalar("SELECT pg_backend_pid()").fetch_one(&mut *check_in).await.expect("a process");
+    sqlx::query("UPDATE devices SET checked_in_at = 9").execute(&mut *check_in).await.expect("a check-in");
+    let storage = database.storage.clone();
+    let removal = tokio::spawn(async move { remove(&storage, id).await });
+    let mut observer = database.postgres_connection().await.expect("another connection");
+    eventually("the removal waits for the check-in", async || {
+        let waiting = "SELECT COUNT(*) FROM pg_stat_activity WHERE $1 = ANY(pg_blocking_pids(pid))";
+        let waiting: i64 = sqlx::query_scalar(waiting).bind(process).fetch_one(&mut observer).await.expect("a number");
+        waiting > 0
+    })
+    .await;
+    sqlx::query("UPDATE inventory SET checked_in_at = 9").execute(&mut *check_in).await.expect("no deadlock");
+    check_in.commit().await.expect("the check-in is kept");
+    removal.await.expect("the device is removed");
 }
 
 pub async fn counts_follow_every_change(database: &TestDatabase) {

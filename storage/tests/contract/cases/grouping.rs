@@ -328,6 +328,29 @@ pub async fn devices_are_counted_by_their_values(database: &TestDatabase) {
     assert_eq!(buckets[0].items.iter().map(|bucket| bucket.count).sum::<u64>() + buckets[0].other, 4);
 }
 
+pub async fn no_group_has_a_name_with_nul(database: &TestDatabase) {
+    let storage = &database.storage;
+    let id = stored_device(storage, 1, SetStatus::Accepted).await.id;
+    storage.inventory.join_group(&[id], "hall").await.expect("an answer");
+    assert_eq!(storage.inventory.groups(Some("\0")).await.expect("an answer"), Vec::<String>::new());
+    assert_eq!(storage.inventory.dissolve_group("hall\0").await.expect("an answer"), Moved::default());
+    assert_eq!(storage.inventory.leave_group(&[id], "hall\0").await.expect("an answer"), Moved::default());
+    assert_eq!(storage.inventory.members("hall\0", 0, 10).await.expect("an answer"), (Vec::new(), 0));
+    for (operator, value, expected) in [
+        ("$eq", json!("hall\0"), vec![]),
+        ("$in", json!(["\0", "hall"]), vec![id]),
+        ("$nin", json!(["\0"]), vec![id]),
+        ("$lt", json!("hall\0"), vec![id]),
+        ("$gte", json!("hall\0"), vec![]),
+        ("$ltne", json!("hall\0"), vec![id]),
+        ("$regex", json!("hall\0"), vec![]),
+    ] {
+        let filter = super::search::filter(&[("system", "group", operator, value)]);
+        let found = super::search::found(storage, Search { filter, ..Search::default() }).await;
+        assert_eq!(found, expected, "{operator}");
+    }
+}
+
 pub async fn saved_filters_have_names_of_their_own(database: &TestDatabase) {
     let filters = &database.storage.filters;
     let filter = |name: &str| SavedFilter { id: FilterId::random(), name: name.into(), terms: "[]".into() };

@@ -53,6 +53,26 @@ pub async fn a_new_device_shows_its_identity_and_status(database: &TestDatabase)
     assert_eq!(values(&after, "system"), vec![seen, created]);
 }
 
+pub async fn long_lists_in_an_identity_are_shown_as_text(database: &TestDatabase) {
+    let list = |length: u32| -> Vec<u32> { (0..length).collect() };
+    let identity = json!({"a": list(60), "b": list(3_300), "c": list(4), "d": list(1), "e": "x"});
+    let new = storage::Device { identity: identity.to_string(), ..device(1, SetStatus::Pending) };
+    let (id, hash) = (new.id, new.identity_hash);
+    let written = database.storage.devices.change(DeviceKey::Identity(&hash), |_, _| write(new));
+    written.await.expect("the device is written");
+
+    let shown = values(&shown(&database.storage, id).await, "identity");
+    let expected = [
+        ("a", json!(list(60))),
+        ("b", json!(json!(list(3_300)).to_string())),
+        ("c", json!(list(4))),
+        ("d", json!("[0]")),
+        ("e", json!("x")),
+        ("status", json!("pending")),
+    ];
+    assert_eq!(shown, expected.map(|(name, value)| (name.to_owned(), value)));
+}
+
 pub async fn reports_merge_or_replace_their_own_scope_only(database: &TestDatabase) {
     let inventory = &database.storage.inventory;
     let id = stored_device(&database.storage, 1, SetStatus::Accepted).await.id;

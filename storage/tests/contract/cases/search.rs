@@ -3,12 +3,13 @@
 use std::cmp::Ordering;
 
 use serde_json::{Value, json};
+use storage::inventory::aggregate::Aggregation;
 use storage::inventory::filter::{Condition, Filter, Grammar};
 use storage::inventory::order::SortKey;
 use storage::inventory::place::Area;
 use storage::inventory::search::{FreeText, Search};
 use storage::inventory::{Precondition, TAGS};
-use storage::{Attribute, DeviceId, InventoryDevice, Report, SetStatus, Storage, Timestamp};
+use storage::{Attribute, DeviceId, InventoryDevice, Report, SetStatus, Storage, StorageError, Timestamp};
 
 use crate::backends::{TestDatabase, accept, remove, stored_device};
 use crate::random::Random;
@@ -349,6 +350,44 @@ pub async fn an_expression_on_too_many_values_is_refused(database: &TestDatabase
     }
 }
 
+pub async fn the_values_that_one_question_matches_are_bounded(database: &TestDatabase) {
+    if database.is_private() {
+        return;
+    }
+    let patient = |config: &mut storage::Config| config.search_limit = std::time::Duration::from_mins(1);
+    let storage = &database.another_node_with(patient).await;
+    for serial in 0..11 {
+        let id = stored_device(storage, serial, SetStatus::Accepted).await.id;
+        let values: Vec<String> = (0..1_000).map(|number| format!("{serial} {number}")).collect();
+        report(storage, id, &[("serial", json!(serial)), ("many", json!(values))]).await;
+    }
+    let question = |expressions: &[&str]| {
+        let conditions = expressions.iter().map(|one| ("inventory", "many", "$regex", json!(one)));
+        Search { filter: filter(&conditions.collect::<Vec<_>>()), ..Search::default() }
+    };
+    // Half of what is allowed.
+    let half = "[0-4] .*";
+    assert_eq!(found(storage, question(&[half, "4 1"])).await.len(), 1);
+    for expressions in [&["[0-9]+ .*"][..], &[half, "[0-5] .*"]] {
+        let refused = storage.inventory.search(&question(expressions)).await;
+        assert!(matches!(refused, Err(StorageError::TooExpensive(_))), "{expressions:?}: {refused:?}");
+    }
+
+    let by = |attribute: &str, within| Aggregation {
+        name: attribute.to_owned(),
+        scope: "inventory".to_owned(),
+        attribute: attribute.to_owned(),
+        limit: 1_000,
+        within,
+    };
+    let below = by("serial", vec![by("many", vec![])]);
+    let counted = storage.inventory.aggregate(&Search::default(), &[below]).await.expect("an answer");
+    assert_eq!(counted[0].items.len(), 11);
+    let deeper = by("serial", vec![by("many", vec![by("serial", vec![])])]);
+    let refused = storage.inventory.aggregate(&Search::default(), &[deeper]).await;
+    assert!(matches!(refused, Err(StorageError::TooExpensive(_))), "{refused:?}");
+}
+
 pub async fn a_search_ends_at_its_limit(database: &TestDatabase) {
     for serial in 0..200 {
         stored_device(&database.storage, serial, SetStatus::Accepted).await;
@@ -374,7 +413,7 @@ pub async fn a_search_ends_at_its_limit(database: &TestDatabase) {
     for _ in 0..200 {
         match hasty.inventory.search(&search).await {
             Ok(found) => assert_eq!(found.total, 200),
-            Err(storage::StorageError::TooExpensive(why)) => {
+            Err(StorageError::TooExpensive(why)) => {
                 assert!(why.contains("narrow it"), "{why}");
                 refused = true;
                 break;

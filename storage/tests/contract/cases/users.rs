@@ -2,9 +2,11 @@
 
 use storage::{
     Removal, SettingsDocument, SettingsOwner, StorageError, Timestamp, TokenId, User, UserChange, UserId, UserToken,
+    Users,
 };
 
 use crate::backends::TestDatabase;
+use crate::random::Random;
 
 fn user(email: &str) -> User {
     User {
@@ -32,6 +34,13 @@ fn named(user: &User, name: &str, created: i64) -> UserToken {
     UserToken { name: Some(name.to_owned()), ..session(user, created) }
 }
 
+/// A session of this user by which they may ask for tokens.
+async fn logged_in(users: &Users, user: &User) -> TokenId {
+    let session = session(user, 1);
+    users.start_session(&session, 0, Timestamp(1)).await.expect("a session");
+    session.id
+}
+
 pub async fn users_are_found_by_id_and_address(database: &TestDatabase) {
     let users = &database.storage.users;
     assert_eq!(users.count().await.expect("a count"), 0);
@@ -45,6 +54,15 @@ pub async fn users_are_found_by_id_and_address(database: &TestDatabase) {
     assert_eq!(users.find_by_email("eve@example.com").await.expect("an answer"), None);
     assert_eq!(users.list().await.expect("a list"), vec![ann, bob]);
     assert_eq!(users.count().await.expect("a count"), 2);
+}
+
+pub async fn nobody_is_found_by_a_text_with_nul(database: &TestDatabase) {
+    let users = &database.storage.users;
+    users.create(&user("ann@example.com")).await.expect("a user");
+    let id = UserId::new("\0");
+    assert_eq!(users.find(&id).await.expect("an answer"), None);
+    assert_eq!(users.find_by_email("ann\0@example.com").await.expect("an answer"), None);
+    assert_eq!(users.remove(&id).await.expect("an answer"), Removal::Unknown);
 }
 
 pub async fn an_address_or_id_is_taken_once(database: &TestDatabase) {
@@ -205,16 +223,20 @@ pub async fn named_tokens_have_a_name_and_a_number(database: &TestDatabase) {
     }
     let (one, two) = (named(&ann, "one", 1), named(&ann, "two", 2));
     let for_ever = UserToken { expires: None, ..two };
-    for token in [&one, &for_ever, &named(&bob, "one", 1)] {
-        users.add_named_token(token, 2).await.expect("a token");
+    let (by_ann, by_bob) = (logged_in(users, &ann).await, logged_in(users, &bob).await);
+    for (token, caller) in [(&one, by_ann), (&for_ever, by_ann), (&named(&bob, "one", 1), by_bob)] {
+        users.add_named_token(token, 2, caller).await.expect("a token");
     }
-    users.start_session(&session(&ann, 1), 0, Timestamp(1)).await.expect("a session");
-    let refused = users.add_named_token(&named(&ann, "three", 3), 2).await;
+    let refused = users.add_named_token(&named(&ann, "three", 3), 2, by_ann).await;
     assert!(matches!(refused, Err(StorageError::Conflict("count"))), "{refused:?}");
-    let refused = users.add_named_token(&named(&ann, "two", 3), 0).await;
+    let refused = users.add_named_token(&named(&ann, "two", 3), 0, by_ann).await;
     assert!(matches!(refused, Err(StorageError::Conflict("name"))), "{refused:?}");
-    let refused = users.add_named_token(&named(&user("eve@example.com"), "one", 3), 0).await;
+    let refused = users.add_named_token(&named(&user("eve@example.com"), "one", 3), 0, by_ann).await;
     assert!(matches!(refused, Err(StorageError::Conflict("user"))), "{refused:?}");
+    for caller in [TokenId::random(), by_bob] {
+        let refused = users.add_named_token(&named(&ann, "three", 3), 0, caller).await;
+        assert!(matches!(refused, Err(StorageError::Conflict("caller"))), "{refused:?}");
+    }
     let list = users.named_tokens(&ann.id, Timestamp(50)).await.expect("a list");
     assert_eq!(list, [one.clone(), for_ever.clone()]);
 
@@ -228,20 +250,35 @@ pub async fn named_tokens_have_a_name_and_a_number(database: &TestDatabase) {
     // Expired, its name and its place are free.
     assert_eq!(users.named_tokens(&ann.id, Timestamp(101)).await.expect("a list"), std::slice::from_ref(&for_ever));
     let again = named(&ann, "one", 101);
-    users.add_named_token(&again, 2).await.expect("a token");
+    users.add_named_token(&again, 2, by_ann).await.expect("a token");
     assert!(!users.revoke_token_of(&bob.id, again.id).await.expect("an answer"), "it is not bob's");
     assert!(users.revoke_token_of(&ann.id, again.id).await.expect("an answer"));
     assert_eq!(users.named_tokens(&ann.id, Timestamp(101)).await.expect("a list"), [for_ever]);
+}
+
+pub async fn a_token_has_a_long_name_that_no_compression_shortens(database: &TestDatabase) {
+    let users = &database.storage.users;
+    let ann = user("ann@example.com");
+    users.create(&ann).await.expect("a user");
+    let by_ann = logged_in(users, &ann).await;
+    let mut random = Random::seeded();
+    let ideograms = (0..4096).map(|_| u32::try_from(0x4e00 + random.below(0x5000)).expect("it fits"));
+    let name: String = ideograms.filter_map(char::from_u32).collect();
+    users.add_named_token(&named(&ann, &name, 1), 0, by_ann).await.expect("a token");
+    users.add_named_token(&named(&ann, &(name.clone() + "x"), 1), 0, by_ann).await.expect("another name");
+    let refused = users.add_named_token(&named(&ann, &name, 2), 0, by_ann).await;
+    assert!(matches!(refused, Err(StorageError::Conflict("name"))), "{refused:?}");
 }
 
 pub async fn parallel_named_tokens_keep_to_the_limit(database: &TestDatabase) {
     let nodes = [database.storage.clone(), database.another_node().await];
     let ann = user("ann@example.com");
     database.storage.users.create(&ann).await.expect("a user");
+    let by_ann = logged_in(&database.storage.users, &ann).await;
     let mut asking = tokio::task::JoinSet::new();
     for number in 0..20_i64 {
         let (storage, token) = (nodes[usize::from(number % 2 == 0)].clone(), named(&ann, &number.to_string(), 1));
-        asking.spawn(async move { storage.users.add_named_token(&token, 5).await.is_ok() });
+        asking.spawn(async move { storage.users.add_named_token(&token, 5, by_ann).await.is_ok() });
     }
     assert_eq!(asking.join_all().await.into_iter().filter(|added| *added).count(), 5);
 }
