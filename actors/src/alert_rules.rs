@@ -192,7 +192,7 @@ fn alert(rule: &AlertRule, is_broken: bool, number: Option<f64>) -> NewAlert {
         subject_type: SUBJECT_TYPE.to_owned(),
         subject_name: rule.name.clone(),
         status: status.to_owned(),
-        details: Some(json!({ "description": description })),
+        details: Some(json!({ "description": description }).into()),
         at: clock::now(),
     }
 }

@@ -184,6 +184,7 @@ on_every_database! {
         nodes_that_record_at_once_lose_nothing,
         a_device_keeps_no_more_than_it_may,
         old_alerts_go_and_open_subjects_keep_their_latest,
+        checks_are_forgotten_with_and_without_alerts,
     ],
     channels: [
         a_channel_is_made_changed_and_removed,
