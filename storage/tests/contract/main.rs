@@ -195,6 +195,7 @@ on_every_database! {
     alert_rules: [
         a_rule_is_made_changed_and_removed,
         a_rule_is_looked_at_by_one_node_at_a_time,
+        a_rule_is_held_as_long_as_it_is_as_it_was,
         devices_that_are_away_and_back_are_found,
         reported_numbers_are_read,
     ],
