@@ -221,7 +221,8 @@ async fn channels_are_made_changed_and_removed(set: Set) {
     for round in 0..10 {
         let (name, is_on) = (json!(format!("ops {round}")), json!(round % 2 == 0));
         let (one, two) = tokio::join!(change(json!({ "name": name })), change(json!({ "enabled": is_on })));
-        (one.expect(204), two.expect(204));
+        one.expect(204);
+        two.expect(204);
         let channel = user.get(&path).await.expect(200).json();
         assert_eq!((&channel["name"], &channel["enabled"]), (&name, &is_on));
     }

@@ -127,7 +127,7 @@ async fn a_long_report_is_stored_in_order_and_in_slices() {
         monitor.report(device, alerts.clone()).await.unwrap();
     }
     let (stored, total) = storage.alerts.list(device, storage::AlertFilter::default(), true, 0, 10_000).await.unwrap();
-    assert_eq!(total as usize, alerts.len());
+    assert_eq!(total, alerts.len() as u64);
     assert!(stored.iter().map(|alert| &alert.said.name).eq(alerts.iter().map(|alert| &alert.name)));
     let mut transactions: Vec<Timestamp> = stored.iter().map(|alert| alert.received).collect();
     transactions.dedup();
