@@ -2,7 +2,8 @@
 //!
 //! What a rule has found is remembered as its subject being open at the device, like any other alert, so nothing is lost
 //! when this service dies or another node goes on: a rule that is due is taken by whichever node asks first. A rule that is
-//! switched off or removed closes what it had opened.
+//! switched off or removed closes what it had opened. A node looks at one rule at a time and keeps it from others page by
+//! page, by which it hears when the rule is not any more as it was.
 
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use serde_json::json;
 use storage::alert_rules::SUBJECT_TYPE;
 use storage::{
     AlertLevel, AlertRule, AlertRules, Alerts, Comparison, Condition, DeviceId, NewAlert, RuleState, Storage,
-    Timestamp, clock,
+    StorageError, Timestamp, clock,
 };
 use tracing::{debug, warn};
 
@@ -29,8 +30,6 @@ const OVERLAP: Duration = Duration::from_mins(1);
 /// The service that looks at rules.
 pub struct RuleWatcher {
     parts: Parts,
-    /// How often a rule is looked at.
-    period: Duration,
     is_looking: bool,
     _alive: Alive,
 }
@@ -40,39 +39,55 @@ struct Parts {
     rules: AlertRules,
     alerts: Alerts,
     monitor: Monitor,
+    /// How often a rule is looked at.
+    period: Duration,
 }
 
 impl RuleWatcher {
     /// Looks at the rules in `storage` and has `monitor` raise their alerts.
     pub fn new(storage: &Storage, monitor: Monitor, period: Duration, alive: Alive) -> Self {
-        let parts = Parts { rules: storage.alert_rules.clone(), alerts: storage.alerts.clone(), monitor };
-        Self { parts, period, is_looking: false, _alive: alive }
+        Self { parts: Parts::new(storage, monitor, period), is_looking: false, _alive: alive }
     }
 
     fn look(&mut self, ctx: &mut Context<Self>) {
         if std::mem::replace(&mut self.is_looking, true) {
             return;
         }
-        let (parts, period) = (self.parts.clone(), self.period);
-        ctx.spawn(async move { parts.look(period).await }.into_actor(self).map(|looked, this, _| {
+        let parts = self.parts.clone();
+        ctx.spawn(async move { parts.look().await }.into_actor(self).map(|looked, this, _| {
             this.is_looking = false;
             if let Err(error) = looked {
-                warn!(%error, "rules of alerts were not all looked at and will be next time");
+                warn!(%error, "rules of alerts cannot be looked at and will be later");
             }
         }));
     }
 }
 
 impl Parts {
-    async fn look(&self, period: Duration) -> Result<(), ReportError> {
-        let now = clock::now();
-        for rule in self.rules.take_due(now, now.plus(period)).await? {
-            let raised = self.apply(&rule, now).await?;
-            if raised > 0 {
-                debug!(rule = %rule.id, raised, "a rule has raised or closed alerts");
+    fn new(storage: &Storage, monitor: Monitor, period: Duration) -> Self {
+        Self { rules: storage.alert_rules.clone(), alerts: storage.alerts.clone(), monitor, period }
+    }
+
+    /// Looks at every rule that is due now. One that cannot be looked at, or read, does not keep the others waiting.
+    async fn look(&self) -> Result<(), StorageError> {
+        let due = clock::now();
+        loop {
+            let now = clock::now();
+            let rule = match self.rules.take_due(due, now.plus(self.period)).await {
+                Ok(Some(rule)) => rule,
+                Ok(None) => return Ok(()),
+                Err(error @ StorageError::Corrupt(_)) => {
+                    warn!(%error, "a rule of alerts cannot be read");
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
+            match self.apply(&rule, now).await {
+                Ok(0) => {}
+                Ok(raised) => debug!(rule = %rule.id, raised, "a rule has raised or closed alerts"),
+                Err(error) => warn!(%error, rule = %rule.id, "a rule was not wholly looked at and will be next time"),
             }
         }
-        Ok(())
     }
 
     /// Raises and closes what a rule calls for; says how many.
@@ -101,6 +116,9 @@ impl Parts {
             let devices = self.rules.offline_since(rule, away_since, after, PAGE).await?;
             self.report(devices.iter().map(|device| (*device, alert(rule, true, None)))).await?;
             count += devices.len();
+            if !self.holds(rule, &devices, &devices).await? {
+                return Ok(count);
+            }
             after = devices.last().copied();
             if devices.len() < PAGE as usize {
                 break;
@@ -112,7 +130,7 @@ impl Parts {
             self.report(devices.iter().map(|device| (*device, alert(rule, false, None)))).await?;
             count += devices.len();
             after = devices.last().copied();
-            if devices.len() < PAGE as usize {
+            if !self.holds(rule, &devices, &[]).await? || devices.len() < PAGE as usize {
                 return Ok(count);
             }
         }
@@ -125,16 +143,25 @@ impl Parts {
             let numbers = self.rules.numbers(attribute, since, after, PAGE).await?;
             let devices: Vec<DeviceId> = numbers.iter().map(|(device, _)| *device).collect();
             let broken = self.rules.broken_by(rule, &devices).await?;
-            let changes: Vec<(DeviceId, NewAlert)> = numbers
-                .iter()
-                .filter_map(|(device, number)| {
-                    let number = (*number)?;
-                    let is_broken = rule.condition.judge(number, broken.contains(device))?;
-                    Some((*device, alert(rule, is_broken, Some(number))))
-                })
-                .collect();
+            let (mut changes, mut raised) = (Vec::new(), Vec::new());
+            for (device, number) in numbers {
+                let was_broken = broken.contains(&device);
+                let is_broken = match number {
+                    Some(number) => rule.condition.judge(number, was_broken),
+                    // What is not said any more cannot be wrong.
+                    None => was_broken.then_some(false),
+                };
+                let Some(is_broken) = is_broken else { continue };
+                changes.push((device, alert(rule, is_broken, number)));
+                if is_broken {
+                    raised.push(device);
+                }
+            }
             count += changes.len();
             self.report(changes.into_iter()).await?;
+            if !self.holds(rule, &devices, &raised).await? {
+                return Ok(count);
+            }
             after = devices.last().copied();
             if devices.len() < PAGE as usize {
                 break;
@@ -151,10 +178,23 @@ impl Parts {
             self.report(devices.iter().map(|device| (*device, alert(rule, false, None)))).await?;
             count += devices.len();
             after = devices.last().copied();
-            if devices.len() < PAGE as usize {
+            if !self.holds(rule, &devices, &[]).await? || devices.len() < PAGE as usize {
                 return Ok(count);
             }
         }
+    }
+
+    /// Keeps a rule from others, after a page of devices; `false` if it is not any more as it was taken. If nobody looks
+    /// at it now, its alerts of the devices in `raised` are closed: whoever switched it off may have come before them.
+    async fn holds(&self, rule: &AlertRule, page: &[DeviceId], raised: &[DeviceId]) -> Result<bool, ReportError> {
+        if page.is_empty() || self.rules.hold(rule, clock::now().plus(self.period)).await? {
+            return Ok(true);
+        }
+        let is_active = self.rules.find(rule.id).await?.is_some_and(|rule| rule.state == RuleState::Active);
+        if !is_active {
+            self.report(raised.iter().map(|device| (*device, alert(rule, false, None)))).await?;
+        }
+        Ok(false)
     }
 
     /// Has alerts stored, all together. A device that has gone meanwhile needs none.
@@ -192,7 +232,7 @@ fn alert(rule: &AlertRule, is_broken: bool, number: Option<f64>) -> NewAlert {
         subject_type: SUBJECT_TYPE.to_owned(),
         subject_name: rule.name.clone(),
         status: status.to_owned(),
-        details: Some(json!({ "description": description })),
+        details: Some(json!({ "description": description }).into()),
         at: clock::now(),
     }
 }
@@ -202,7 +242,7 @@ impl Actor for RuleWatcher {
 
     fn started(&mut self, ctx: &mut Self::Context) {
         // Rules have their own times; this only has to be often enough, also for one that was just made.
-        let often = self.period.clamp(Duration::from_millis(100), Duration::from_secs(2));
+        let often = self.parts.period.clamp(Duration::from_millis(100), Duration::from_secs(2));
         ctx.run_interval(often, Self::look);
     }
 }
@@ -214,3 +254,6 @@ impl Handler<Crash> for RuleWatcher {
         panic!("crashed as asked");
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,10 +1,11 @@
-//! What the audit log says of sessions. Changes made by requests are written down where requests come in.
+//! What the audit log says of sessions, and of those who look at them. Changes made by requests are written down where
+//! requests come in.
 
 use std::collections::HashMap;
 use std::hash::BuildHasher;
 
 use serde_json::json;
-use storage::{Actor, NewAuditEntry, SessionChange, SessionId, Timestamp};
+use storage::{Actor, DeviceId, NewAuditEntry, SessionChange, SessionId, Timestamp, UserId, clock};
 
 use crate::events::Subject;
 
@@ -13,6 +14,48 @@ pub const SESSION_OPENED: &str = "session-opened";
 
 /// A session has ended.
 pub const SESSION_CLOSED: &str = "session-closed";
+
+/// Somebody takes part in a session that was there already: in details, as what.
+pub const SESSION_JOINED: &str = "session-joined";
+
+/// Somebody looks at what a session showed: in details, how.
+pub const RECORDING_VIEWED: &str = "recording-viewed";
+
+/// Somebody who joins a session, or views what it showed.
+#[derive(Debug)]
+pub struct Visit {
+    /// [`SESSION_JOINED`] or [`RECORDING_VIEWED`].
+    pub action: &'static str,
+    /// In which way.
+    pub mode: &'static str,
+    /// Which session.
+    pub session: SessionId,
+    /// Its device, if that is still known.
+    pub device: Option<DeviceId>,
+    /// Who.
+    pub user: UserId,
+    /// From where.
+    pub address: Option<String>,
+    /// The name of the request.
+    pub request: Option<String>,
+}
+
+impl From<Visit> for NewAuditEntry {
+    fn from(visit: Visit) -> Self {
+        let object = visit.device.map_or_else(|| visit.session.to_string(), |device| device.to_string());
+        Self {
+            key: None,
+            at: clock::now(),
+            actor: Actor::User(visit.user),
+            action: visit.action.to_owned(),
+            path: None,
+            object: Some(object),
+            address: visit.address,
+            request: visit.request,
+            details: Some(json!({ "session": visit.session, "mode": visit.mode })),
+        }
+    }
+}
 
 /// The entries of sessions that begin or end with these changes; `ended` are the records of those that end. Their keys
 /// name them, so that whoever writes them again adds nothing.

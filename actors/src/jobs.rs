@@ -122,9 +122,15 @@ impl JobQueue {
         self.0.wake.notify_one();
     }
 
-    /// Whether more work may be added by those who could do without: the queue is far from its limit.
-    pub fn has_room(&self) -> bool {
-        self.0.open.load(Ordering::Relaxed) < self.0.limit
+    /// How much more work may be added by those who could do without.
+    pub fn room(&self) -> usize {
+        let room = self.0.limit.saturating_sub(self.0.open.load(Ordering::Relaxed));
+        usize::try_from(room).unwrap_or(usize::MAX)
+    }
+
+    /// So much work was added: there is less room for more, until all of it is counted again.
+    pub fn note_added(&self, jobs: usize) {
+        self.0.open.fetch_add(jobs as u64, Ordering::Relaxed);
     }
 }
 
@@ -176,19 +182,19 @@ impl JobRunner {
         let looking = look(self.queue.clone(), self.node, !self.has_begun, self.free(), self.config.lease);
         ctx.spawn(looking.into_actor(self).map(|found, this, ctx| {
             this.is_looking = false;
-            match found {
-                Ok(jobs) => {
+            this.has_begun |= found.has_begun;
+            let was_full = !found.jobs.is_empty();
+            for job in found.jobs {
+                this.start(job, ctx);
+            }
+            match found.fault {
+                None => {
                     this.failures = 0;
-                    this.has_begun = true;
-                    let was_full = !jobs.is_empty();
-                    for job in jobs {
-                        this.start(job, ctx);
-                    }
                     if std::mem::take(&mut this.once_more) || was_full {
                         this.look(ctx);
                     }
                 }
-                Err(error) => {
+                Some(error) => {
                     if this.failures == 0 {
                         warn!(%error, "background work cannot be taken from the database and waits");
                     }
@@ -262,26 +268,48 @@ impl JobRunner {
     }
 }
 
+/// What a look for work has come to.
+#[derive(Debug, Default)]
+struct Found {
+    /// What a former life held was given back.
+    has_begun: bool,
+    /// Work that is ours now, also when there is a fault: nobody else does it before its lease ends.
+    jobs: Vec<Job>,
+    fault: Option<StorageError>,
+}
+
 /// Takes due work for the kinds with room.
-async fn look(
-    queue: JobQueue,
-    node: NodeId,
-    begins: bool,
-    free: Vec<(&'static str, usize)>,
-    lease: Duration,
-) -> Result<Vec<Job>, StorageError> {
+async fn look(queue: JobQueue, node: NodeId, begins: bool, free: Vec<(&'static str, usize)>, lease: Duration) -> Found {
     let jobs = &queue.0.jobs;
     if begins {
-        let given_back = jobs.give_back(node, clock::now()).await?;
-        debug!(given_back, "background work of a former life of this service");
+        match jobs.give_back(node, clock::now()).await {
+            Ok(given_back) => debug!(given_back, "background work of a former life of this service"),
+            Err(error) => return Found { fault: Some(error), ..Found::default() },
+        }
     }
-    let mut taken = Vec::new();
-    for (kind, free) in free {
+    take(free, async |kind, limit| {
         let now = clock::now();
-        let limit = u32::try_from(free).unwrap_or(u32::MAX);
-        taken.extend(jobs.claim(&[kind], node, limit, now, now.plus(lease)).await?);
+        jobs.claim(&[kind], node, limit, now, now.plus(lease)).await
+    })
+    .await
+}
+
+/// Takes work of each kind, up to the first that cannot be taken.
+async fn take(
+    free: Vec<(&'static str, usize)>,
+    claim: impl AsyncFn(&'static str, u32) -> Result<Vec<Job>, StorageError>,
+) -> Found {
+    let mut found = Found { has_begun: true, ..Found::default() };
+    for (kind, free) in free {
+        match claim(kind, u32::try_from(free).unwrap_or(u32::MAX)).await {
+            Ok(jobs) => found.jobs.extend(jobs),
+            Err(error) => {
+                found.fault = Some(error);
+                break;
+            }
+        }
     }
-    Ok(taken)
+    found
 }
 
 /// Does a job once and says what becomes of it.

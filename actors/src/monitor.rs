@@ -5,14 +5,16 @@
 //! same transaction. When the service dies half-way, those who wait are told to come again, and alerts that were stored
 //! all the same are known by then.
 
+use std::borrow::Borrow;
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use actix::{Actor, ActorFutureExt, AsyncContext, Context, Handler, StreamHandler, WrapFuture};
 use futures_util::stream;
 use parking_lot::Mutex;
-use serde_json::{Value, json};
-use storage::{Alert, AlertReport, Alerts, DeviceId, NewAlert, StorageError, clock};
+use serde::{Serialize, Serializer};
+use storage::{Alert, AlertId, AlertReport, Alerts, Details, DeviceId, NewAlert, StorageError, Timestamp, clock};
 use tokio::sync::{Notify, oneshot};
 use tracing::warn;
 
@@ -22,7 +24,7 @@ use crate::jobs::JobQueue;
 use crate::notifications::{self, Notifications};
 use crate::supervisor::{Alive, Crash};
 
-/// Alerts in one transaction, unless a single report has more.
+/// Alerts in one transaction.
 const BATCH: usize = 1_000;
 
 /// What a report takes beside its texts.
@@ -104,7 +106,11 @@ impl Monitor {
     async fn write(&self, batch: Vec<Pending>) {
         let (reports, answers): (Vec<AlertReport>, Vec<_>) =
             batch.into_iter().map(|pending| (pending.report, pending.answer)).unzip();
-        let outcome = self.record(&reports).await;
+        // More than one transaction may take comes alone.
+        let outcome = match &reports[..] {
+            [report] => self.record_one(report).await.map(|known| vec![known]),
+            reports => self.record(reports).await,
+        };
         let outcomes = match outcome {
             Ok(known) => known.into_iter().map(accepted).collect(),
             Err(StorageError::Unavailable(_)) => reports.iter().map(|_| Err(interrupted())).collect(),
@@ -113,8 +119,7 @@ impl Monitor {
                 warn!(%error, reports = reports.len(), "alerts are written one by one after a failure");
                 let mut outcomes = Vec::with_capacity(reports.len());
                 for report in &reports {
-                    let one = self.record(std::slice::from_ref(report)).await;
-                    outcomes.push(one.map_err(Into::into).and_then(|known| accepted(known.first() == Some(&true))));
+                    outcomes.push(self.record_one(report).await.map_err(Into::into).and_then(accepted));
                 }
                 outcomes
             }
@@ -125,16 +130,32 @@ impl Monitor {
         }
     }
 
+    /// Records a report, in several transactions if it is long. If one fails, those before it stay: who repeats the report
+    /// adds nothing to them.
+    async fn record_one(&self, report: &AlertReport) -> Result<bool, StorageError> {
+        for alerts in report.alerts.chunks(BATCH) {
+            let slice = AlertReport { device: report.device, alerts: alerts.to_vec() };
+            if self.record(&[slice]).await? != [true] {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
     async fn record(&self, reports: &[AlertReport]) -> Result<Vec<bool>, StorageError> {
         let now = clock::now();
+        let jobs = AtomicUsize::new(0);
         let follow = |recorded: &storage::Recorded| {
-            let has_room = self.0.jobs.has_room();
-            notifications::follow_up(recorded, &self.0.notifications, has_room, now)
+            let follow_up = notifications::follow_up(recorded, &self.0.notifications, self.0.jobs.room(), now);
+            // It may be asked again; the last answer counts.
+            jobs.store(follow_up.jobs.len(), Ordering::Relaxed);
+            follow_up
         };
         let known = self.0.alerts.record(reports, now, follow).await?;
         let alerts: usize = reports.iter().map(|report| report.alerts.len()).sum();
         metrics::counter!(crate::metrics::ALERTS).increment(alerts as u64);
         self.0.tail.nudge();
+        self.0.jobs.note_added(jobs.into_inner());
         self.0.jobs.wake();
         Ok(known)
     }
@@ -152,19 +173,9 @@ fn interrupted() -> ReportError {
 fn size(report: &AlertReport) -> usize {
     let of_alert = |alert: &NewAlert| {
         let texts = alert.name.len() + alert.subject_name.len() + alert.subject_type.len() + alert.status.len();
-        OVERHEAD + texts + alert.details.as_ref().map_or(0, weight)
+        OVERHEAD + texts + alert.details.as_ref().map_or(0, |details| details.text().len())
     };
     OVERHEAD + report.alerts.iter().map(of_alert).sum::<usize>()
-}
-
-fn weight(value: &Value) -> usize {
-    let own = std::mem::size_of::<Value>();
-    own + match value {
-        Value::String(text) => text.len(),
-        Value::Array(items) => items.iter().map(weight).sum(),
-        Value::Object(members) => members.iter().map(|(name, value)| name.len() + weight(value)).sum(),
-        _ => 0,
-    }
 }
 
 impl Waiting {
@@ -271,17 +282,50 @@ impl Handler<Crash> for AlertWriter {
 }
 
 /// An alert as clients see it. (Mender API: device monitor, alert.)
-pub fn alert_body(alert: &Alert) -> Value {
-    let said = &alert.said;
-    let mut subject = json!({ "name": said.subject_name, "type": said.subject_type, "status": said.status });
-    if let Some(details) = &said.details {
-        subject["details"] = details.clone();
+#[derive(Debug)]
+pub struct AlertBody<A>(pub A);
+
+impl<A: Borrow<Alert>> Serialize for AlertBody<A> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let alert: &Alert = self.0.borrow();
+        let said = &alert.said;
+        let subject = SubjectBody {
+            name: &said.subject_name,
+            kind: &said.subject_type,
+            status: &said.status,
+            details: said.details.as_ref(),
+        };
+        let members = AlertMembers {
+            id: alert.id,
+            device_id: alert.device,
+            name: &said.name,
+            level: said.level.as_str(),
+            timestamp: said.at,
+            subject,
+        };
+        members.serialize(serializer)
     }
-    json!({
-        "id": alert.id, "device_id": alert.device, "name": said.name, "level": said.level.as_str(),
-        "timestamp": said.at, "subject": subject,
-    })
+}
+
+#[derive(Debug, Serialize)]
+struct AlertMembers<'a> {
+    id: AlertId,
+    device_id: DeviceId,
+    name: &'a str,
+    level: &'static str,
+    timestamp: Timestamp,
+    subject: SubjectBody<'a>,
+}
+
+#[derive(Debug, Serialize)]
+struct SubjectBody<'a> {
+    name: &'a str,
+    #[serde(rename = "type")]
+    kind: &'a str,
+    status: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    details: Option<&'a Details>,
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -10,7 +10,7 @@ mod mail;
 mod mail_text;
 mod webhook;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,7 +22,7 @@ use storage::{
 
 use crate::events;
 use crate::jobs::{Failure, JobKind};
-use crate::monitor::alert_body;
+use crate::monitor::AlertBody;
 pub use config::Config;
 pub use mail::is_address;
 pub use webhook::{is_secret, new_secret, url_fault};
@@ -117,14 +117,15 @@ struct DigestInput {
     until: i64,
 }
 
-/// The events and notifications that follow from alerts.
-pub fn follow_up(recorded: &Recorded, how: &Notifications, has_room: bool, now: Timestamp) -> FollowUp {
+/// The events that follow from alerts, and the notifications for which there is room.
+pub fn follow_up(recorded: &Recorded, how: &Notifications, room: usize, now: Timestamp) -> FollowUp {
     let sends_mail = how.0.mails.is_some();
-    decide(recorded, sends_mail, how.0.config.mails_per_hour, has_room, now)
+    decide(recorded, sends_mail, how.0.config.mails_per_hour, room, now)
 }
 
-fn decide(recorded: &Recorded, sends_mail: bool, mails_per_hour: u32, has_room: bool, now: Timestamp) -> FollowUp {
+fn decide(recorded: &Recorded, sends_mail: bool, mails_per_hour: u32, room: usize, now: Timestamp) -> FollowUp {
     let mut follow = FollowUp::default();
+    let mut digests: HashSet<String> = HashSet::new();
     let mut mails: HashMap<DeviceId, MailCount> = recorded.mails.clone();
     let mut left_out = 0_u64;
     for new in &recorded.alerts {
@@ -139,7 +140,7 @@ fn decide(recorded: &Recorded, sends_mail: bool, mails_per_hour: u32, has_room: 
         if channels.is_empty() {
             continue;
         }
-        if !has_room {
+        if follow.jobs.len() >= room {
             left_out += 1;
             continue;
         }
@@ -152,14 +153,23 @@ fn decide(recorded: &Recorded, sends_mail: bool, mails_per_hour: u32, has_room: 
                     // Counted once, whatever the number of channels and recipients.
                     let may = *mailed.get_or_insert_with(|| count(&mut mails, alert.device, mails_per_hour, now));
                     for to in recipients(channel, recorded) {
-                        follow.jobs.push(if may {
-                            of_alert(EMAIL, alert, channel, Some(to), &body, now)
-                        } else {
-                            digest(alert, channel, to, now)
-                        });
+                        if may {
+                            follow.jobs.push(of_alert(EMAIL, alert, channel, Some(to), &body, now));
+                            continue;
+                        }
+                        let key = digest_key(alert.device, channel.id, to, now);
+                        if !digests.contains(&key) {
+                            follow.jobs.push(digest(key.clone(), alert, channel, to, now));
+                            digests.insert(key);
+                        }
                     }
                 }
             }
+        }
+        if follow.jobs.len() > room {
+            // Some of those who were to hear of this alert do not.
+            follow.jobs.truncate(room);
+            left_out += 1;
         }
     }
     if left_out > 0 {
@@ -213,23 +223,21 @@ fn of_alert(kind: &str, alert: &Alert, channel: &Channel, to: Option<&str>, body
     }
 }
 
-/// One e-mail at the end of the hour for everything that was too much. Its key makes it one.
-fn digest(alert: &Alert, channel: &Channel, to: &str, now: Timestamp) -> NewJob {
-    let hour = hour_of(now);
-    let end = Timestamp::from_seconds(hour * 3600).plus(HOUR);
+/// What makes the digests of an hour one.
+fn digest_key(device: DeviceId, channel: ChannelId, to: &str, now: Timestamp) -> String {
+    format!("{DIGEST}/{device}/{}/{channel}/{to}", hour_of(now))
+}
+
+/// One e-mail at the end of the hour for everything that was too much.
+fn digest(key: String, alert: &Alert, channel: &Channel, to: &str, now: Timestamp) -> NewJob {
+    let end = Timestamp::from_seconds(hour_of(now) * 3600).plus(HOUR);
     let input = DigestInput { channel: channel.id, device: alert.device, to: to.to_owned(), from: now.0, until: end.0 };
-    NewJob {
-        id: JobId::random(),
-        key: Some(format!("{DIGEST}/{}/{hour}/{}/{to}", alert.device, channel.id)),
-        kind: DIGEST.to_owned(),
-        input: json!(input),
-        due: end,
-    }
+    NewJob { id: JobId::random(), key: Some(key), kind: DIGEST.to_owned(), input: json!(input), due: end }
 }
 
 /// The alert as clients see it, without its lines if it would not fit into a job with them.
 fn bounded_body(alert: &Alert) -> Value {
-    let mut body = alert_body(alert);
+    let mut body = json!(AlertBody(alert));
     if body.to_string().len() > WHOLE_ALERT {
         let details = body.get_mut("subject").and_then(|subject| subject.as_object_mut());
         if let Some(subject) = details {

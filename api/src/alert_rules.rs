@@ -6,6 +6,7 @@ use storage::{Added, AlertLevel, AlertRule, Condition, RuleId, RuleState, Timest
 
 use crate::auth::AuthenticatedUser;
 use crate::body::{RawJson, answer_json};
+use crate::channels::ATTEMPTS;
 use crate::error::ApiError;
 use crate::state::ApiState;
 
@@ -38,7 +39,7 @@ impl RuleBody {
 }
 
 /// What a rule is to be. On a change, what is not mentioned stays as it is.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize)]
 struct RuleWish {
     name: Option<String>,
     enabled: Option<bool>,
@@ -86,7 +87,7 @@ pub async fn add(_: AuthenticatedUser, state: web::Data<ApiState>, body: RawJson
 /// `PATCH /alert-rules/{id}`: all but the name, under which its alerts are known.
 ///
 /// # Errors
-/// 400 for a wish against the rules, 404 for an unknown rule.
+/// 400 for a wish against the rules, 404 for an unknown rule, 409 if others change it all the time.
 pub async fn change(
     _: AuthenticatedUser,
     id: web::Path<String>,
@@ -94,11 +95,13 @@ pub async fn change(
     body: RawJson,
 ) -> Result<HttpResponse, ApiError> {
     let wish: RuleWish = body.object("failed to decode rule")?;
-    let rule = changed(find(&state, &id).await?, wish)?;
-    if !state.storage.alert_rules.update(&rule, clock::now()).await? {
-        return Err(not_found());
+    for _ in 0..ATTEMPTS {
+        let rule = changed(find(&state, &id).await?, wish.clone())?;
+        if state.storage.alert_rules.update(&rule, clock::now()).await? {
+            return Ok(HttpResponse::NoContent().finish());
+        }
     }
-    Ok(HttpResponse::NoContent().finish())
+    Err(ApiError::Conflict("the rule is being changed by others".into()))
 }
 
 /// `DELETE /alert-rules/{id}`: its open alerts are closed.
@@ -110,9 +113,12 @@ pub async fn remove(
     id: web::Path<String>,
     state: web::Data<ApiState>,
 ) -> Result<HttpResponse, ApiError> {
-    let rule = AlertRule { state: RuleState::Removing, ..find(&state, &id).await? };
-    state.storage.alert_rules.update(&rule, clock::now()).await?;
-    Ok(HttpResponse::NoContent().finish())
+    let id: RuleId = id.parse().map_err(|_| not_found())?;
+    if state.storage.alert_rules.remove(id, clock::now()).await? {
+        Ok(HttpResponse::NoContent().finish())
+    } else {
+        Err(not_found())
+    }
 }
 
 async fn find(state: &ApiState, id: &str) -> Result<AlertRule, ApiError> {

@@ -17,6 +17,9 @@ const NAME_LIMIT: usize = 256;
 /// Addresses one channel sends to.
 const RECIPIENTS: usize = 50;
 
+/// How often a change is begun again because there was another meanwhile.
+pub(crate) const ATTEMPTS: usize = 3;
+
 #[derive(Debug, Serialize)]
 struct ChannelBody {
     id: ChannelId,
@@ -55,7 +58,7 @@ impl ChannelBody {
 }
 
 /// What a channel is to be. On a change, what is not mentioned stays as it is.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize)]
 struct ChannelWish {
     kind: Option<String>,
     name: Option<String>,
@@ -106,7 +109,7 @@ pub async fn add(_: AuthenticatedUser, state: web::Data<ApiState>, body: RawJson
 /// `PATCH /channels/{id}`.
 ///
 /// # Errors
-/// As [`add`], and 404 for an unknown channel.
+/// As [`add`], 404 for an unknown channel, and 409 if others change it all the time.
 pub async fn change(
     _: AuthenticatedUser,
     id: web::Path<String>,
@@ -114,11 +117,13 @@ pub async fn change(
     body: RawJson,
 ) -> Result<HttpResponse, ApiError> {
     let wish: ChannelWish = body.object("failed to decode channel")?;
-    let channel = changed(find(&state, &id).await?, wish)?;
-    if !state.storage.channels.update(&channel, clock::now()).await? {
-        return Err(not_found());
+    for _ in 0..ATTEMPTS {
+        let channel = changed(find(&state, &id).await?, wish.clone())?;
+        if state.storage.channels.update(&channel, clock::now()).await? {
+            return Ok(HttpResponse::NoContent().finish());
+        }
     }
-    Ok(HttpResponse::NoContent().finish())
+    Err(ApiError::Conflict("the channel is being changed by others".into()))
 }
 
 /// `DELETE /channels/{id}`.

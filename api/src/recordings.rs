@@ -2,7 +2,8 @@
 //! websocket. The playback itself never gets here: [`crate::sockets`].
 
 use actix_web::http::header;
-use actix_web::{HttpRequest, HttpResponse, web};
+use actix_web::{HttpMessage, HttpRequest, HttpResponse, web};
+use actors::audit::{RECORDING_VIEWED, Visit};
 use actors::recording::Recordings;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use storage::SessionId;
@@ -10,6 +11,7 @@ use storage::SessionId;
 use crate::auth::AuthenticatedUser;
 use crate::device_connect::no_socket_opened;
 use crate::error::ApiError;
+use crate::middleware::observe::RequestId;
 use crate::state::ApiState;
 
 /// What a `.cast` file is, to players and browsers.
@@ -23,9 +25,10 @@ pub fn not_found() -> ApiError {
 /// `GET /sessions/{id}/recording`: the asciicast, so far if the session goes on. (Ours.)
 ///
 /// # Errors
-/// 404.
+/// 404; 503 if it cannot be written down who asked.
 pub async fn download(
-    _: AuthenticatedUser,
+    AuthenticatedUser(user): AuthenticatedUser,
+    request: HttpRequest,
     id: web::Path<String>,
     state: web::Data<ApiState>,
 ) -> Result<HttpResponse, ApiError> {
@@ -33,6 +36,16 @@ pub async fn download(
     let mut pieces = Recordings::new(&state.storage.objects).cast(session).boxed();
     // Whether there is one has to be known before the answer begins.
     let first = pieces.next().await.ok_or_else(not_found)??;
+    let visit = Visit {
+        action: RECORDING_VIEWED,
+        mode: "download",
+        session,
+        device: state.storage.sessions.find(session).await?.map(|record| record.device),
+        user: user.user,
+        address: Some(state.client_of(&request).to_string()),
+        request: request.extensions().get::<RequestId>().map(|id| id.0.clone()),
+    };
+    state.storage.audit.begin(&visit.into()).await?;
     // An answer that breaks off is the only way left to say that the rest cannot be read.
     let rest = pieces.map_err(ApiError::from).inspect_err(move |error| {
         let error = error as &dyn std::error::Error;

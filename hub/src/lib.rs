@@ -323,6 +323,7 @@ async fn boot(config: Config) -> anyhow::Result<Booted> {
         tree: tree.clone(),
         presence: storage.presence.clone(),
         records: storage.sessions.clone(),
+        audit: storage.audit.clone(),
         recordings: Recordings::new(&storage.objects),
         sessions: config.actors.sessions.clone(),
         config: api_config.sockets.clone(),

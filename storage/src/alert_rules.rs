@@ -220,7 +220,8 @@ impl AlertRules {
         row.map(TryInto::try_into).transpose()
     }
 
-    /// Writes the state, level and condition of a rule, which is looked at anew, whole. `false` if there is none.
+    /// Writes the state, level and condition of a rule, which is looked at anew, whole. `false` if there is none, or it is
+    /// not any more as it was read.
     ///
     /// # Errors
     /// `Unavailable`, `Other`.
@@ -229,12 +230,34 @@ impl AlertRules {
         let written = on_writer!(self.db, |pool| {
             sqlx::query(
                 "UPDATE alert_rules SET state = $2, level = $3, condition = $4, due_at = $5, evaluated = NULL, \
-                 updated_at = $5 WHERE id = $1 AND state <> 'removing'",
+                 updated_at = $6 WHERE id = $1 AND updated_at = $7 AND state <> 'removing'",
             )
             .bind(rule.id)
             .bind(rule.state.as_str())
             .bind(rule.level.as_str())
             .bind(condition)
+            .bind(now)
+            .bind(now.after(rule.updated))
+            .bind(rule.updated)
+            .execute(pool)
+            .await
+            .map(|done| done.rows_affected())
+        })?;
+        Ok(written > 0)
+    }
+
+    /// Has a rule removed, once it has closed what it had opened. `false` if there is none.
+    ///
+    /// # Errors
+    /// `Unavailable`, `Other`.
+    pub async fn remove(&self, id: RuleId, now: Timestamp) -> Result<bool, StorageError> {
+        let written = on_writer!(self.db, |pool| {
+            sqlx::query(
+                "UPDATE alert_rules SET state = 'removing', due_at = $2, \
+                 updated_at = CASE WHEN updated_at < $2 THEN $2 ELSE updated_at + 1 END \
+                 WHERE id = $1 AND state <> 'removing'",
+            )
+            .bind(id)
             .bind(now)
             .execute(pool)
             .await
@@ -243,19 +266,38 @@ impl AlertRules {
         Ok(written > 0)
     }
 
-    /// Takes the rules that are due, for whoever asks first, and makes them due again at `next`.
+    /// Takes the rule that is due for longest, for whoever asks first, and makes it due again at `next`.
     ///
     /// # Errors
     /// `Unavailable`, `Corrupt`, `Other`.
-    pub async fn take_due(&self, now: Timestamp, next: Timestamp) -> Result<Vec<AlertRule>, StorageError> {
+    pub async fn take_due(&self, now: Timestamp, next: Timestamp) -> Result<Option<AlertRule>, StorageError> {
         let skip_locked = self.db.skip_locked();
-        let rows: Vec<RuleRow> = on_writer!(self.db, |pool| {
+        let row: Option<RuleRow> = on_writer!(self.db, |pool| {
             let mut query = QueryBuilder::new("WITH due AS MATERIALIZED (SELECT id FROM alert_rules WHERE due_at <= ");
-            query.push_bind(now).push(skip_locked).push(") UPDATE alert_rules SET due_at = ").push_bind(next);
+            query.push_bind(now).push(" ORDER BY due_at, id LIMIT 1").push(skip_locked);
+            query.push(") UPDATE alert_rules SET due_at = ").push_bind(next);
             query.push(concat!(" WHERE id IN (SELECT id FROM due) RETURNING ", rule_columns!()));
-            query.build_query_as().fetch_all(pool).await
+            query.build_query_as().fetch_optional(pool).await
         })?;
-        rows.into_iter().map(TryInto::try_into).collect()
+        row.map(TryInto::try_into).transpose()
+    }
+
+    /// Keeps a rule that was taken from others until `next`. `false`: it is not any more as it was, or it is gone.
+    ///
+    /// # Errors
+    /// `Unavailable`, `Other`.
+    pub async fn hold(&self, rule: &AlertRule, next: Timestamp) -> Result<bool, StorageError> {
+        let held = on_writer!(self.db, |pool| {
+            sqlx::query("UPDATE alert_rules SET due_at = $4 WHERE id = $1 AND updated_at = $2 AND state = $3")
+                .bind(rule.id)
+                .bind(rule.updated)
+                .bind(rule.state.as_str())
+                .bind(next)
+                .execute(pool)
+                .await
+                .map(|done| done.rows_affected())
+        })?;
+        Ok(held > 0)
     }
 
     /// Reports up to `until` were looked at for this rule as it was then.

@@ -4,6 +4,7 @@
 //! open also stands in the device's inventory. [`Alerts::record`] changes all of it in one transaction, together with the
 //! events and the background work that follow.
 
+mod details;
 mod fold;
 mod record;
 mod row;
@@ -11,7 +12,6 @@ mod row;
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
-use serde_json::Value;
 use sqlx::QueryBuilder;
 
 use crate::channels::{Channel, Mute};
@@ -20,6 +20,7 @@ use crate::database::{
 };
 use crate::dialect::without_nul;
 use crate::{AlertId, DeviceId, NewEvent, NewJob, StorageError, Timestamp, UserId, inventory};
+pub use details::Details;
 use row::AlertRow;
 
 /// Alerts kept of one device, beyond which the oldest go; the latest of an open subject stays.
@@ -93,8 +94,8 @@ pub struct NewAlert {
     pub subject_name: String,
     /// In which state that is.
     pub status: String,
-    /// More about it: a JSON object.
-    pub details: Option<Value>,
+    /// More about it.
+    pub details: Option<Details>,
     /// When it happened, by the clock of whoever reports it.
     pub at: Timestamp,
 }
@@ -489,6 +490,31 @@ impl Alerts {
             })
         })
         .await
+    }
+
+    /// Forgets the checks of all devices, in slices.
+    ///
+    /// # Errors
+    /// `Unavailable`, `Other`. Some may be forgotten then; repeating the call is safe.
+    pub async fn forget_checks(&self) -> Result<(), StorageError> {
+        loop {
+            let slice = repeating_after_deadlock(|| self.forget_slice_of_checks()).await?;
+            if slice < u64::from(ROWS_PER_REMOVAL) {
+                return Ok(());
+            }
+        }
+    }
+
+    async fn forget_slice_of_checks(&self) -> Result<u64, StorageError> {
+        on_writer!(self.db, |pool| {
+            sqlx::query(
+                "DELETE FROM alert_checks WHERE device IN (SELECT device FROM alert_checks ORDER BY device LIMIT $1)",
+            )
+            .bind(i64::from(ROWS_PER_REMOVAL))
+            .execute(pool)
+            .await
+            .map(|done| done.rows_affected())
+        })
     }
 
     /// Removes alerts that arrived before this time, in slices; says how many. The latest alert of an open subject stays.

@@ -190,7 +190,8 @@ impl Channels {
         row.map(TryInto::try_into).transpose()
     }
 
-    /// Writes what a channel is called, whether it sends, and where to. `false` if there is none.
+    /// Writes what a channel is called, whether it sends, and where to. `false` if there is none, or it is not any more as
+    /// it was read.
     ///
     /// # Errors
     /// `Conflict("name")`, `Unavailable`, `Other`.
@@ -198,7 +199,7 @@ impl Channels {
         let written = on_writer!(self.db, |pool| {
             sqlx::query(
                 "UPDATE channels SET name = $2, enabled = $3, url = $4, secret = $5, recipients = $6, updated_at = $7 \
-                 WHERE id = $1",
+                 WHERE id = $1 AND updated_at = $8",
             )
             .bind(channel.id)
             .bind(without_nul(&channel.name))
@@ -206,7 +207,8 @@ impl Channels {
             .bind(channel.url.as_deref().map(without_nul))
             .bind(channel.secret.as_ref().map(Secret::expose))
             .bind(recipients_text(channel))
-            .bind(now)
+            .bind(now.after(channel.updated))
+            .bind(channel.updated)
             .execute(pool)
             .await
             .map(|done| done.rows_affected())
@@ -220,13 +222,16 @@ impl Channels {
     /// `Unavailable`, `Other`.
     pub async fn switch_builtin(&self, kind: ChannelKind, on: bool, now: Timestamp) -> Result<bool, StorageError> {
         let written = on_writer!(self.db, |pool| {
-            sqlx::query("UPDATE channels SET enabled = $2, updated_at = $3 WHERE kind = $1 AND builtin")
-                .bind(kind.as_str())
-                .bind(on)
-                .bind(now)
-                .execute(pool)
-                .await
-                .map(|done| done.rows_affected())
+            sqlx::query(
+                "UPDATE channels SET enabled = $2, \
+                 updated_at = CASE WHEN updated_at < $3 THEN $3 ELSE updated_at + 1 END WHERE kind = $1 AND builtin",
+            )
+            .bind(kind.as_str())
+            .bind(on)
+            .bind(now)
+            .execute(pool)
+            .await
+            .map(|done| done.rows_affected())
         })?;
         Ok(written > 0)
     }

@@ -57,6 +57,12 @@ impl Timestamp {
         Duration::from_micros(u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0))
     }
 
+    /// This time, or the next moment after `other` if that is later: what is stamped so differs from what it replaces.
+    #[must_use]
+    pub fn after(self, other: Self) -> Self {
+        self.max(Self(other.0.saturating_add(1)))
+    }
+
     /// Number of the UTC day this time falls on, counted from the Unix epoch.
     #[must_use]
     pub const fn utc_day(self) -> i64 {

@@ -543,6 +543,20 @@ mod tests {
         assert_eq!(cut(&format!("x{long}")).len(), ERROR_LIMIT - 1);
     }
 
+    #[tokio::test]
+    async fn due_work_of_one_kind_is_found_without_reading_others() {
+        let storage = crate::Storage::open(&crate::Config::in_memory()).await.unwrap();
+        let crate::database::Pools::Sqlite { write, .. } = &storage.jobs.db.pools else { unreachable!("in memory") };
+        let plan: Vec<(i64, i64, i64, String)> = sqlx::query_as(
+            "EXPLAIN QUERY PLAN SELECT id FROM jobs WHERE due_at <= $1 AND kind IN ($2) ORDER BY due_at, id LIMIT $3",
+        )
+        .fetch_all(write)
+        .await
+        .unwrap();
+        let steps: Vec<&str> = plan.iter().map(|(_, _, _, step)| step.as_str()).collect();
+        assert!(matches!(&steps[..], [step] if step.ends_with("jobs_due_by_kind (kind=? AND due_at<?)")), "{steps:?}");
+    }
+
     #[test]
     fn words_for_states_can_be_read_back() {
         for state in JobState::ALL {

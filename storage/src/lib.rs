@@ -53,8 +53,8 @@ pub mod users;
 
 pub use alert_rules::{AlertRule, AlertRules, Comparison, Condition, RuleState};
 pub use alerts::{
-    Alert, AlertCounts, AlertFilter, AlertLevel, AlertReport, Alerts, Folded, FollowUp, MailCount, NewAlert, Recorded,
-    RecordedAlert, SubjectsOf,
+    Alert, AlertCounts, AlertFilter, AlertLevel, AlertReport, Alerts, Details, Folded, FollowUp, MailCount, NewAlert,
+    Recorded, RecordedAlert, SubjectsOf,
 };
 pub use artifacts::{
     Alteration, ArtifactFilter, ArtifactSort, Artifacts, Direction, Insertion, NewArtifact, Release, ReleaseFilter,

@@ -1,11 +1,16 @@
 //! Every change and every remote session is written down: who, what, when, from where.
 
-use harness::{ADMIN_EMAIL, Answer, LIMIT, Packet, Set, TestUser, both_sets, wait_until};
+use harness::{
+    ADMIN_EMAIL, Answer, KeptTerminal, LIMIT, Packet, Set, TestUser, answer_like_a_shell, both_sets, wait_until,
+};
 use serde_json::{Value, json};
+
+use crate::recordings::{record, recording_path, see_all, shown, watch};
 
 both_sets!([
     a_change_is_written_down_with_what_came_of_it,
     a_remote_session_is_written_down_from_beginning_to_end,
+    who_joins_a_session_or_views_what_it_showed_is_written_down,
     logins_are_written_down_once_they_work_and_without_the_password,
     the_log_is_exported_whole_as_lines_and_as_a_table,
     other_services_changes_are_written_down_too,
@@ -79,6 +84,45 @@ async fn a_remote_session_is_written_down_from_beginning_to_end(set: Set) {
     assert_eq!((&opened["details"]["session"], &closed["details"]["session"]), (&json!(sid), &json!(sid)));
     assert_eq!((&opened["actor"]["id"], &opened["address"]), (&json!(user.id), &json!("127.0.0.1")));
     assert!(closed["details"]["reason"].is_string(), "{closed}");
+}
+
+async fn who_joins_a_session_or_views_what_it_showed_is_written_down(set: Set) {
+    let hub = set.hub().await;
+    let (user, other) = (hub.user().await, hub.another_user("other@example.com").await);
+    let device = hub.accepted_by(&user).await;
+    let mut socket = device.connect().await;
+    tokio::spawn(async move { socket.serve(answer_like_a_shell).await });
+    let mut terminal = KeptTerminal::open(&user, &device.id).await;
+    let session = terminal.session.clone();
+    let entries = async |query: &str| log(&user, query).await;
+    let modes = |entries: &[Value]| entries.iter().map(|entry| entry["details"]["mode"].clone()).collect::<Vec<_>>();
+
+    let Err(refused) = KeptTerminal::attach(&other, &session, "write").await else { panic!("it is in use") };
+    refused.expect(409);
+    let watcher = KeptTerminal::attach(&other, &session, "watch").await.unwrap();
+    let writer = KeptTerminal::attach(&other, &session, "take-over").await.unwrap();
+    let joined = entries(&format!("object={}&action=session-joined", device.id)).await;
+    assert_eq!(modes(&joined), ["take-over", "watch"], "newest first, and nobody who was refused: {joined:?}");
+    for entry in &joined {
+        assert_eq!((&entry["actor"]["id"], &entry["address"]), (&json!(other.id), &json!("127.0.0.1")));
+        assert_eq!(entry["details"]["session"], json!(session));
+        assert!(entry["request_id"].is_string(), "{entry}");
+    }
+    drop((watcher, writer));
+    terminal.leave().await;
+
+    // One of a session that the hub remembers, and one of a session that it does not.
+    let unknown = "3f8f5c8e-0000-4000-8000-00000000000a";
+    for (recorded, object) in [(session.as_str(), device.id.as_str()), (unknown, unknown)] {
+        other.get(&recording_path(recorded)).await.expect(404);
+        record(&hub, recorded, &[shown(0.0, b"secret")]).await;
+        see_all(&mut watch(&other, &hub, recorded, "?sleep_ms=0").await).await;
+        other.get(&recording_path(recorded)).await.expect(200);
+        let viewed = entries(&format!("object={object}&action=recording-viewed")).await;
+        assert_eq!(modes(&viewed), ["download", "playback"], "{viewed:?}");
+        assert!(viewed.iter().all(|entry| entry["details"]["session"] == json!(recorded)), "{viewed:?}");
+        assert!(viewed.iter().all(|entry| entry["actor"]["id"] == json!(other.id)), "{viewed:?}");
+    }
 }
 
 async fn logins_are_written_down_once_they_work_and_without_the_password(set: Set) {

@@ -283,7 +283,13 @@ async fn other_services_see_what_is_open_and_make_the_hub_forget(set: Set) {
     assert_eq!(names(&user, &of(&one, "alerts")).await.1, "0");
     assert_eq!(monitored(&user, &one).await, Vec::<Value>::new());
     assert_eq!(monitored(&user, &two).await, shown(1));
+    // This one makes checks and never sent an alert.
+    let silent = hub.accepted_by(&user).await;
+    let checks = json!([{"name": "a.sh", "type": "log", "status": "enabled"}]);
+    Answer::to(silent.request("POST", CONFIG).json(&checks)).await.expect(204);
+    assert_eq!(user.get(&of(&silent, "config")).await.expect(200).json(), checks);
     ask("DELETE", "/api/internal/v1/devicemonitor/tenants/").await.expect(204);
+    assert_eq!(user.get(&of(&silent, "config")).await.expect(200).json(), json!([]));
     assert_eq!(monitored(&user, &two).await, Vec::<Value>::new());
     assert_eq!(ask("GET", base).await.expect(200).json(), json!([]));
 }

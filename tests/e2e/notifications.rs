@@ -217,6 +217,16 @@ async fn channels_are_made_changed_and_removed(set: Set) {
     assert_eq!(subjects(&deliveries).into_iter().collect::<Vec<_>>(), ["on"]);
     assert!(deliveries[0].is_signed_with("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"));
 
+    // Two who change different things at once both get their way.
+    for round in 0..10 {
+        let (name, is_on) = (json!(format!("ops {round}")), json!(round % 2 == 0));
+        let (one, two) = tokio::join!(change(json!({ "name": name })), change(json!({ "enabled": is_on })));
+        one.expect(204);
+        two.expect(204);
+        let channel = user.get(&path).await.expect(200).json();
+        assert_eq!((&channel["name"], &channel["enabled"]), (&name, &is_on));
+    }
+
     let listed = user.get(CHANNELS).await.expect(200).json();
     let builtin = listed.as_array().unwrap().iter().find(|channel| channel["builtin"] == true).unwrap();
     let builtin_path = format!("{CHANNELS}/{}", builtin["id"].as_str().unwrap());

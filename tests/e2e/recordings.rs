@@ -36,12 +36,12 @@ fn playback_path(session: &str, query: &str) -> String {
     format!("/api/management/v1/deviceconnect/sessions/{session}/playback{query}")
 }
 
-fn recording_path(session: &str) -> String {
+pub fn recording_path(session: &str) -> String {
     format!("/api/management/v1/mooring/sessions/{session}/recording")
 }
 
 /// The event that shows these bytes, as it stands in a recording.
-fn shown(seconds: f64, bytes: &[u8]) -> String {
+pub fn shown(seconds: f64, bytes: &[u8]) -> String {
     let event = json!([seconds, "o", String::from_utf8_lossy(bytes)]);
     match std::str::from_utf8(bytes) {
         Ok(_) => format!("{event}\n"),
@@ -50,7 +50,7 @@ fn shown(seconds: f64, bytes: &[u8]) -> String {
 }
 
 /// Puts a recording of these events where the hub keeps them.
-async fn record(hub: &TestHub, session: &str, events: &[String]) {
+pub async fn record(hub: &TestHub, session: &str, events: &[String]) {
     let header = json!({"version": 2, "width": 80, "height": 24, "timestamp": 1_700_000_000, "title": "a device"});
     let mut chunks: Vec<String> = events.chunks(CHUNK).map(<[String]>::concat).collect();
     if chunks.is_empty() {
@@ -78,14 +78,14 @@ fn noise(len: usize) -> Vec<u8> {
     bytes
 }
 
-async fn watch(user: &TestUser, hub: &TestHub, session: &str, query: &str) -> Socket {
+pub async fn watch(user: &TestUser, hub: &TestHub, session: &str, query: &str) -> Socket {
     let bearer = format!("Bearer {}", user.token);
     let socket = Socket::connect(hub, &playback_path(session, query), &[("Authorization", &bearer)]).await;
     socket.unwrap_or_else(|refusal| panic!("{refusal}"))
 }
 
 /// Everything that is played, and how it ends.
-async fn see_all(socket: &mut Socket) -> (Vec<Heard>, Closed) {
+pub async fn see_all(socket: &mut Socket) -> (Vec<Heard>, Closed) {
     let mut heard = Vec::new();
     loop {
         match within(LIMIT, "the next of a playback", socket.next()).await {

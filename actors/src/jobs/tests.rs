@@ -166,6 +166,22 @@ async fn work_that_is_called_off_is_stopped() {
 }
 
 #[actix::test]
+async fn work_that_was_taken_is_begun_although_another_kind_cannot_be_taken() {
+    let storage = storage().await;
+    let job = letter();
+    storage.jobs.add(std::slice::from_ref(&job), clock::now()).await.unwrap();
+    let (jobs, node) = (&storage.jobs, NodeId::random());
+    let found = take(vec![("letter", 3), ("telegram", 3), ("parcel", 3)], async |kind, limit| match kind {
+        "letter" => jobs.claim(&[kind], node, limit, clock::now(), clock::now()).await,
+        "telegram" => Err(StorageError::Unavailable("gone".into())),
+        other => unreachable!("{other} is not asked for"),
+    })
+    .await;
+    assert!(found.has_begun && found.fault.is_some_and(|fault| fault.is_unavailable()));
+    assert_eq!(found.jobs.iter().map(|taken| taken.id).collect::<Vec<_>>(), [job.id]);
+}
+
+#[actix::test]
 async fn what_a_killed_node_held_is_done_by_another() {
     let (storage, workshop) = (storage().await, Arc::new(Workshop::default()));
     let job = letter();

@@ -1,5 +1,7 @@
 use actix::Arbiter;
 use std::time::Duration;
+
+use serde_json::json;
 use storage::{
     AlertLevel, AuthSet, AuthSetId, Decision, Device, DeviceChange, DeviceKey, NodeId, SetStatus, Storage, Timestamp,
 };
@@ -22,19 +24,19 @@ fn alert(subject: &str) -> NewAlert {
     }
 }
 
-fn monitor(storage: &Storage) -> Monitor {
+pub(crate) fn monitor(storage: &Storage, config: &Config) -> Monitor {
     let jobs = JobQueue::new(storage.jobs.clone(), Bus::alone(NodeId::random()), &jobs::Config::default());
     let tail = EventTail::new(storage.events.clone(), &EventStreams::default());
     let notifications = Notifications::new(storage, &notifications::Config::default()).unwrap();
-    Monitor::new(storage.alerts.clone(), tail, jobs, notifications, &Config::default())
+    Monitor::new(storage.alerts.clone(), tail, jobs, notifications, config)
 }
 
-fn start(monitor: &Monitor) -> Service<AlertWriter> {
+pub(crate) fn start(monitor: &Monitor) -> Service<AlertWriter> {
     let monitor = monitor.clone();
     Service::start("alert_writer", &Arbiter::current(), move |alive| AlertWriter::new(monitor.clone(), alive))
 }
 
-async fn device(storage: &Storage, serial: u8) -> DeviceId {
+pub(crate) async fn device(storage: &Storage, serial: u8) -> DeviceId {
     let hash = [serial; 32];
     let set = AuthSet {
         id: AuthSetId::random(),
@@ -62,7 +64,7 @@ async fn device(storage: &Storage, serial: u8) -> DeviceId {
 #[actix::test]
 async fn what_is_acknowledged_is_stored() {
     let storage = Storage::open(&storage::Config::in_memory()).await.unwrap();
-    let monitor = monitor(&storage);
+    let monitor = monitor(&storage, &Config::default());
     let _writer = start(&monitor);
     let mut devices = vec![];
     for serial in 0..20 {
@@ -83,7 +85,7 @@ async fn what_is_acknowledged_is_stored() {
 #[actix::test]
 async fn a_crash_loses_no_room_and_those_who_wait_are_told() {
     let storage = Storage::open(&storage::Config::in_memory()).await.unwrap();
-    let monitor = monitor(&storage);
+    let monitor = monitor(&storage, &Config::default());
     let device = device(&storage, 1).await;
     let writer = start(&monitor);
     tokio::time::timeout(Duration::from_secs(20), async {
@@ -106,6 +108,30 @@ async fn a_crash_loses_no_room_and_those_who_wait_are_told() {
     .await
     .unwrap();
     assert_eq!(monitor.0.waiting.lock().bytes, 0);
+}
+
+#[actix::test]
+async fn a_long_report_is_stored_in_order_and_in_slices() {
+    let storage = Storage::open(&storage::Config::in_memory()).await.unwrap();
+    let config = Config { alerts_waiting_limit: usize::MAX, ..Config::default() };
+    let monitor = monitor(&storage, &config);
+    let _writer = start(&monitor);
+    let device = device(&storage, 1).await;
+    let at = clock::now();
+    let mut alerts = vec![NewAlert { at, ..alert("the same") }; 2 * BATCH + 1];
+    for (number, alert) in alerts.iter_mut().enumerate() {
+        alert.name = number.to_string();
+    }
+    // What is repeated after a failure half-way adds nothing.
+    for _ in 0..2 {
+        monitor.report(device, alerts.clone()).await.unwrap();
+    }
+    let (stored, total) = storage.alerts.list(device, storage::AlertFilter::default(), true, 0, 10_000).await.unwrap();
+    assert_eq!(total, alerts.len() as u64);
+    assert!(stored.iter().map(|alert| &alert.said.name).eq(alerts.iter().map(|alert| &alert.name)));
+    let mut transactions: Vec<Timestamp> = stored.iter().map(|alert| alert.received).collect();
+    transactions.dedup();
+    assert_eq!(transactions.len(), 3);
 }
 
 #[test]
@@ -131,7 +157,16 @@ fn more_than_the_limit_is_refused_and_batches_are_bounded() {
 fn an_alert_without_details_shows_none() {
     let stored =
         Alert { id: storage::AlertId::random(), device: DeviceId::random(), said: alert("a"), received: Timestamp(0) };
-    let body = alert_body(&stored);
+    let body = json!(AlertBody(&stored));
     assert_eq!(body["subject"], json!({ "name": "a", "type": "service", "status": "stopped" }));
     assert_eq!(body["level"], "CRITICAL");
+}
+
+#[test]
+fn details_are_shown_as_the_text_that_is_stored() {
+    let details = r#"{"description":"d","lines_before":[]}"#;
+    let said = NewAlert { details: Some(json!({"description": "d", "lines_before": []}).into()), ..alert("a") };
+    let stored = Alert { id: storage::AlertId::random(), device: DeviceId::random(), said, received: Timestamp(0) };
+    let text = serde_json::to_string(&AlertBody(stored)).unwrap();
+    assert!(text.ends_with(&format!(r#""status":"stopped","details":{details}}}}}"#)), "{text}");
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use lettre::message::{Mailbox, Message, MultiPart};
 use lettre::transport::smtp::AsyncSmtpTransport;
 use lettre::{AsyncTransport, Tokio1Executor};
+use serde_json::json;
 use storage::inventory::SYSTEM;
 use storage::{DeviceId, Job, JobId, SecretUrl, Storage, Timestamp};
 use url::Url;
@@ -14,7 +15,7 @@ use url::Url;
 use super::mail_text::{Mail, about_alert, about_many};
 use super::{AlertInput, DigestInput, channel};
 use crate::jobs::{self, Failure};
-use crate::monitor::alert_body;
+use crate::monitor::AlertBody;
 
 /// How long the mail server may take for one command.
 const COMMAND_LIMIT: Duration = Duration::from_secs(10);
@@ -73,7 +74,7 @@ pub(super) async fn send_digest(mailer: &Mailer, storage: &Storage, job: &Job) -
     let group = group(storage, input.device).await?;
     let (from, until) = (Timestamp(input.from), Timestamp(input.until));
     let (alerts, total) = storage.alerts.arrived(input.device, from, until, NAMED).await?;
-    let alerts: Vec<_> = alerts.iter().map(alert_body).collect();
+    let alerts: Vec<_> = alerts.iter().map(|alert| json!(AlertBody(alert))).collect();
     mailer.send(job.id, &input.to, about_many(&alerts, total, input.device, group.as_deref())).await
 }
 

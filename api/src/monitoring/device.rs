@@ -9,7 +9,7 @@ use actix_web::{HttpResponse, web};
 use actors::monitor::ReportError;
 use serde::Deserialize;
 use serde_json::{Map, Value};
-use storage::{AlertLevel, NewAlert, Timestamp, clock};
+use storage::{AlertLevel, Details, NewAlert, Timestamp, clock};
 
 use crate::auth::AuthenticatedDevice;
 use crate::body::RawJson;
@@ -21,6 +21,14 @@ const NAME_LIMIT: usize = 1024;
 
 /// Bytes of a line of a log; what is longer is cut.
 const LINE_LIMIT: usize = 16 * 1024;
+
+/// Bytes of a description; what is longer is cut.
+const DESCRIPTION_LIMIT: usize = 16 * 1024;
+
+/// Bytes of all that is said beside the description and the lines, of an alert and of each of its lines; the rest is left
+/// out.
+const OTHER_LIMIT: usize = 16 * 1024;
+const OTHER_LIMIT_OF_LINE: usize = 256;
 
 /// Lines of a log on either side of the one that matched; of more the nearest stay.
 const LINES: usize = 64;
@@ -119,7 +127,7 @@ fn read(element: Value) -> Result<NewAlert, String> {
 }
 
 /// Details within their bounds; clients rely on lines being arrays whenever they are there.
-fn details(mut details: Map<String, Value>) -> Result<Value, String> {
+fn details(mut details: Map<String, Value>) -> Result<Details, String> {
     details.retain(|_, value| !value.is_null());
     for (member, keeps_end) in [("lines_before", true), ("lines_after", false)] {
         let Some(lines) = details.get_mut(member) else { continue };
@@ -130,29 +138,53 @@ fn details(mut details: Map<String, Value>) -> Result<Value, String> {
             lines.truncate(LINES);
         }
         for line in lines {
-            cut(line).ok_or_else(|| format!("{member}: must hold lines"))?;
+            cut_line(line).ok_or_else(|| format!("{member}: must hold lines"))?;
         }
     }
     if let Some(line) = details.get_mut("line_matching") {
-        cut(line).ok_or("line_matching: must be a line")?;
+        cut_line(line).ok_or("line_matching: must be a line")?;
     }
-    Ok(Value::Object(details))
+    if let Some(Value::String(description)) = details.get_mut("description") {
+        cut(description, DESCRIPTION_LIMIT);
+    }
+    leave_out(&mut details, OTHER_LIMIT, |name, value| match name {
+        "description" => value.is_string(),
+        _ => ["lines_before", "line_matching", "lines_after"].contains(&name),
+    });
+    Ok(Value::Object(details).into())
+}
+
+/// Leaves out members that are not bounded otherwise, from the first on that does not fit any more.
+fn leave_out(members: &mut Map<String, Value>, limit: usize, is_bounded: impl Fn(&str, &Value) -> bool) {
+    let mut room = limit;
+    members.retain(|name, value| {
+        if is_bounded(name, value) {
+            return true;
+        }
+        let fits = room.checked_sub(name.len() + value.to_string().len());
+        room = fits.unwrap_or(0);
+        fits.is_some()
+    });
 }
 
 /// Cuts a line that is too long; `None` if it is no line.
-fn cut(line: &mut Value) -> Option<()> {
+fn cut_line(line: &mut Value) -> Option<()> {
     let line = line.as_object_mut()?;
     if let Some(data) = line.get_mut("data") {
         let Value::String(text) = data else { return None };
-        if text.len() > LINE_LIMIT {
-            let mut end = LINE_LIMIT;
-            while !text.is_char_boundary(end) {
-                end -= 1;
-            }
-            text.truncate(end);
-        }
+        cut(text, LINE_LIMIT);
     }
+    leave_out(line, OTHER_LIMIT_OF_LINE, |name, _| name == "data");
     Some(())
+}
+
+/// Cuts a text between two characters.
+fn cut(text: &mut String, limit: usize) {
+    let mut end = text.len().min(limit);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    text.truncate(end);
 }
 
 /// `POST /config`: these are all checks the device makes.
@@ -214,6 +246,10 @@ mod tests {
         read(alert)
     }
 
+    fn stored(details: &Value) -> Value {
+        serde_json::from_str(with_details(details).unwrap().details.unwrap().text()).unwrap()
+    }
+
     #[test]
     fn an_alert_is_read_with_its_time_to_the_microsecond() {
         let read = read(alert()).unwrap();
@@ -254,18 +290,31 @@ mod tests {
     #[test]
     fn lines_are_arrays_within_bounds_or_not_there() {
         let details = with_details(&json!({"lines_before": null, "line_matching": null, "description": "d"}));
-        assert_eq!(details.unwrap().details, Some(json!({"description": "d"})));
+        assert_eq!(details.unwrap().details, Some(json!({"description": "d"}).into()));
         assert!(with_details(&json!({"lines_before": "x"})).is_err());
         assert!(with_details(&json!({"lines_after": ["x"]})).is_err());
         let lines: Vec<Value> = (0..100).map(|number| json!({"line_number": number, "data": ""})).collect();
-        let details = with_details(&json!({"lines_before": lines, "lines_after": lines})).unwrap().details.unwrap();
+        let details = stored(&json!({"lines_before": lines, "lines_after": lines}));
         let first =
             |member: &str| (details[member].as_array().unwrap().len(), details[member][0]["line_number"].clone());
         assert_eq!(first("lines_before"), (LINES, json!(36)));
         assert_eq!(first("lines_after"), (LINES, json!(0)));
         let long = json!({"line_matching": {"line_number": 1, "data": "ä".repeat(LINE_LIMIT)}});
-        let details = with_details(&long).unwrap().details.unwrap();
-        assert_eq!(details["line_matching"]["data"].as_str().unwrap().len(), LINE_LIMIT);
+        assert_eq!(stored(&long)["line_matching"]["data"].as_str().unwrap().len(), LINE_LIMIT);
+    }
+
+    #[test]
+    fn what_is_said_beside_the_lines_has_bounds_too() {
+        let most = stored(&json!({"a": "x".repeat(OTHER_LIMIT - 3), "description": "ä".repeat(DESCRIPTION_LIMIT)}));
+        assert_eq!(most["description"].as_str().unwrap().len(), DESCRIPTION_LIMIT);
+        assert_eq!(most["a"].as_str().unwrap().len(), OTHER_LIMIT - 3);
+        let more = json!({
+            "a": "x".repeat(OTHER_LIMIT), "b": 1, "description": ["x".repeat(OTHER_LIMIT)],
+            "line_matching": {"line_number": 7, "data": "d", "more": "x".repeat(OTHER_LIMIT_OF_LINE)},
+        });
+        assert_eq!(stored(&more), json!({"line_matching": {"line_number": 7, "data": "d"}}));
+        let numbered: Map<String, Value> = (0..10_000).map(|number| (number.to_string(), json!([number]))).collect();
+        assert!(stored(&Value::Object(numbered)).to_string().len() < 2 * OTHER_LIMIT);
     }
 
     #[test]

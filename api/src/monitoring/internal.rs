@@ -1,10 +1,9 @@
 //! What other services ask about devices' monitoring. (Mender API: device monitor, internal.)
 
 use actix_web::{HttpRequest, HttpResponse, web};
-use actors::monitor::alert_body;
+use actors::monitor::AlertBody;
 use serde::Serialize;
-use serde_json::Value;
-use storage::{AlertFilter, DeviceId, StorageError, SubjectsOf};
+use storage::{Alert, AlertFilter, DeviceId, StorageError, SubjectsOf};
 
 use super::management::subjects;
 use crate::body::answer_json;
@@ -24,7 +23,7 @@ struct DeviceBody {
     id: DeviceId,
     alerts_open_count: u64,
     alerts_total_count: u64,
-    alerts: Vec<Value>,
+    alerts: Vec<AlertBody<Alert>>,
 }
 
 /// `GET /tenants/{tenant}/devices`: devices with what is open on each; those with these `id`s, or all that ever reported.
@@ -73,9 +72,13 @@ pub async fn latest(
     Ok(answer_json(&mut HttpResponse::Ok(), &alerts))
 }
 
-async fn all_latest(state: &ApiState, device: DeviceId, subjects: SubjectsOf) -> Result<Vec<Value>, StorageError> {
+async fn all_latest(
+    state: &ApiState,
+    device: DeviceId,
+    subjects: SubjectsOf,
+) -> Result<Vec<AlertBody<Alert>>, StorageError> {
     let (alerts, _) = state.storage.alerts.latest(device, subjects, AlertFilter::default(), 0, ALL).await?;
-    Ok(alerts.iter().map(alert_body).collect())
+    Ok(alerts.into_iter().map(AlertBody).collect())
 }
 
 /// `DELETE /tenants/{tenant}/devices/{id}`: forgets the alerts and checks of a device.
@@ -104,5 +107,7 @@ pub async fn wipe(state: web::Data<ApiState>) -> Result<HttpResponse, ApiError> 
             state.storage.alerts.forget(device).await?;
         }
     }
+    // Also of those that never sent an alert.
+    state.storage.alerts.forget_checks().await?;
     Ok(HttpResponse::NoContent().finish())
 }

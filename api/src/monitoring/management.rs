@@ -3,7 +3,7 @@
 //! The web UI asks these of every device it shows, so one that is not known has no alerts rather than none to be found.
 
 use actix_web::{HttpRequest, HttpResponse, web};
-use actors::monitor::alert_body;
+use actors::monitor::AlertBody;
 use serde::Deserialize;
 use serde_json::Value;
 use storage::{Alert, AlertFilter, AlertLevel, ChannelKind, DeviceId, SubjectsOf, Timestamp, clock};
@@ -65,7 +65,7 @@ fn list(request: &HttpRequest, query: &Query, page: Page, (alerts, total): (Vec<
     for link in page.links(request.path(), query, Extent::Total(total)) {
         answer.append_header(link);
     }
-    answer_json(&mut answer, &alerts.iter().map(alert_body).collect::<Vec<Value>>())
+    answer_json(&mut answer, &alerts.iter().map(AlertBody).collect::<Vec<_>>())
 }
 
 /// `GET /devices/{id}/config`: the checks the device makes, as it said them.

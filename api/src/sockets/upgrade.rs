@@ -18,6 +18,7 @@ use actix_http::header::HeaderMap;
 use actix_http::{HttpMessage, Request, StatusCode, h1, ws};
 use actix_web::http::header;
 use actix_web_actors::ws::WebsocketContext;
+use actors::audit::{RECORDING_VIEWED, SESSION_JOINED, Visit};
 use actors::bus::NodeMessage;
 use actors::gate::{Gate, UserIdentity};
 use actors::reach::Unreachable;
@@ -29,9 +30,9 @@ use actors::session::host::{Beginning, Parts};
 use actors::tree::Tree;
 use bytes::{Bytes, BytesMut};
 use futures_util::{Stream, StreamExt, stream};
-use storage::{DeviceId, Epoch, Presence, SessionId, Sessions, clock};
+use storage::{AuditLog, DeviceId, Epoch, Presence, SessionId, Sessions, StorageError, UserId, clock};
 use tokio::io::AsyncWriteExt;
-use tracing::{Instrument, debug, debug_span};
+use tracing::{Instrument, debug, debug_span, error};
 
 use super::Config;
 use super::device::{self, DeviceSocket};
@@ -61,6 +62,8 @@ pub struct SocketState {
     pub presence: Presence,
     /// Sessions as they are written down.
     pub records: Sessions,
+    /// Where it is written down who joins sessions and views recordings.
+    pub audit: AuditLog,
     /// What sessions showed.
     pub recordings: Recordings,
     /// Credits and limits.
@@ -141,7 +144,7 @@ async fn shake_hands<T: AsyncRead + AsyncWrite + Unpin + 'static>(
     mut io: T,
     read: BytesMut,
 ) -> Option<Pump<ActorStream, T>> {
-    let admitted = match admit(&state, &request).await {
+    let admitted = match admit(&state, &request, &request_id).await {
         Ok(admitted) => admitted,
         Err(error) => {
             let answer = refusal(&error, &request_id, &state);
@@ -184,7 +187,7 @@ enum Admitted {
 }
 
 /// Everything that decides whether there will be a socket. On success it is counted already.
-async fn admit(state: &SocketState, request: &Request) -> Result<Admitted, ApiError> {
+async fn admit(state: &SocketState, request: &Request, name: &str) -> Result<Admitted, ApiError> {
     // First of all, since a device that is claimed here leaves where it was.
     if state.tree.is_draining() || !state.count.enter(state.config.sockets_limit) {
         return Err(ApiError::Unavailable);
@@ -197,8 +200,8 @@ async fn admit(state: &SocketState, request: &Request) -> Result<Admitted, ApiEr
             let keep = query(request, "keep").as_deref() == Some("true");
             admit_operator(state, request, device, Client::Ours { from: None, replaces: None, keep }).await
         }
-        Endpoint::Attach(session) => admit_attachment(state, request, session).await,
-        Endpoint::Playback(session) => admit_viewer(state, request, session).await,
+        Endpoint::Attach(session) => admit_attachment(state, request, name, session).await,
+        Endpoint::Playback(session) => admit_viewer(state, request, name, session).await,
         Endpoint::None => Err(ApiError::not_found()),
     };
     if admitted.is_err() {
@@ -270,7 +273,7 @@ async fn admit_operator(
     }))
 }
 
-async fn admit_attachment(state: &SocketState, request: &Request, id: &str) -> Result<Admitted, ApiError> {
+async fn admit_attachment(state: &SocketState, request: &Request, name: &str, id: &str) -> Result<Admitted, ApiError> {
     let (identity, credential) = authenticate_operator(state, request).await?;
     let session: SessionId = id.parse().map_err(|_| NotFound::Unknown)?;
     let mode = match query(request, "mode").as_deref() {
@@ -296,6 +299,22 @@ async fn admit_attachment(state: &SocketState, request: &Request, id: &str) -> R
     {
         return Err(ApiError::Conflict(JoinRefused::InUse { user }.to_string().into()));
     }
+    let word = match mode {
+        Mode::Watch => "watch",
+        Mode::Write => "write",
+        Mode::TakeOver => "take-over",
+    };
+    let hosted = state.tree.registry.find_session(session);
+    let is_theirs = hosted.as_ref().is_some_and(|hosted| hosted.user == identity.user);
+    let device = hosted.map(|hosted| hosted.device);
+    let written = note_visit(state, request, name, (SESSION_JOINED, word), (session, device), &identity.user).await;
+    match written {
+        // Who comes back to a session of their own has to get on also while the database is away.
+        Err(fault) if is_theirs && fault.is_unavailable() => {
+            error!(error = %fault, session.id = %session, "that a session was joined again was not written down");
+        }
+        written => written?,
+    }
     Ok(Admitted::Operator(operator::Opening {
         session,
         user: identity.user,
@@ -307,8 +326,8 @@ async fn admit_attachment(state: &SocketState, request: &Request, id: &str) -> R
     }))
 }
 
-async fn admit_viewer(state: &SocketState, request: &Request, id: &str) -> Result<Admitted, ApiError> {
-    let (_, credential) = authenticate_operator(state, request).await?;
+async fn admit_viewer(state: &SocketState, request: &Request, name: &str, id: &str) -> Result<Admitted, ApiError> {
+    let (identity, credential) = authenticate_operator(state, request).await?;
     let session: SessionId = id.parse().map_err(|_| recordings::not_found())?;
     if !state.recordings.exists(session).await? {
         return Err(recordings::not_found());
@@ -323,8 +342,34 @@ async fn admit_viewer(state: &SocketState, request: &Request, id: &str) -> Resul
             Duration::from_millis(millis).min(playback::LONGEST_PAUSE)
         }
     };
+    note_visit(state, request, name, (RECORDING_VIEWED, "playback"), (session, None), &identity.user).await?;
     let frames = state.recordings.frames(session).boxed();
     Ok(Admitted::Viewer(playback::Opening { session, frames, pause, credential }))
+}
+
+/// Writes down that somebody joins a session, or views what it showed, and in which mode; before it is so.
+async fn note_visit(
+    state: &SocketState,
+    request: &Request,
+    name: &str,
+    (action, mode): (&'static str, &'static str),
+    (session, device): (SessionId, Option<DeviceId>),
+    user: &UserId,
+) -> Result<(), StorageError> {
+    let device = match device {
+        Some(device) => Some(device),
+        None => state.records.find(session).await?.map(|record| record.device),
+    };
+    let visit = Visit {
+        action,
+        mode,
+        session,
+        device,
+        user: user.clone(),
+        address: address_of(state, request).map(|address| address.to_string()),
+        request: Some(name.to_owned()),
+    };
+    state.audit.begin(&visit.into()).await.map(drop)
 }
 
 async fn authenticate_operator(state: &SocketState, request: &Request) -> Result<(UserIdentity, String), ApiError> {

@@ -9,7 +9,7 @@ use sqlx::QueryBuilder;
 
 use super::fold::{SubjectKey, SubjectState, Subjects};
 use super::{
-    ALERTS_PER_DEVICE, Alert, AlertReport, FollowUp, MailCount, NewAlert, Recorded, RecordedAlert, SAME_ALERT,
+    ALERTS_PER_DEVICE, Alert, AlertReport, Details, FollowUp, MailCount, NewAlert, Recorded, RecordedAlert, SAME_ALERT,
     SUBJECTS_PER_DEVICE,
 };
 use crate::channels;
@@ -266,13 +266,10 @@ async fn insert(
     numbers: &[i64],
     recorded: &[RecordedAlert],
 ) -> Result<(), StorageError> {
-    let rows: Vec<(i64, &Alert, Option<String>)> = numbers
+    let rows: Vec<(i64, &Alert, Option<&str>)> = numbers
         .iter()
         .zip(recorded)
-        .map(|(number, recorded)| {
-            let details = recorded.alert.said.details.as_ref().map(ToString::to_string);
-            (*number, &recorded.alert, details)
-        })
+        .map(|(number, recorded)| (*number, &recorded.alert, recorded.alert.said.details.as_ref().map(Details::text)))
         .collect();
     for rows in rows.chunks(WIDE_ROWS_PER_STATEMENT) {
         in_transaction!(&mut *transaction, |connection| {
@@ -289,7 +286,7 @@ async fn insert(
                     .push_bind(alert.said.subject_type.as_str())
                     .push_bind(alert.said.subject_name.as_str())
                     .push_bind(alert.said.status.as_str())
-                    .push_bind(details.as_deref())
+                    .push_bind(*details)
                     .push_bind(alert.said.at)
                     .push_bind(alert.received);
             });

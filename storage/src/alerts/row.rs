@@ -1,6 +1,6 @@
 //! Alerts as rows.
 
-use super::{Alert, AlertLevel, NewAlert};
+use super::{Alert, AlertLevel, Details, NewAlert};
 use crate::{AlertId, DeviceId, StorageError, Timestamp};
 
 /// The columns of an [`AlertRow`], of a table that is called `a`.
@@ -31,8 +31,9 @@ impl TryFrom<AlertRow> for Alert {
     type Error = StorageError;
 
     fn try_from(row: AlertRow) -> Result<Self, StorageError> {
-        let corrupt = |what| StorageError::Corrupt(format!("{what} of alert {}", row.id));
-        let details = row.details.as_deref().map(serde_json::from_str).transpose().map_err(|_| corrupt("details"))?;
+        let id = row.id;
+        let corrupt = |what| StorageError::Corrupt(format!("{what} of alert {id}"));
+        let details = row.details.map(|text| Details::read(text).ok_or_else(|| corrupt("details"))).transpose()?;
         Ok(Self {
             said: NewAlert {
                 level: AlertLevel::named(&row.level).ok_or_else(|| corrupt("level"))?,
@@ -43,7 +44,7 @@ impl TryFrom<AlertRow> for Alert {
                 details,
                 at: row.at,
             },
-            id: row.id,
+            id,
             device: row.device,
             received: row.received,
         })

@@ -190,6 +190,7 @@ on_every_database! {
         nodes_that_record_at_once_lose_nothing,
         a_device_keeps_no_more_than_it_may,
         old_alerts_go_and_open_subjects_keep_their_latest,
+        checks_are_forgotten_with_and_without_alerts,
     ],
     channels: [
         a_channel_is_made_changed_and_removed,
@@ -200,6 +201,7 @@ on_every_database! {
     alert_rules: [
         a_rule_is_made_changed_and_removed,
         a_rule_is_looked_at_by_one_node_at_a_time,
+        a_rule_is_held_as_long_as_it_is_as_it_was,
         devices_that_are_away_and_back_are_found,
         reported_numbers_are_read,
     ],

@@ -29,6 +29,15 @@ fn rule(name: &str) -> AlertRule {
     }
 }
 
+/// Takes every rule that is due, one after the other.
+async fn take_all(storage: &Storage, now: i64, next: i64) -> Vec<AlertRule> {
+    let mut taken = Vec::new();
+    while let Some(rule) = storage.alert_rules.take_due(Timestamp(now), Timestamp(next)).await.expect("an answer") {
+        taken.push(rule);
+    }
+    taken
+}
+
 async fn accepted(storage: &Storage, serial: u64) -> DeviceId {
     let device = stored_device(storage, serial, SetStatus::Pending).await.id;
     accept(storage, device, clock::now().plus(Duration::from_hours(1))).await;
@@ -68,12 +77,15 @@ pub async fn a_rule_is_made_changed_and_removed(database: &TestDatabase) {
     rules.note_evaluated(&first, Timestamp(8)).await.expect("an answer");
     assert_eq!(rules.find(first.id).await.expect("an answer").expect("a rule").evaluated, None);
 
-    let removing = AlertRule { state: RuleState::Removing, ..changed };
-    assert!(rules.update(&removing, Timestamp(10)).await.expect("written"));
+    assert!(!rules.update(&first, Timestamp(10)).await.expect("an answer"), "whoever read it before does not undo it");
+    assert_eq!(rules.list().await.expect("a list"), std::slice::from_ref(&found));
+
+    assert!(rules.remove(first.id, Timestamp(9)).await.expect("an answer"));
+    assert!(!rules.remove(first.id, Timestamp(10)).await.expect("an answer"));
     assert_eq!(rules.find(first.id).await.expect("an answer"), None);
-    assert!(!rules.update(&first, Timestamp(11)).await.expect("an answer"));
+    assert!(!rules.update(&found, Timestamp(11)).await.expect("an answer"));
     assert!(matches!(rules.add(&rule("full disk")).await, Err(StorageError::Conflict("name"))));
-    let due = rules.take_due(Timestamp(11), Timestamp(20)).await.expect("due").remove(0);
+    let due = take_all(&database.storage, 11, 20).await.remove(0);
     rules.settle(&due).await.expect("settled");
     assert_eq!(rules.add(&rule("full disk")).await.expect("added"), Added::Added);
     for number in 1..storage::alert_rules::RULES {
@@ -90,21 +102,41 @@ pub async fn a_rule_is_looked_at_by_one_node_at_a_time(database: &TestDatabase) 
     let mut work = tokio::task::JoinSet::new();
     for number in 0..4 {
         let storage = nodes[number % 2].clone();
-        work.spawn(async move { storage.alert_rules.take_due(Timestamp(10), Timestamp(20)).await.expect("due").len() });
+        work.spawn(async move { take_all(&storage, 10, 20).await.len() });
     }
     assert_eq!(work.join_all().await.into_iter().sum::<usize>(), 10);
-    assert!(nodes[0].alert_rules.take_due(Timestamp(19), Timestamp(30)).await.expect("due").is_empty());
-    assert_eq!(nodes[1].alert_rules.take_due(Timestamp(20), Timestamp(30)).await.expect("due").len(), 10);
+    assert!(take_all(&nodes[0], 19, 30).await.is_empty());
+    assert_eq!(take_all(&nodes[1], 20, 30).await.len(), 10);
 
     let disabled =
         AlertRule { state: RuleState::Disabled, ..nodes[0].alert_rules.list().await.expect("a list").remove(0) };
     nodes[0].alert_rules.update(&disabled, Timestamp(21)).await.expect("written");
-    let due = nodes[0].alert_rules.take_due(Timestamp(21), Timestamp(40)).await.expect("due");
+    let due = take_all(&nodes[0], 21, 40).await;
     assert_eq!((due.len(), due[0].id), (1, disabled.id));
     nodes[0].alert_rules.settle(&due[0]).await.expect("settled");
-    let later = nodes[0].alert_rules.take_due(Timestamp(50), Timestamp(60)).await.expect("due");
+    let later = take_all(&nodes[0], 50, 60).await;
     assert_eq!(later.len(), 9, "it is not looked at any more");
     assert_eq!(nodes[0].alert_rules.list().await.expect("a list").len(), 10);
+}
+
+pub async fn a_rule_is_held_as_long_as_it_is_as_it_was(database: &TestDatabase) {
+    let rules = &database.storage.alert_rules;
+    rules.add(&rule("held")).await.expect("added");
+    rules.add(&AlertRule { created: Timestamp(6), ..rule("next") }).await.expect("added");
+    let held = rules.take_due(Timestamp(10), Timestamp(20)).await.expect("an answer").expect("a rule");
+    assert_eq!(held.name, "held", "what is due for longest comes first");
+    assert!(rules.hold(&held, Timestamp(90)).await.expect("an answer"));
+    assert_eq!(take_all(&database.storage, 89, 95).await.len(), 1, "the other one");
+
+    let disabled = AlertRule { state: RuleState::Disabled, ..held.clone() };
+    assert!(rules.update(&disabled, Timestamp(30)).await.expect("written"));
+    assert!(!rules.hold(&held, Timestamp(200)).await.expect("an answer"));
+    let disabled = rules.find(held.id).await.expect("an answer").expect("a rule");
+    let due = rules.take_due(Timestamp(30), Timestamp(40)).await.expect("an answer");
+    assert_eq!(due.as_ref(), Some(&disabled), "who holds what was does not keep others from what is");
+    assert!(rules.hold(&disabled, Timestamp(50)).await.expect("an answer"));
+    rules.remove(held.id, Timestamp(60)).await.expect("an answer");
+    assert!(!rules.hold(&disabled, Timestamp(70)).await.expect("an answer"));
 }
 
 pub async fn devices_that_are_away_and_back_are_found(database: &TestDatabase) {

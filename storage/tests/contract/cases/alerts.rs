@@ -22,7 +22,7 @@ fn alert(level: AlertLevel, subject: &str, at: Timestamp) -> NewAlert {
         subject_type: "service".to_owned(),
         subject_name: subject.to_owned(),
         status: "x".to_owned(),
-        details: Some(json!({"lines_before": [{"line_number": 1, "data": ""}], "description": "nul \0"})),
+        details: Some(json!({"lines_before": [{"line_number": 1, "data": ""}], "description": "nul \0"}).into()),
         at,
     }
 }
@@ -266,6 +266,16 @@ pub async fn a_device_keeps_no_more_than_it_may(database: &TestDatabase) {
     let counts = storage.alerts.counts(device).await.expect("counts");
     assert_eq!(counts.total, most.unsigned_abs() + open.unsigned_abs() - 1);
     assert_eq!(latest_names(storage, device).await[0], "the first");
+}
+
+pub async fn checks_are_forgotten_with_and_without_alerts(database: &TestDatabase) {
+    let (storage, now) = (&database.storage, clock::now());
+    for serial in 0..3 {
+        let device = stored_device(storage, serial, SetStatus::Accepted).await.id;
+        assert!(storage.alerts.set_checks(device, "[]", now).await.expect("an answer"));
+        storage.alerts.forget_checks().await.expect("forgotten");
+        assert_eq!(storage.alerts.checks(device).await.expect("an answer"), None);
+    }
 }
 
 async fn latest_names(storage: &Storage, device: DeviceId) -> Vec<String> {

@@ -50,11 +50,16 @@ pub async fn a_channel_is_made_changed_and_removed(database: &TestDatabase) {
 
     let changed = Channel { enabled: false, url: Some("https://example.com/2".to_owned()), ..hook.clone() };
     assert!(channels.update(&changed, Timestamp(9)).await.expect("written"));
+    // Whoever read it before that does not undo it.
+    assert!(!channels.update(&hook, Timestamp(9)).await.expect("an answer"));
     let found = channels.find(hook.id).await.expect("an answer").expect("a channel");
-    assert_eq!(found, Channel { updated: Timestamp(9), ..changed.clone() });
-    let taken = channels.update(&Channel { name: builtin.name.clone(), ..changed.clone() }, Timestamp(9)).await;
+    assert_eq!(found, Channel { updated: Timestamp(9), ..changed });
+    let taken = channels.update(&Channel { name: builtin.name.clone(), ..found.clone() }, Timestamp(9)).await;
     assert!(matches!(taken, Err(StorageError::Conflict("name"))), "{taken:?}");
     assert!(!channels.update(&webhook("nobody"), Timestamp(9)).await.expect("an answer"));
+    // Two changes in one moment are told apart.
+    assert!(channels.update(&found, Timestamp(9)).await.expect("written"));
+    assert!(!channels.update(&found, Timestamp(9)).await.expect("an answer"));
 
     assert!(channels.remove(hook.id).await.expect("an answer"));
     assert!(!channels.remove(hook.id).await.expect("an answer"));
