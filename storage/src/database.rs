@@ -182,7 +182,7 @@ impl Transaction {
         devices: impl IntoIterator<Item = DeviceId>,
     ) -> Result<(), StorageError> {
         if let Self::Postgres(open) = self {
-            let ids: Vec<uuid::Uuid> = devices.into_iter().map(|device| device.uuid()).collect();
+            let ids: Vec<uuid::Uuid> = devices.into_iter().map(DeviceId::uuid).collect();
             sqlx::query(select).bind(ids).execute(&mut **open).await?;
         }
         Ok(())
