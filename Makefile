@@ -4,6 +4,8 @@
 export PATH := $(PATH):/usr/sbin:/sbin
 # End-to-end tests mostly wait, so more of them run than there are cores.
 export RUST_TEST_THREADS ?= 4
+# What a failing test says is what one looks for in the output of a run; `make test RUST_BACKTRACE=1` says whence, too.
+export RUST_BACKTRACE = 0
 
 .DEFAULT_GOAL := help
 .PHONY: help run test setup lint build fuzz memory bench

@@ -7,18 +7,20 @@
 
 mod outbox;
 mod port_forward;
+mod session;
 
 use std::collections::VecDeque;
 
 use bytes::Bytes;
 use outbox::Outbox;
 use port_forward::{Forwarding, Step};
-use storage::{SessionId, UserId};
+use session::Session;
+use storage::SessionId;
 
-use crate::figures::{SessionFigures, Traffic};
+use crate::figures::SessionFigures;
 use crate::message::{self, Compose, DEVICE_MESSAGE_LIMIT, Malformed, Message, Prop, proto, status};
-use crate::output_gate::{GoOn, OutputGate, skip_notice};
-use crate::session::{self, Binding, DeviceSays, Open, Resumed, SIGNAL_RESERVE, SessionEnd, charge};
+use crate::output_gate::{GoOn, skip_notice};
+use crate::session::{Binding, Config, DeviceSays, Open, Resumed, SIGNAL_RESERVE, SessionEnd, charge};
 
 /// Session ids that were told to stop and may still be heard of. The oldest is forgotten beyond this many.
 const STOPPING_LIMIT: usize = 64;
@@ -43,46 +45,6 @@ pub struct DeviceLink<E> {
     turn: usize,
     /// Small messages sent in a row while a large one waited.
     streak: u8,
-}
-
-#[derive(Debug)]
-struct Session<E> {
-    id: SessionId,
-    user: UserId,
-    /// `None` while nobody has claimed it on this connection, or its host's node died.
-    host: Option<E>,
-    binding: Binding,
-    kept: bool,
-    /// A shell may be running: the device has to be told `stop` when the operator goes.
-    shell: bool,
-    /// The device confirmed a shell that nobody has stopped since; another `new` that fails changes nothing about it.
-    has_shell: bool,
-    /// The device said `stop`: nobody answers its health check any more.
-    shell_ended: bool,
-    /// Used a protocol of the session layer: the device has to be told `close`.
-    layered: bool,
-    outbox: Outbox,
-    /// Frames of forwarded connections; their credit was given back when they were accepted.
-    frames: Outbox,
-    /// Credit used up by messages that have left for the device, not yet given back.
-    owed: usize,
-    /// What the host was sent and has not given credit for.
-    retained: VecDeque<Bytes>,
-    /// Credit received beyond what completed a retained message.
-    credited: usize,
-    gate: OutputGate,
-    /// Number of the next message to the host.
-    next_to_host: u32,
-    /// Number of the next message from the host.
-    next_from_host: u32,
-    /// Bytes of terminal output sent to the host so far.
-    output: u64,
-    /// Bytes of keystrokes accepted so far.
-    input: u64,
-    forwarding: Option<Box<Forwarding>>,
-    from_device: Traffic,
-    to_device: Traffic,
-    stalls: u64,
 }
 
 /// What the acting half has to do.
@@ -150,13 +112,7 @@ impl<E> Default for DeviceLink<E> {
 
 impl<E> DeviceLink<E> {
     /// A session begins, or goes on here.
-    pub fn open(
-        &mut self,
-        session: SessionId,
-        binding: Binding,
-        open: Open<E>,
-        limits: &session::Config,
-    ) -> Vec<Effect<E>> {
+    pub fn open(&mut self, session: SessionId, binding: Binding, open: Open<E>, limits: &Config) -> Vec<Effect<E>> {
         if let Some(at) = self.position(session) {
             return self.rebind(at, binding, open);
         }
@@ -231,7 +187,7 @@ impl<E> DeviceLink<E> {
         binding: Binding,
         number: u32,
         message: Bytes,
-        limits: &session::Config,
+        limits: &Config,
     ) -> Vec<Effect<E>> {
         let Some(at) = self.position_bound(session, binding) else { return vec![] };
         let state = &mut self.sessions[at];
@@ -276,7 +232,7 @@ impl<E> DeviceLink<E> {
     ///
     /// # Errors
     /// When it is not a message: the device is out of step and its connection has to end.
-    pub fn hear(&mut self, raw: &Bytes, limits: &session::Config) -> Result<Vec<Effect<E>>, Malformed> {
+    pub fn hear(&mut self, raw: &Bytes, limits: &Config) -> Result<Vec<Effect<E>>, Malformed> {
         let read = Message::read(raw)?;
         let Ok(session) = read.sid.parse::<SessionId>() else { return Ok(vec![]) };
         let mut effects = Vec::new();
@@ -311,7 +267,7 @@ impl<E> DeviceLink<E> {
         at: usize,
         read: &Message<'_>,
         raw: &Bytes,
-        limits: &session::Config,
+        limits: &Config,
         effects: &mut Vec<Effect<E>>,
     ) {
         let state = &mut self.sessions[at];
@@ -346,13 +302,7 @@ impl<E> DeviceLink<E> {
     }
 
     /// The host has taken `bytes` over.
-    pub fn credit(
-        &mut self,
-        session: SessionId,
-        binding: Binding,
-        bytes: usize,
-        limits: &session::Config,
-    ) -> Vec<Effect<E>> {
+    pub fn credit(&mut self, session: SessionId, binding: Binding, bytes: usize, limits: &Config) -> Vec<Effect<E>> {
         let Some(at) = self.position_bound(session, binding) else { return vec![] };
         let state = &mut self.sessions[at];
         let mut effects = Vec::new();
@@ -414,7 +364,7 @@ impl<E> DeviceLink<E> {
     }
 
     /// The next message for the device's socket, and the credit that its leaving frees.
-    pub fn next_outgoing(&mut self, limits: &session::Config) -> Option<Outgoing> {
+    pub fn next_outgoing(&mut self, limits: &Config) -> Option<Outgoing> {
         if let Some(message) = self.goodbyes.pop() {
             return Some(Outgoing { message, credit: None });
         }
@@ -611,73 +561,6 @@ fn linger(lingering: &mut Vec<SessionId>, stream: SessionId) {
         lingering.remove(0);
     }
     lingering.push(stream);
-}
-
-impl<E> Session<E> {
-    fn new(id: SessionId) -> Self {
-        Self {
-            id,
-            user: UserId::new(""),
-            host: None,
-            binding: Binding::default(),
-            kept: false,
-            shell: false,
-            has_shell: false,
-            shell_ended: false,
-            layered: false,
-            outbox: Outbox::default(),
-            frames: Outbox::default(),
-            owed: 0,
-            retained: VecDeque::new(),
-            credited: 0,
-            gate: OutputGate::default(),
-            next_to_host: 0,
-            next_from_host: 0,
-            output: 0,
-            input: 0,
-            forwarding: None,
-            from_device: Traffic::default(),
-            to_device: Traffic::default(),
-            stalls: 0,
-        }
-    }
-
-    fn head_len(&self) -> Option<usize> {
-        self.outbox.head_len().or_else(|| self.frames.head_len())
-    }
-
-    fn forwards_on(&self, stream: SessionId) -> bool {
-        self.forwarding.as_ref().is_some_and(|forwarding| forwarding.owns(stream))
-    }
-
-    /// Sends a message whose credit is taken to the host, and keeps it until the host has it.
-    fn send(&mut self, message: Bytes) -> Option<Effect<E>> {
-        self.from_device.count(message.len());
-        let number = self.next_to_host;
-        self.next_to_host = number.wrapping_add(1);
-        self.retained.push_back(message.clone());
-        self.host
-            .is_some()
-            .then_some(Effect::ToHost { session: self.id, says: DeviceSays::Deliver { number, message } })
-    }
-
-    /// The host has the oldest message; the credit it held.
-    fn release_one(&mut self) -> usize {
-        let Some(message) = self.retained.pop_front() else { return 0 };
-        let cost = charge(message.len());
-        // What the gate says now is asked for by the caller.
-        self.gate.give_back(cost);
-        cost
-    }
-
-    fn retained_output(&self) -> u64 {
-        self.retained
-            .iter()
-            .filter_map(|message| Message::read(message).ok())
-            .filter(|read| (read.proto, read.typ) == (proto::SHELL, "shell"))
-            .map(|read| read.body.bytes().len() as u64)
-            .sum()
-    }
 }
 
 #[cfg(test)]

@@ -9,11 +9,9 @@ use serde_json::Value;
 use storage::{AuditEntry, AuditFilter, AuditLog, StorageError, Timestamp};
 
 use crate::auth::AuthenticatedUser;
-use crate::body::answer_json;
-use crate::connections::TOTAL_COUNT;
 use crate::error::ApiError;
 use crate::monitoring::management::time;
-use crate::paging::{Extent, Page, Query};
+use crate::paging::{Extent, Page, Query, answer_page};
 use crate::state::ApiState;
 
 /// Entries of an export read at once.
@@ -71,12 +69,13 @@ pub async fn list(
     let query = Query::parse(request.query_string());
     let page = Page::from_query(&query)?;
     let (entries, total) = state.storage.audit.list(&filter(&query)?, page.offset(), page.size).await?;
-    let mut answer = HttpResponse::Ok();
-    answer.insert_header((TOTAL_COUNT, total.to_string()));
-    for link in page.links(request.path(), &query, Extent::Total(total)) {
-        answer.append_header(link);
-    }
-    Ok(answer_json(&mut answer, &entries.into_iter().map(EntryBody::from).collect::<Vec<_>>()))
+    Ok(answer_page(
+        request.path(),
+        &query,
+        page,
+        Extent::Total(total),
+        &entries.into_iter().map(EntryBody::from).collect::<Vec<_>>(),
+    ))
 }
 
 /// `GET /auditlog/export`: everything the same filters let pass, oldest first, as it is read; `format` is `ndjson` or

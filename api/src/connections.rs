@@ -7,13 +7,9 @@ use serde::Serialize;
 use storage::{DeviceId, NodeId, PastConnection, Timestamp};
 
 use crate::auth::AuthenticatedUser;
-use crate::body::answer_json;
 use crate::error::ApiError;
-use crate::paging::{Extent, Page, Query};
+use crate::paging::{Extent, Page, Query, answer_page};
 use crate::state::ApiState;
-
-/// The header with the number of elements on all pages. (Mender API: inventory.)
-pub(crate) const TOTAL_COUNT: &str = "X-Total-Count";
 
 /// Connections of one device that are looked at. Not more are kept, except for the moments between two sweeps.
 const MOST: u32 = 10_000;
@@ -72,10 +68,5 @@ pub async fn list(
     let total = history.len() as u64;
     let (offset, size) = (page.offset() as usize, page.size as usize);
     let bodies: Vec<ConnectionBody> = history.into_iter().skip(offset).take(size).map(ConnectionBody::from).collect();
-    let mut answer = HttpResponse::Ok();
-    answer.insert_header((TOTAL_COUNT, total.to_string()));
-    for link in page.links(request.path(), &query, Extent::Total(total)) {
-        answer.append_header(link);
-    }
-    Ok(answer_json(&mut answer, &bodies))
+    Ok(answer_page(request.path(), &query, page, Extent::Total(total), &bodies))
 }

@@ -7,9 +7,8 @@ use storage::{Job, JobFilter, JobId, JobState, JobWish, NodeId, Timestamp, clock
 
 use crate::auth::AuthenticatedUser;
 use crate::body::answer_json;
-use crate::connections::TOTAL_COUNT;
 use crate::error::ApiError;
-use crate::paging::{Extent, Page, Query};
+use crate::paging::{Extent, Page, Query, answer_page};
 use crate::state::ApiState;
 
 #[derive(Debug, Serialize)]
@@ -65,12 +64,13 @@ pub async fn list(
     let query = Query::parse(request.query_string());
     let page = Page::from_query(&query)?;
     let (jobs, total) = state.storage.jobs.list(&filter(&query)?, page.offset(), page.size).await?;
-    let mut answer = HttpResponse::Ok();
-    answer.insert_header((TOTAL_COUNT, total.to_string()));
-    for link in page.links(request.path(), &query, Extent::Total(total)) {
-        answer.append_header(link);
-    }
-    Ok(answer_json(&mut answer, &jobs.into_iter().map(JobBody::in_list).collect::<Vec<_>>()))
+    Ok(answer_page(
+        request.path(),
+        &query,
+        page,
+        Extent::Total(total),
+        &jobs.into_iter().map(JobBody::in_list).collect::<Vec<_>>(),
+    ))
 }
 
 /// `GET /jobs/{id}`: with the input.

@@ -1,8 +1,11 @@
-//! Pages of a list: `page` and `per_page` in, `Link` headers out.
+//! Pages of a list: `page` and `per_page` in, [`answer_page`] out.
 
+use actix_web::HttpResponse;
 use actix_web::http::header::{self, HeaderName, HeaderValue};
+use serde::Serialize;
 use url::form_urlencoded;
 
+use crate::body::answer_json;
 use crate::error::ApiError;
 
 /// Elements of a page that asks for no number.
@@ -92,7 +95,7 @@ impl Page {
     }
 
     /// The `Link` headers of a list that is `path?query`, one per relation. (RFC 8288; relative URLs.)
-    pub fn links(self, path: &str, query: &Query, extent: Extent) -> Vec<(HeaderName, HeaderValue)> {
+    fn links(self, path: &str, query: &Query, extent: Extent) -> Vec<(HeaderName, HeaderValue)> {
         let mut relations = vec![("first", 1)];
         if self.number > 1 {
             relations.push(("prev", self.number - 1));
@@ -125,6 +128,22 @@ impl Page {
         pairs.sort_by_key(|(name, _)| *name);
         form_urlencoded::Serializer::new(String::new()).extend_pairs(pairs).finish()
     }
+}
+
+/// The name of the header with the number of elements on all pages. (Mender API)
+pub const TOTAL_COUNT: &str = "X-Total-Count";
+
+/// One page of the list `path?query`: the elements, with the headers that lead to the other pages and, if it is known, the
+/// number of all elements.
+pub fn answer_page(path: &str, query: &Query, page: Page, extent: Extent, elements: &impl Serialize) -> HttpResponse {
+    let mut answer = HttpResponse::Ok();
+    if let Extent::Total(total) = extent {
+        answer.insert_header((TOTAL_COUNT, total.to_string()));
+    }
+    for link in page.links(path, query, extent) {
+        answer.append_header(link);
+    }
+    answer_json(&mut answer, elements)
 }
 
 /// What is known about the length of a list.

@@ -6,9 +6,8 @@ use storage::{DeviceId, NodeId, Participant, SessionFilter, SessionId, SessionRe
 
 use crate::auth::AuthenticatedUser;
 use crate::body::answer_json;
-use crate::connections::TOTAL_COUNT;
 use crate::error::ApiError;
-use crate::paging::{Extent, Page, Query};
+use crate::paging::{Extent, Page, Query, answer_page};
 use crate::state::ApiState;
 
 #[derive(Debug, Serialize)]
@@ -81,12 +80,7 @@ pub async fn list(
     };
     let now = clock::now();
     let bodies: Vec<SessionBody> = records.into_iter().map(|record| SessionBody::new(record, now)).collect();
-    let mut answer = HttpResponse::Ok();
-    answer.insert_header((TOTAL_COUNT, total.to_string()));
-    for link in page.links(request.path(), &query, Extent::Total(total)) {
-        answer.append_header(link);
-    }
-    Ok(answer_json(&mut answer, &bodies))
+    Ok(answer_page(request.path(), &query, page, Extent::Total(total), &bodies))
 }
 
 /// `GET /sessions/{id}`.

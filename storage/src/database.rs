@@ -17,6 +17,9 @@ use crate::{Config, DeviceId, StorageError};
 /// How long `SQLite` waits for another process that writes to the same file.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// Between two attempts to open a file that another process has to itself.
+const LOCKED_PAUSE: Duration = Duration::from_millis(20);
+
 /// A Postgres connection that was idle for longer than this is asked for a sign of life before it is used. Busy ones
 /// are not: that would cost every hot call a round trip.
 const TRUSTED_WHILE_IDLE: Duration = Duration::from_secs(1);
@@ -425,13 +428,18 @@ async fn open_sqlite(config: &Config) -> Result<Pools, StorageError> {
         std::fs::create_dir_all(directory).map_err(|error| StorageError::other(cannot_open(config), error))?;
     }
     let options = options.journal_mode(SqliteJournalMode::Wal);
-    let write = pool
-        .clone()
-        .max_connections(1)
-        .test_before_acquire(false)
-        .connect_with(options.clone())
-        .await
-        .map_err(|error| opening_failed(config, error))?;
+    // A file becomes one with a write-ahead log once, and whoever comes at that moment is not made to wait for it by SQLite:
+    // its busy timeout does not count there.
+    let deadline = Instant::now() + BUSY_TIMEOUT;
+    let write = loop {
+        match pool.clone().max_connections(1).test_before_acquire(false).connect_with(options.clone()).await {
+            Ok(write) => break write,
+            Err(error) if dialect::is_locked(&error) && Instant::now() < deadline => {
+                tokio::time::sleep(LOCKED_PAUSE).await
+            }
+            Err(error) => return Err(opening_failed(config, error)),
+        }
+    };
     let read = pool
         .max_connections(config.pool_size.max(1))
         .test_before_acquire(false)

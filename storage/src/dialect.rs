@@ -109,6 +109,18 @@ pub(crate) fn words(words: &std::collections::BTreeSet<String>) -> String {
     text
 }
 
+/// A text as a part of a pattern for `LIKE … ESCAPE '!'` that stands for itself.
+pub(crate) fn literally(text: &str) -> String {
+    let mut pattern = String::with_capacity(text.len());
+    for letter in text.chars() {
+        if matches!(letter, '%' | '_' | '!') {
+            pattern.push('!');
+        }
+        pattern.push(letter);
+    }
+    pattern
+}
+
 /// How a transaction begins in Postgres that reads several times and is to see one state, with a bound for each statement.
 pub(crate) fn begin_reading(limit: std::time::Duration) -> String {
     let millis = limit.as_millis().max(1);
@@ -128,6 +140,12 @@ pub(crate) enum Fault {
     Outage,
     /// Our mistake.
     Defect,
+}
+
+/// Whether another process has the file of `SQLite` to itself for a moment.
+pub(crate) fn is_locked(error: &sqlx::Error) -> bool {
+    let code = error.as_database_error().and_then(DatabaseError::code);
+    code.is_some_and(|code| code.len() < 5 && code.parse::<u32>().is_ok_and(|number| number & 0xff == 5))
 }
 
 /// Classifies an error code: SQLSTATE in Postgres, a result code number in `SQLite`.

@@ -210,7 +210,7 @@ async fn free_text_finds_a_device_as_soon_as_it_is_so(set: Set) {
     assert_eq!(text("releas").await, only(&device.id));
     assert_eq!(text(&device.id[..8]).await, only(&device.id));
     let mac = device.identity["mac"].as_str().unwrap();
-    assert_eq!(text(mac).await[0], device.id, "all of its parts come first");
+    assert_eq!(text(mac).await[0], device.id, "what is known by it comes first");
     assert_eq!(text("hallwa").await, Vec::<String>::new());
     let tag = json!([{"name": "name", "value": "Hallway lamp"}]);
     user.put(&format!("{DEVICES}/{}/tags", device.id), &tag).await.expect(200);

@@ -1,8 +1,10 @@
+use storage::UserId;
+
 use super::*;
 use crate::session::Resume;
 
-fn limits() -> session::Config {
-    session::Config { to_device_window: 64 * 1024, to_operator_window: 64 * 1024, per_device: 4, ..Default::default() }
+fn limits() -> Config {
+    Config { to_device_window: 64 * 1024, to_operator_window: 64 * 1024, per_device: 4, ..Default::default() }
 }
 
 const BINDING: Binding = Binding::ONLY;

@@ -1,8 +1,11 @@
-//! The actor of one session: it finds the device, again if need be, and passes on what its `SessionLink` decides.
+//! The actor of one session: it finds the device, again if need be, and passes on what its link decides. What is
+//! written down of it is in [`record`].
 //!
 //! Its device's actor and the sockets of those who take part talk to it. It runs on the thread of the socket that opened
 //! it. When it dies by a fault, the device is told and so is everybody who takes part; when its node dies, a session that
 //! is kept goes on at the node to which its client returns ([`SessionHost::take_over`]).
+
+mod record;
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -11,18 +14,17 @@ use std::time::Duration;
 use actix::{Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler, Recipient, SpawnHandle, WrapFuture};
 use serde::{Deserialize, Serialize};
 use storage::{
-    AttachmentId, DeviceId, NodeId, Objects, OpenedSession, Participant, ParticipantRole, SessionChange,
-    SessionFigures, SessionId, SessionKind, Timestamp, UserId, clock,
+    AttachmentId, DeviceId, NodeId, Objects, OpenedSession, Participant, SessionChange, SessionFigures, SessionId,
+    SessionKind, Timestamp, UserId, clock,
 };
 use tracing::{debug, info, warn};
 
-use super::attachment::{AttachedEnd, AttachedSays, Leave, Role, ToAttached, ToSession};
-use super::link::{Effect, Past, SessionLink, Use};
+use super::attachment::{AttachedEnd, AttachedSays, Leave, ToAttached, ToSession};
+use super::link::{Effect, Past, SessionLink};
 use super::{Config, DeviceEnd, FromDevice, HostEnd, HostSays, Open, SOCKET_MAILBOX, SessionEnd};
 use crate::bus::{Bus, DisconnectReason};
-use crate::message::proto;
 use crate::reach::{Reach, Unreachable};
-use crate::recording::{CastHeader, Recorder, RecordingConfig};
+use crate::recording::{Recorder, RecordingConfig};
 use crate::registry::{HostedSession, Registry};
 use crate::status_writer::SessionQueue;
 
@@ -43,12 +45,6 @@ const NOTE_PROGRESS: Duration = Duration::from_secs(10);
 
 /// How long the beginning of a session that is kept may take to be written down before it begins regardless.
 const WRITTEN_LIMIT: Duration = Duration::from_secs(1);
-
-/// People of a session that are remembered.
-const PEOPLE_LIMIT: usize = 64;
-
-/// The size of a terminal whose client has not said it. (Mender: the agent's default.)
-const DEFAULT_SIZE: (u16, u16) = (80, 40);
 
 /// What a host works with.
 #[derive(Clone)]
@@ -363,61 +359,6 @@ impl SessionHost {
         }));
     }
 
-    /// Since the session began.
-    fn age(&self) -> Duration {
-        Duration::from_micros(u64::try_from(clock::now().0 - self.opened.0).unwrap_or_default())
-    }
-
-    /// The recording, begun with the first that there is to record.
-    fn recorder(&mut self) -> Option<&mut Recorder> {
-        if self.recorder.is_none() {
-            let (objects, config) = self.parts.recording.as_ref()?;
-            let (width, height) = self.link.size().unwrap_or(DEFAULT_SIZE);
-            let title = format!("{} on device {}", self.user, self.device);
-            let header = CastHeader { width, height, started: self.opened, title };
-            self.recorder = Some(Recorder::start(objects, config, self.session, &header));
-        }
-        self.recorder.as_mut()
-    }
-
-    fn note_people(&mut self) {
-        let (now, here) = (clock::now(), self.link.people());
-        for person in self.people.iter_mut().filter(|person| person.until.is_none()) {
-            let role = person.role;
-            if !here.iter().any(|it| it.user == person.user && it.since == person.since && participant(it.role) == role)
-            {
-                person.until = Some(now);
-            }
-        }
-        for it in here {
-            let role = participant(it.role);
-            if !self.people.iter().any(|other| other.user == it.user && other.since == it.since && other.role == role) {
-                if self.people.len() >= PEOPLE_LIMIT {
-                    self.people.remove(0);
-                }
-                self.people.push(Participant { user: it.user, role, since: it.since, until: None });
-            }
-        }
-    }
-
-    /// Writes down what the session has come to, if it has changed.
-    fn note_progress(&mut self, _: &mut Context<Self>) {
-        let figures = self.figures();
-        if figures != self.written && !self.is_finished {
-            self.written = figures.clone();
-            let (session, generation) = (self.session, self.generation);
-            self.parts.records.note(SessionChange::Progress { session, generation, figures });
-        }
-    }
-
-    fn note_writer(&mut self) {
-        self.note_people();
-        let writer = self.link.people().into_iter().find(|person| person.role == Role::Writer);
-        self.parts.registry.update_session(self.session, |hosted| {
-            hosted.writer = writer.map(|person| (person.user, person.attachment));
-        });
-    }
-
     fn check_device(&mut self, ctx: &mut Context<Self>) {
         if self.link.is_away() {
             return;
@@ -460,27 +401,6 @@ impl SessionHost {
         }
     }
 
-    fn figures(&self) -> SessionFigures {
-        let (input, output) = self.link.figures();
-        let kind = match self.link.use_of() {
-            Use::Unknown => SessionKind::Unknown,
-            Use::Terminal => SessionKind::Terminal,
-            Use::Layered(proto::PORT_FORWARD) => SessionKind::PortForward,
-            Use::Layered(_) => SessionKind::Other,
-        };
-        SessionFigures {
-            kind,
-            bytes_to_device: i64::try_from(input).unwrap_or(i64::MAX),
-            bytes_to_operator: i64::try_from(output).unwrap_or(i64::MAX),
-            recorded_bytes: self
-                .recorder
-                .as_ref()
-                .map_or(0, |recorder| i64::try_from(recorder.recorded_bytes()).unwrap_or(i64::MAX)),
-            truncated: self.recorder.as_ref().is_some_and(Recorder::is_truncated),
-            people: self.people.clone(),
-        }
-    }
-
     fn finish(&mut self, why: SessionEnd) {
         if std::mem::replace(&mut self.is_finished, true) {
             return;
@@ -499,13 +419,6 @@ impl SessionHost {
         drop(self.recorder.take().map(|recorder| recorder.finish(at)));
         self.tell_device(HostSays::HangUp);
         self.parts.registry.leave_session(self.session);
-    }
-}
-
-const fn participant(role: Role) -> ParticipantRole {
-    match role {
-        Role::Writer => ParticipantRole::Writer,
-        Role::Watcher => ParticipantRole::Watcher,
     }
 }
 

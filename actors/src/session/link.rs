@@ -1,23 +1,26 @@
-//! A session as a pure state machine: who takes part, what goes where, and what happens when an end is lost.
+//! A session as a pure state machine: what goes where. Who takes part is in [`attached`], how it outlives its device's
+//! connection and its node in [`resumption`].
+
+mod attached;
+mod resumption;
 
 use std::collections::VecDeque;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
-use storage::{AttachmentId, SessionId, Timestamp, UserId};
+use storage::{AttachmentId, SessionId, Timestamp};
 
-use super::attachment::{ATTACHMENTS_LIMIT, AttachedSays, Client, Join, JoinRefused, Leave, Mode, Role, ToAttached};
+pub use self::resumption::Past;
+
+use self::attached::Attached;
+use super::attachment::{AttachedSays, Join, Leave, Role, ToAttached};
 use super::scrollback::Scrollback;
-use super::{Binding, Config, DeviceSays, Resume, Resumed, SIGNAL_RESERVE, SessionEnd, charge};
-use crate::bus::DisconnectReason;
+use super::{Binding, Config, DeviceSays, Resume, SIGNAL_RESERVE, SessionEnd, charge};
 use crate::message::{Body, Compose, Message, Prop, proto, status};
-use crate::output_gate::{GoOn, OutputGate, skip_notice};
+use crate::output_gate::{GoOn, skip_notice};
 
 /// Who said what the hub itself says.
 const NOBODY: AttachmentId = AttachmentId::from_uuid(uuid::Uuid::nil());
-
-/// Most of the scrollback that is handed over to another node: what one message between nodes holds.
-const HANDED_OVER_LIMIT: usize = 384 * 1024;
 
 /// A session.
 #[derive(Debug)]
@@ -93,25 +96,6 @@ enum Progress {
     Accepted,
 }
 
-#[derive(Debug)]
-struct Attached {
-    id: AttachmentId,
-    user: UserId,
-    role: Role,
-    /// Whether it understands our own messages.
-    ours: bool,
-    since: Timestamp,
-    gate: OutputGate,
-    /// Offset of the next byte of output for it.
-    next: u64,
-    /// What its client is known to have.
-    seen: u64,
-    /// Number of the next message to it.
-    next_to: u32,
-    /// Number of the next message from it.
-    next_from: u32,
-}
-
 /// What the acting half has to do.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Effect {
@@ -143,15 +127,6 @@ pub(super) enum Effect {
     Finish(SessionEnd),
 }
 
-/// Who takes part.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub(super) struct Person {
-    pub(super) attachment: AttachmentId,
-    pub(super) user: UserId,
-    pub(super) role: Role,
-    pub(super) since: Timestamp,
-}
-
 impl SessionLink {
     /// A new session whose device is connected.
     pub(super) fn new(session: SessionId) -> Self {
@@ -176,62 +151,6 @@ impl SessionLink {
             is_blank: false,
             was_away: false,
             waiting: Vec::new(),
-        }
-    }
-
-    /// A terminal taken over from a node that is gone; where it stands is known once its device is found.
-    pub(super) fn taken_over(session: SessionId, generation: u32) -> Self {
-        Self {
-            kept: true,
-            device: Device::Resuming,
-            binding: Binding::of_generation(generation),
-            use_of: Use::Terminal,
-            shell: true,
-            is_blank: true,
-            was_away: true,
-            ..Self::new(session)
-        }
-    }
-
-    /// A terminal taken over with all that its former node knew.
-    pub(super) fn handed_over(session: SessionId, generation: u32, past: Past) -> Self {
-        if past.is_blank {
-            return Self::taken_over(session, generation);
-        }
-        let start = past.output - past.scrollback.len() as u64;
-        let mut scrollback = Scrollback::after(start);
-        scrollback.push(&past.scrollback, usize::MAX);
-        Self {
-            size: past.size,
-            output: past.output,
-            input: past.input,
-            former: past.received,
-            scrollback,
-            is_blank: false,
-            unconfirmed: past
-                .unconfirmed
-                .into_iter()
-                .map(|(progress, message)| Unconfirmed { attachment: NOBODY, message, progress })
-                .collect(),
-            ..Self::taken_over(session, generation)
-        }
-    }
-
-    /// All that another node needs to go on with it.
-    pub(super) fn past(&self) -> Past {
-        Past {
-            size: self.size,
-            output: self.output,
-            input: self.input,
-            // A binding that has not been confirmed counts for nothing.
-            received: if self.device == Device::Bound {
-                Some((self.binding, self.next_from_device))
-            } else {
-                self.former
-            },
-            is_blank: self.is_blank,
-            scrollback: self.scrollback.newest(HANDED_OVER_LIMIT),
-            unconfirmed: self.unconfirmed.iter().map(|it| (it.progress, it.message.clone())).collect(),
         }
     }
 
@@ -264,116 +183,10 @@ impl SessionLink {
         (self.input, self.output)
     }
 
-    pub(super) fn people(&self) -> Vec<Person> {
-        self.attached
-            .iter()
-            .map(|it| Person { attachment: it.id, user: it.user.clone(), role: it.role, since: it.since })
-            .collect()
-    }
-
-    /// Whether somebody may take part.
-    pub(super) fn may_join(
-        &self,
-        user: &UserId,
-        mode: Mode,
-        replaces: Option<AttachmentId>,
-    ) -> Result<(), JoinRefused> {
-        let others = self.attached.iter().filter(|it| Some(it.id) != replaces || it.user != *user);
-        if others.clone().count() + self.waiting.len() >= ATTACHMENTS_LIMIT {
-            return Err(JoinRefused::Full);
-        }
-        let writer = others.clone().find(|it| it.role == Role::Writer);
-        match (mode, writer) {
-            (Mode::Write, Some(writer)) => Err(JoinRefused::InUse { user: writer.user.clone() }),
-            _ => Ok(()),
-        }
-    }
-
     /// Begins: binds to the device.
     pub(super) fn begin(&mut self, kept: bool) -> Vec<Effect> {
         self.kept = kept;
         vec![Effect::Open { kept, resume: None }]
-    }
-
-    /// Somebody takes part.
-    pub(super) fn join(&mut self, join: Join, now: Timestamp) -> Vec<Effect> {
-        let replaces = if let Client::Ours { replaces, .. } = &join.client { *replaces } else { None };
-        if let Err(refused) = self.may_join(&join.user, join.mode, replaces) {
-            let attachment = join.attachment;
-            return vec![
-                Effect::ToAttached { attachment, says: ToAttached::Refused(refused) },
-                Effect::Forget { attachment },
-            ];
-        }
-        if self.is_blank {
-            self.waiting.push(join);
-            return vec![];
-        }
-        let mut effects = Vec::new();
-        if let Some(at) = self.attached.iter().position(|it| Some(it.id) == replaces && it.user == join.user) {
-            let former = self.attached.remove(at);
-            effects.push(Effect::ToAttached {
-                attachment: former.id,
-                says: ToAttached::End { why: SessionEnd::OperatorLeft },
-            });
-            effects.push(Effect::Forget { attachment: former.id });
-        }
-        let role = if join.mode == Mode::Watch { Role::Watcher } else { Role::Writer };
-        if role == Role::Writer {
-            self.demote_writer(&join.user, &mut effects);
-            effects.push(Effect::Occupied);
-        }
-        let mut attached = Attached {
-            id: join.attachment,
-            user: join.user,
-            role,
-            ours: false,
-            since: now,
-            gate: OutputGate::default(),
-            next: self.output,
-            seen: 0,
-            next_to: 0,
-            next_from: 0,
-        };
-        if let Client::Ours { from, keep, .. } = join.client {
-            attached.ours = true;
-            if keep && role == Role::Writer {
-                self.kept = true;
-            }
-            let from = from.unwrap_or(0);
-            // A client may have more than a session that was taken over: its device's end repeats what nobody confirmed.
-            let (first, pieces) = if from > self.output { (from, Vec::new()) } else { self.scrollback.from(from) };
-            (attached.seen, attached.next) = (first, first.max(self.output));
-            let (columns, rows) = self.size.unwrap_or_default();
-            let greeting = Compose {
-                proto: proto::MOORING,
-                typ: "attached",
-                sid: &self.sid,
-                props: &[
-                    ("session", Prop::Text(&self.sid)),
-                    ("attachment", Prop::Text(&attached.id.to_string())),
-                    ("role", Prop::Text(role.as_str())),
-                    ("output", Prop::Wide(signed(first))),
-                    ("input", Prop::Wide(signed(self.input))),
-                    ("width", Prop::Wide(columns.into())),
-                    ("height", Prop::Wide(rows.into())),
-                    ("shell", Prop::Wide(i64::from(self.shell))),
-                ],
-                body: &[],
-            };
-            effects.push(attached.force(greeting.to_bytes()));
-            for piece in pieces {
-                let message = self.output_message(&piece);
-                attached.gate.replay(charge(message.len()));
-                effects.push(attached.deliver(message));
-            }
-            if self.device == Device::Away {
-                effects.push(attached.force(self.device_state("away")));
-            }
-        }
-        self.attached.push(attached);
-        self.tell_people(&mut effects);
-        effects
     }
 
     /// An attachment said something.
@@ -497,39 +310,6 @@ impl SessionLink {
             total -= cost;
         }
         if bytes > 0 { vec![Effect::Credit { bytes }] } else { vec![] }
-    }
-
-    fn leave(&mut self, at: usize, how: Leave) -> Vec<Effect> {
-        let left = self.attached.remove(at);
-        let mut effects = vec![Effect::Forget { attachment: left.id }];
-        if left.role == Role::Watcher {
-            self.tell_people(&mut effects);
-            return effects;
-        }
-        let goes_on = self.kept && self.shell && how != Leave::Refused;
-        if !goes_on {
-            return self.finish(match how {
-                Leave::Refused => SessionEnd::AccessWithdrawn,
-                _ if self.use_of == Use::Terminal && !self.shell => SessionEnd::ShellEnded,
-                _ => SessionEnd::OperatorLeft,
-            });
-        }
-        effects.push(Effect::Vacant(how));
-        self.tell_people(&mut effects);
-        effects
-    }
-
-    fn drop_attached(&mut self, at: usize, why: SessionEnd, how: Leave) -> Vec<Effect> {
-        let attachment = self.attached[at].id;
-        let mut effects = vec![Effect::ToAttached { attachment, says: ToAttached::End { why } }];
-        effects.extend(self.leave(at, how));
-        effects
-    }
-
-    /// Attachments whose sockets cannot be reached are gone.
-    pub(super) fn lose_attached(&mut self, attachment: AttachmentId) -> Vec<Effect> {
-        let Some(at) = self.attached.iter().position(|it| it.id == attachment) else { return vec![] };
-        self.leave(at, Leave::Lost)
     }
 
     /// The device's end said something in this binding.
@@ -709,107 +489,6 @@ impl SessionLink {
         }
     }
 
-    /// The device's connection, or the way to it, is lost.
-    pub(super) fn lose_device(&mut self, why: SessionEnd) -> Vec<Effect> {
-        let is_final = matches!(
-            why,
-            SessionEnd::DeviceGone(DisconnectReason::AccessWithdrawn | DisconnectReason::Decommissioned)
-                | SessionEnd::TooManySessions
-                | SessionEnd::OperatorTooSlow
-                | SessionEnd::Moved
-        );
-        if is_final || matches!(self.use_of, Use::Layered(_)) {
-            return self.finish(why);
-        }
-        if matches!(self.device, Device::Away | Device::Ended) {
-            return vec![];
-        }
-        if self.device == Device::Bound {
-            self.former = Some((self.binding, self.next_from_device));
-        }
-        (self.device, self.was_away) = (Device::Away, true);
-        // What the device's end keeps is credited anew.
-        self.uncredited.clear();
-        let mut effects = vec![Effect::DeviceAway];
-        let state = self.device_state("away");
-        for attached in self.attached.iter_mut().filter(|it| it.ours) {
-            effects.push(attached.force(state.clone()));
-        }
-        effects
-    }
-
-    /// Tells those whose client cannot know that their device is away.
-    pub(super) fn say_away(&mut self) -> Vec<Effect> {
-        let notice = output_message(&self.sid, b"\r\n\x1b[0m[mooring: the device is away; waiting for it]\r\n");
-        self.attached.iter_mut().filter(|it| !it.ours).map(|it| it.force(notice.clone())).collect()
-    }
-
-    /// The device is connected again: binds to the new connection.
-    pub(super) fn find_device(&mut self) -> Vec<Effect> {
-        self.device = Device::Resuming;
-        if self.former.is_some() {
-            self.binding = self.binding.next();
-        }
-        // If nobody else knows how far a terminal has come, those who watched it do.
-        let output = if self.is_blank { self.seen_by_waiting() } else { self.output };
-        // The rest is said again.
-        let resume = Resume { shell: self.shell, output, input: self.handed_on(), received: self.former };
-        vec![Effect::Open { kept: self.kept, resume: Some(resume) }]
-    }
-
-    fn seen_by_waiting(&self) -> u64 {
-        let seen = self.waiting.iter().filter_map(|join| match join.client {
-            Client::Ours { from, .. } => from,
-            Client::Stock => None,
-        });
-        seen.max().unwrap_or(0)
-    }
-
-    fn resumed(&mut self, resumed: Resumed, now: Timestamp) -> Vec<Effect> {
-        if self.device != Device::Resuming {
-            return vec![];
-        }
-        self.device = Device::Bound;
-        (self.next_from_device, self.next_to_device) = (0, 0);
-        let mut effects = vec![Effect::DeviceBack];
-        if std::mem::take(&mut self.is_blank) {
-            self.input = resumed.input;
-            self.output = resumed.output;
-            self.scrollback = Scrollback::after(resumed.output);
-        }
-        if resumed.output > self.output {
-            // Lost with the node that had it.
-            let lost = resumed.output - self.output;
-            self.output = resumed.output;
-            self.scrollback = Scrollback::after(resumed.output);
-            for attached in self.attached.iter_mut().filter(|it| it.ours) {
-                attached.next = resumed.output;
-                effects.push(attached.force(skipped(&self.sid, lost)));
-            }
-        }
-        let state = self.device_state("back");
-        for attached in self.attached.iter_mut().filter(|it| it.ours) {
-            effects.push(attached.force(state.clone()));
-        }
-        for unconfirmed in &mut self.unconfirmed {
-            unconfirmed.progress = match (unconfirmed.progress, resumed.accepted) {
-                (Progress::Sent(number), Some(accepted)) if number < accepted => Progress::Accepted,
-                (Progress::Accepted, Some(_)) => Progress::Accepted,
-                _ => {
-                    let number = self.next_to_device;
-                    self.next_to_device += 1;
-                    effects.push(Effect::ToDevice { number, message: unconfirmed.message.clone() });
-                    Progress::Sent(number)
-                }
-            };
-        }
-        self.credited = 0;
-        for join in std::mem::take(&mut self.waiting) {
-            effects.extend(self.join(join, now));
-        }
-        effects
-    }
-
     /// The session is over: everybody is told.
     pub(super) fn finish(&mut self, why: SessionEnd) -> Vec<Effect> {
         if self.device == Device::Ended {
@@ -825,32 +504,6 @@ impl SessionLink {
         }
         effects.push(Effect::Finish(why));
         effects
-    }
-
-    fn demote_writer(&mut self, by: &UserId, effects: &mut Vec<Effect>) {
-        let Some(writer) = self.attached.iter_mut().find(|it| it.role == Role::Writer) else { return };
-        writer.role = Role::Watcher;
-        let message = if writer.ours {
-            let props = [("role", Prop::Text(Role::Watcher.as_str())), ("by", Prop::Text(by.as_str()))];
-            Compose { proto: proto::MOORING, typ: "role", sid: &self.sid, props: &props, body: &[] }.to_bytes()
-        } else {
-            output_message(
-                &self.sid,
-                b"\r\n\x1b[0m[mooring: somebody has taken this terminal over; you are watching]\r\n",
-            )
-        };
-        effects.push(writer.force(message));
-    }
-
-    fn tell_people(&mut self, effects: &mut Vec<Effect>) {
-        let body = serde_json::to_vec(&self.people()).expect("plain structs encode");
-        let people =
-            Compose { proto: proto::MOORING, typ: "people", sid: &self.sid, body: &body, ..Compose::default() };
-        let people = people.to_bytes();
-        for attached in self.attached.iter_mut().filter(|it| it.ours) {
-            effects.push(attached.force(people.clone()));
-        }
-        effects.push(Effect::People);
     }
 
     fn tell_writer(&mut self, message: Bytes, cost: usize, limits: &Config, effects: &mut Vec<Effect>) {
@@ -895,35 +548,6 @@ impl SessionLink {
         let props = [("state", Prop::Text(state))];
         Compose { proto: proto::MOORING, typ: "device", sid: &self.sid, props: &props, body: &[] }.to_bytes()
     }
-}
-
-impl Attached {
-    /// A message whose credit is taken.
-    fn deliver(&mut self, message: Bytes) -> Effect {
-        let number = self.next_to;
-        self.next_to = number.wrapping_add(1);
-        Effect::ToAttached { attachment: self.id, says: ToAttached::Deliver { number, message } }
-    }
-
-    /// A message that goes whatever the credit: small, or bounded by what asked for it.
-    fn force(&mut self, message: Bytes) -> Effect {
-        self.gate.force(charge(message.len()));
-        self.deliver(message)
-    }
-}
-
-/// All that another node needs to go on with a session.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Past {
-    size: Option<(u16, u16)>,
-    output: u64,
-    input: u64,
-    /// Up to which message of which binding.
-    received: Option<(Binding, u32)>,
-    /// Nothing of the session was known: it had been taken over itself and had not found its device yet.
-    is_blank: bool,
-    scrollback: Bytes,
-    unconfirmed: Vec<(Progress, Bytes)>,
 }
 
 fn output_message(sid: &str, body: &[u8]) -> Bytes {

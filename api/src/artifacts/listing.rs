@@ -10,9 +10,8 @@ use super::body::ArtifactBody;
 use super::{artifact_id, base, no_such, query};
 use crate::auth::AuthenticatedUser;
 use crate::body::{RawJson, answer_json};
-use crate::connections::TOTAL_COUNT;
 use crate::error::ApiError;
-use crate::paging::{Extent, Page, Query};
+use crate::paging::{Extent, Page, Query, answer_page};
 use crate::state::ApiState;
 
 /// Artifacts read from the database at once for a list without pages.
@@ -61,12 +60,7 @@ pub async fn list(
     let page = Page::forgiving(&query);
     let (filter, order) = (query::artifacts_v1(&query)?, query::artifact_order(&query));
     let (found, total) = state.storage.artifacts.list(&filter, order, page.offset(), page.size).await?;
-    let mut answer = HttpResponse::Ok();
-    answer.append_header((TOTAL_COUNT, total.to_string()));
-    for link in page.links(request.path(), &query, Extent::Total(total)) {
-        answer.append_header(link);
-    }
-    Ok(answer_json(&mut answer, &ArtifactBody::all(found)?))
+    Ok(answer_page(request.path(), &query, page, Extent::Total(total), &ArtifactBody::all(found)?))
 }
 
 /// `GET v2 /artifacts`: a page, with whether more follows.
@@ -85,11 +79,7 @@ pub async fn list_v2(
         state.storage.artifacts.list(&filter, <_>::default(), page.offset(), page.size.saturating_add(1)).await?;
     let more = found.len() > page.size as usize;
     found.truncate(page.size as usize);
-    let mut answer = HttpResponse::Ok();
-    for link in page.links(request.path(), &query, Extent::More(more)) {
-        answer.append_header(link);
-    }
-    Ok(answer_json(&mut answer, &ArtifactBody::all(found)?))
+    Ok(answer_page(request.path(), &query, page, Extent::More(more), &ArtifactBody::all(found)?))
 }
 
 /// `GET /artifacts/{id}`.

@@ -10,9 +10,8 @@ use super::body::{OldReleaseBody, ReleaseBody, SoftwareBody};
 use super::{no_such, query};
 use crate::auth::AuthenticatedUser;
 use crate::body::{RawJson, answer_json};
-use crate::connections::TOTAL_COUNT;
 use crate::error::ApiError;
-use crate::paging::{Extent, Page, Query};
+use crate::paging::{Extent, Page, Query, answer_page};
 use crate::state::ApiState;
 
 /// Tags of one release. (Mender API: releases.)
@@ -145,12 +144,8 @@ impl Found {
         request: &HttpRequest,
         query: &Query,
     ) -> Result<HttpResponse, ApiError> {
-        let mut answer = HttpResponse::Ok();
-        answer.append_header((TOTAL_COUNT, self.total.to_string()));
-        for link in self.page.links(request.path(), query, Extent::Total(self.total)) {
-            answer.append_header(link);
-        }
-        Ok(answer_json(&mut answer, &self.bodies::<B>()?))
+        let (page, extent) = (self.page, Extent::Total(self.total));
+        Ok(answer_page(request.path(), query, page, extent, &self.bodies::<B>()?))
     }
 }
 

@@ -15,7 +15,7 @@ use super::{DeviceBody, wanted_status};
 use crate::auth::AuthenticatedUser;
 use crate::body::{RawJson, answer_json};
 use crate::error::ApiError;
-use crate::paging::{Extent, MAX_PER_PAGE, Page, Query};
+use crate::paging::{Extent, MAX_PER_PAGE, Page, Query, answer_page};
 use crate::state::ApiState;
 
 /// `GET /devices`.
@@ -124,11 +124,13 @@ async fn answer_list(
     let size = page.size as usize;
     let more = devices.len() > size;
     devices.truncate(size);
-    let mut answer = HttpResponse::Ok();
-    for link in page.links(request.path(), query, Extent::More(more)) {
-        answer.append_header(link);
-    }
-    Ok(answer_json(&mut answer, &devices.into_iter().map(DeviceBody::from).collect::<Vec<_>>()))
+    Ok(answer_page(
+        request.path(),
+        query,
+        page,
+        Extent::More(more),
+        &devices.into_iter().map(DeviceBody::from).collect::<Vec<_>>(),
+    ))
 }
 
 /// `GET /devices/count`.

@@ -10,7 +10,7 @@ use super::no_device;
 use crate::auth::AuthenticatedUser;
 use crate::body::{RawJson, UntypedJson, answer_json};
 use crate::error::ApiError;
-use crate::paging::{Extent, Page, Query};
+use crate::paging::{Extent, Page, Query, answer_page};
 use crate::state::ApiState;
 
 /// Characters in the name of a group.
@@ -52,12 +52,7 @@ pub async fn members(
     if total == 0 {
         return Err(ApiError::unknown("Group not found"));
     }
-    let mut answer = HttpResponse::Ok();
-    for link in page.links(request.path(), &query, Extent::Total(total)) {
-        answer.append_header(link);
-    }
-    answer.insert_header(("X-Total-Count", total.to_string()));
-    Ok(answer_json(&mut answer, &ids))
+    Ok(answer_page(request.path(), &query, page, Extent::Total(total), &ids))
 }
 
 /// `PATCH /groups/{name}/devices`: these devices join the group.

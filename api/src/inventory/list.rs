@@ -9,9 +9,8 @@ use storage::inventory::{INVENTORY, SYSTEM};
 use super::DeviceBody;
 use super::search::{SORT_KEYS, refused};
 use crate::auth::AuthenticatedUser;
-use crate::body::answer_json;
 use crate::error::ApiError;
-use crate::paging::{Extent, Page, Query};
+use crate::paging::{Extent, Page, Query, answer_page};
 use crate::state::ApiState;
 
 /// Where lists say their pages are, whichever alias was asked.
@@ -36,12 +35,13 @@ pub async fn list(
         ..Search::default()
     };
     let found = state.storage.inventory.search(&search).await?;
-    let mut answer = HttpResponse::Ok();
-    for link in page.links(DEVICES, &query, Extent::Total(found.total)) {
-        answer.append_header(link);
-    }
-    answer.insert_header(("X-Total-Count", found.total.to_string()));
-    Ok(answer_json(&mut answer, &found.devices.into_iter().map(DeviceBody::from).collect::<Vec<_>>()))
+    Ok(answer_page(
+        DEVICES,
+        &query,
+        page,
+        Extent::Total(found.total),
+        &found.devices.into_iter().map(DeviceBody::from).collect::<Vec<_>>(),
+    ))
 }
 
 fn filter(query: &Query) -> Result<Filter, ApiError> {

@@ -11,7 +11,7 @@ use super::search::{PredicateBody, answer_search, conditions};
 use crate::auth::AuthenticatedUser;
 use crate::body::{RawJson, answer_json};
 use crate::error::ApiError;
-use crate::paging::{Extent, Page, Query};
+use crate::paging::{Extent, Page, Query, answer_page};
 use crate::state::ApiState;
 
 const FILTERS: &str = "/api/management/v2/inventory/filters";
@@ -31,13 +31,8 @@ pub async fn list(
     let query = Query::parse(request.query_string());
     let page = Page::from_query(&query)?;
     let (filters, total) = state.storage.filters.list(page.offset(), page.size).await?;
-    let mut answer = HttpResponse::Ok();
-    for link in page.links(FILTERS, &query, Extent::Total(total)) {
-        answer.append_header(link);
-    }
-    answer.insert_header(("X-Total-Count", total.to_string()));
     let bodies: Result<Vec<FilterBody>, ApiError> = filters.into_iter().map(FilterBody::try_from).collect();
-    Ok(answer_json(&mut answer, &bodies?))
+    Ok(answer_page(FILTERS, &query, page, Extent::Total(total), &bodies?))
 }
 
 /// `POST /filters`.

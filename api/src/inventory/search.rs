@@ -12,9 +12,9 @@ use storage::inventory::search::{FreeText, Search};
 
 use super::{Projection, project};
 use crate::auth::AuthenticatedUser;
-use crate::body::{RawJson, answer_json};
+use crate::body::RawJson;
 use crate::error::ApiError;
-use crate::paging::{Extent, MAX_PER_PAGE, Page, Query};
+use crate::paging::{Extent, MAX_PER_PAGE, Page, Query, answer_page};
 use crate::state::ApiState;
 
 /// Keys in one order.
@@ -61,13 +61,8 @@ pub(crate) async fn answer_search(
     path: &str,
 ) -> Result<HttpResponse, ApiError> {
     let found = state.storage.inventory.search(search).await?;
-    let mut answer = HttpResponse::Ok();
-    for link in page.links(path, &Query::default(), Extent::Total(found.total)) {
-        answer.append_header(link);
-    }
-    answer.insert_header(("X-Total-Count", found.total.to_string()));
     let devices: Vec<_> = found.devices.into_iter().map(|device| project(device, projection)).collect();
-    Ok(answer_json(&mut answer, &devices))
+    Ok(answer_page(path, &Query::default(), page, Extent::Total(found.total), &devices))
 }
 
 /// A search as it is sent. All members may be missing, or null.

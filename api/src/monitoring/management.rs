@@ -9,10 +9,9 @@ use serde_json::Value;
 use storage::{Alert, AlertFilter, AlertLevel, ChannelKind, DeviceId, SubjectsOf, Timestamp, clock};
 
 use crate::auth::AuthenticatedUser;
-use crate::body::{RawJson, answer_json};
-use crate::connections::TOTAL_COUNT;
+use crate::body::RawJson;
 use crate::error::ApiError;
-use crate::paging::{Extent, Page, Query};
+use crate::paging::{Extent, Page, Query, answer_page};
 use crate::state::ApiState;
 
 /// `GET /devices/{id}/alerts`: every alert, newest first unless `sort_ascending`.
@@ -60,12 +59,7 @@ pub async fn latest(
 }
 
 fn list(request: &HttpRequest, query: &Query, page: Page, (alerts, total): (Vec<Alert>, u64)) -> HttpResponse {
-    let mut answer = HttpResponse::Ok();
-    answer.insert_header((TOTAL_COUNT, total.to_string()));
-    for link in page.links(request.path(), query, Extent::Total(total)) {
-        answer.append_header(link);
-    }
-    answer_json(&mut answer, &alerts.iter().map(AlertBody).collect::<Vec<_>>())
+    answer_page(request.path(), query, page, Extent::Total(total), &alerts.iter().map(AlertBody).collect::<Vec<_>>())
 }
 
 /// `GET /devices/{id}/config`: the checks the device makes, as it said them.

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use crate::auth::AuthenticatedUser;
 use crate::body::answer_json;
 use crate::error::ApiError;
-use crate::paging::{Extent, Page, Query};
+use crate::paging::{Extent, Page, Query, answer_page};
 
 fn plan() -> Value {
     json!({
@@ -33,11 +33,7 @@ pub async fn list(_: AuthenticatedUser, request: HttpRequest) -> Result<HttpResp
     let query = Query::parse(request.query_string());
     let page = Page::from_query(&query)?;
     let plans: Vec<Value> = if page.number == 1 { vec![plan()] } else { vec![] };
-    let mut answer = HttpResponse::Ok();
-    for link in page.links(request.path(), &query, Extent::More(false)) {
-        answer.append_header(link);
-    }
-    Ok(answer_json(&mut answer, &plans))
+    Ok(answer_page(request.path(), &query, page, Extent::More(false), &plans))
 }
 
 /// `GET /plan_binding`: the plan that this installation has.

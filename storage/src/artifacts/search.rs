@@ -3,8 +3,8 @@
 use sqlx::QueryBuilder;
 
 use super::{Artifacts, StoredArtifact, artifact_columns};
-use crate::StorageError;
 use crate::database::on_reader;
+use crate::{StorageError, dialect};
 
 /// What a text has to be.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -62,16 +62,7 @@ pub enum ArtifactSort {
 impl TextMatch {
     /// The pattern for `LIKE … ESCAPE '!'` over folded text, if it is one.
     pub(super) fn pattern(&self) -> Option<String> {
-        let escaped = |text: &str| {
-            let mut pattern = String::with_capacity(text.len());
-            for letter in text.to_lowercase().chars() {
-                if matches!(letter, '%' | '_' | '!') {
-                    pattern.push('!');
-                }
-                pattern.push(letter);
-            }
-            pattern
-        };
+        let escaped = |text: &str| dialect::literally(&text.to_lowercase());
         match self {
             Self::Contains(text) => Some(format!("%{}%", escaped(text))),
             Self::StartsWith(text) => Some(format!("{}%", escaped(text))),

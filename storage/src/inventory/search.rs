@@ -18,7 +18,7 @@ use super::place::Area;
 use super::statement::{Statement, with_arguments};
 use super::{Inventory, InventoryDevice, Stored, index, term};
 use crate::database::{Reading, in_transaction};
-use crate::{DeviceId, StorageError};
+use crate::{DeviceId, StorageError, dialect};
 
 /// Different values of one attribute on which an expression is tried.
 const VALUES_TRIED: usize = 200_000;
@@ -29,6 +29,9 @@ const VALUES_MATCHED: usize = 10_000;
 
 /// Words of a free text that count.
 const WORDS_ASKED: usize = 16;
+
+/// Characters of a free text that are looked for as they stand.
+const WHOLE_ASKED: usize = 256;
 
 /// A question about the fleet, and which part of the answer is wanted.
 #[derive(Debug, Clone, Default)]
@@ -60,9 +63,12 @@ pub struct Found {
 
 /// What somebody typed to find a device: words, each of which may be the beginning of a word of the device (id, group,
 /// texts of identity, inventory and tags), or a part of what it is known by (id, identity, tag `name`). Case does not
-/// matter.
+/// matter. A device that is known by all of it as it stands comes before those that hold its words here and there.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct FreeText(Vec<String>);
+pub struct FreeText {
+    words: Vec<String>,
+    whole: String,
+}
 
 impl FreeText {
     /// The words of a text; `None` if it is blank.
@@ -73,7 +79,8 @@ impl FreeText {
         }
         let mut words = BTreeSet::new();
         index::words(text, &mut words);
-        Some(Self(words.into_iter().take(WORDS_ASKED).collect()))
+        let whole = dialect::without_nul(text.trim()).chars().take(WHOLE_ASKED).collect::<String>().to_lowercase();
+        Some(Self { words: words.into_iter().take(WORDS_ASKED).collect(), whole })
     }
 
     /// How many of the words are found in this device.
@@ -83,7 +90,7 @@ impl FreeText {
         let found = |word: &&String| {
             index.words.iter().any(|known| known.starts_with(word.as_str())) || index.names.contains(word.as_str())
         };
-        self.0.iter().filter(found).count()
+        self.words.iter().filter(found).count()
     }
 }
 
@@ -173,7 +180,7 @@ impl<'a> Question<'a> {
         }
         if let Some(text) = &self.search.text {
             statement.push(" AND (FALSE");
-            for word in &text.0 {
+            for word in &text.words {
                 statement.push(" OR ");
                 holds_word(word, statement);
             }
@@ -227,11 +234,13 @@ impl<'a> Question<'a> {
         statement.push(" ORDER BY ");
         if let Some(text) = &self.search.text {
             statement.push("0");
-            for word in &text.0 {
+            for word in &text.words {
                 statement.push(" + CASE WHEN ");
                 holds_word(word, &mut statement);
                 statement.push(" THEN 1 ELSE 0 END");
             }
+            statement.push(" + CASE WHEN x.names LIKE ").bind(format!("%{}%", dialect::literally(&text.whole)));
+            statement.push(" ESCAPE '!' THEN 1 ELSE 0 END");
             statement.push(if backwards { " ASC, " } else { " DESC, " });
         }
         for (number, key) in order.iter().enumerate() {

@@ -130,6 +130,7 @@ on_every_database! {
         devices_are_found_by_what_they_are_and_leave_with_it,
         only_the_devices_asked_about_are_found,
         free_text_finds_beginnings_and_parts_of_names,
+        what_a_device_is_known_by_comes_before_its_words,
         devices_are_found_by_where_they_are,
         an_expression_on_too_many_values_is_refused,
         the_values_that_one_question_matches_are_bounded,

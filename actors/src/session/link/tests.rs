@@ -1,6 +1,9 @@
-use storage::SessionId;
+use storage::{SessionId, UserId};
 
 use super::*;
+use crate::bus::DisconnectReason;
+use crate::session::Resumed;
+use crate::session::attachment::{ATTACHMENTS_LIMIT, Client, JoinRefused, Mode};
 
 fn limits() -> Config {
     Config { to_operator_window: 64 * 1024, scrollback: 16 * 1024, ..Config::default() }

@@ -305,6 +305,28 @@ pub async fn free_text_finds_beginnings_and_parts_of_names(database: &TestDataba
     }
 }
 
+pub async fn what_a_device_is_known_by_comes_before_its_words(database: &TestDatabase) {
+    let storage = &database.storage;
+    let mut ids = Vec::new();
+    for (serial, name) in [(1, "Kitchen lamp"), (2, "Lamp kitchen"), (3, "100%_lamp"), (4, "lamp 100")] {
+        let id = stored_device(storage, serial, SetStatus::Accepted).await.id;
+        let tag = vec![attribute(TAGS, "name", json!(name))];
+        let written =
+            storage.inventory.write_tags(id, tag, Report::Merge, &Precondition::None, 20, Timestamp(DAY)).await;
+        written.expect("an answer");
+        ids.push(id);
+    }
+    // All hold both words, so without a preference their random ids would decide, the same way for either question.
+    for (asked, first) in
+        [("kitchen LAMP", ids[0]), (" lamp kitchen ", ids[1]), ("100%_lamp", ids[2]), ("Lamp 100", ids[3])]
+    {
+        let search = Search { text: FreeText::new(asked), ..Search::default() };
+        assert_eq!(found(storage, search).await[0], first, "{asked}");
+    }
+    let strange = Search { text: FreeText::new("kitchen\0lamp"), ..Search::default() };
+    assert_eq!(found(storage, strange).await.len(), 4);
+}
+
 pub async fn devices_are_found_by_where_they_are(database: &TestDatabase) {
     let storage = &database.storage;
     let mut ids = Vec::new();
