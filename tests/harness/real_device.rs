@@ -90,7 +90,10 @@ impl RealDevice {
     /// When it does not get that far; its log is in the message.
     pub async fn join(&self, user: &TestUser) -> String {
         let identity = self.identity();
-        wait_until(LIMIT * 4, "a real device to make its key and ask to join", async || user.device_with(&identity).await).await;
+        wait_until(LIMIT * 4, "a real device to make its key and ask to join", async || {
+            user.device_with(&identity).await
+        })
+        .await;
         let id = user.accept(&identity).await;
         self.connected(user, &id, true).await;
         id
