@@ -8,7 +8,7 @@ export RUST_TEST_THREADS ?= 4
 export RUST_BACKTRACE = 0
 
 .DEFAULT_GOAL := help
-.PHONY: help run test setup lint build fuzz memory bench
+.PHONY: help run test setup lint build fuzz memory bench storm
 
 help: ## This list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /make \1\t/' | expand -t 16
@@ -36,6 +36,10 @@ fuzz: setup ## Search for inputs that break what reads from strangers, SECONDS (
 memory: ## Memory and processor time of a release hub per connected device, with 10,000 of them
 	cargo build --release --bins
 	sh tests/measure.sh idle --devices 10000
+
+storm: ## How soon 10,000 devices are back, on a release hub, whose connections were all cut at once
+	cargo build --release --bins
+	sh tests/measure.sh storm --devices 10000 --within 60
 
 bench: memory ## The same, and how long a keystroke takes with 1,000 devices connected
 	sh tests/measure.sh keystrokes --idle 1000

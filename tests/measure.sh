@@ -1,5 +1,5 @@
 #!/bin/sh
-# Measures a release hub with simulated devices: measure.sh idle [ARGUMENTS…] | keystrokes [ARGUMENTS…]
+# Measures a release hub with simulated devices: measure.sh idle|keystrokes|storm [ARGUMENTS…]
 # The hub is embedded, lives in a temporary folder, and ends with this script.
 set -eu
 cd "$(dirname "$0")/.."
@@ -11,7 +11,7 @@ folder=$(mktemp -d)
 hub=""
 trap '[ -z "$hub" ] || kill "$hub" 2>/dev/null || true; wait; rm -rf "$folder"' EXIT INT TERM
 
-scenario=${1:?idle or keystrokes}
+scenario=${1:?idle, keystrokes or storm}
 shift
 port=${MOORING_PORT:-18080}
 export MOORING_DATA_DIR="$folder" MOORING_LOG=warn

@@ -11,7 +11,7 @@ use crate::{
     update_client::UpdateClient,
 };
 use std::{
-    collections::VecDeque,
+    collections::{BTreeMap, VecDeque},
     net::IpAddr,
     sync::{
         Arc, Mutex, PoisonError,
@@ -81,6 +81,7 @@ pub struct Progress {
     connections: AtomicU64,
     losses: AtomicU64,
     refusals: AtomicU64,
+    refused_connections: Mutex<BTreeMap<Option<u16>, u64>>,
     faults: AtomicU64,
     latest_faults: Mutex<VecDeque<String>>,
     longest_wait: Mutex<Duration>,
@@ -112,6 +113,11 @@ impl Progress {
     /// Requests to join or connect that failed, waiting for acceptance not counted.
     pub fn refusals(&self) -> u64 {
         self.refusals.load(Relaxed)
+    }
+
+    /// Attempts to connect that failed, by the status of the hub's answer; `None` where there was no answer.
+    pub fn refused_connections(&self) -> BTreeMap<Option<u16>, u64> {
+        self.refused_connections.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// How often the hub did what would have ended the real agent: a surplus ack, a message that is too large or none.
@@ -169,6 +175,17 @@ impl Progress {
     fn refused(&self, what: &str) {
         self.refusals.fetch_add(1, Relaxed);
         self.trouble(what);
+    }
+
+    fn refused_connection(&self, error: &ConnectError) {
+        let status = match error {
+            ConnectError::Refused { status, .. } => Some(*status),
+            ConnectError::Unreachable(_) => None,
+        };
+        let mut refused = self.refused_connections.lock().unwrap_or_else(PoisonError::into_inner);
+        *refused.entry(status).or_default() += 1;
+        drop(refused);
+        self.refused(&error.to_string());
     }
 }
 
@@ -312,12 +329,12 @@ impl SimulatedDevice {
                         End::Closed(_) | End::Lost(_) | End::Fault(_) => {}
                     }
                 }
-                Err(ConnectError::Refused { status: 401, .. }) => {
-                    progress.refused("the hub refuses the device's token");
+                Err(error @ ConnectError::Refused { status: 401, .. }) => {
+                    progress.refused_connection(&error);
                     agent.offline(tokio::time::sleep(jitter(settings.first_wait))).await;
                     return;
                 }
-                Err(error) => progress.refused(&error.to_string()),
+                Err(error) => progress.refused_connection(&error),
             }
             attempts += 1;
             agent.offline(tokio::time::sleep(self.wait_before_attempt(attempts))).await;

@@ -1,13 +1,14 @@
 //! Many simulated devices on one hub.
 
 use crate::{
-    DeviceKey, DeviceSettings, Server, Shell, SimulatedDevice, device::DeviceHandle, operator::Operator,
+    DeviceKey, DeviceSettings, Leave, Server, Shell, SimulatedDevice, device::DeviceHandle, operator::Operator,
     server::source_of,
 };
 use anyhow::Context;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use serde_json::json;
 use std::{sync::Arc, time::Duration};
+use tokio::sync::Semaphore;
 
 /// Devices that are admitted at the same time.
 const ADMITTED_AT_ONCE: usize = 32;
@@ -25,6 +26,17 @@ impl Fleet {
     pub fn new(name: &str, server: Server, shell: Shell) -> Self {
         let settings = Arc::new(DeviceSettings::new(server, shell));
         Self { name: name.to_owned(), settings, running: Vec::new() }
+    }
+
+    /// The same, of which so many devices may be joining or connecting at once.
+    ///
+    /// # Panics
+    /// When devices of it were made already.
+    #[must_use]
+    pub fn entering_at_once(mut self, entering: usize) -> Self {
+        let settings = Arc::get_mut(&mut self.settings).expect("settings that no device has yet");
+        settings.entering = Semaphore::new(entering);
+        self
     }
 
     /// Its devices' common settings, with the counters of what they do.
@@ -80,6 +92,13 @@ impl Fleet {
     pub fn start(&mut self, numbers: std::ops::Range<usize>) {
         for index in numbers {
             self.running.push(self.device(index).start());
+        }
+    }
+
+    /// Has all devices leave their websockets at once, each to come back after a time of its own.
+    pub fn reconnect_all(&self, how: Leave, away: impl Fn() -> Duration) {
+        for device in &self.running {
+            device.reconnect(how, away());
         }
     }
 

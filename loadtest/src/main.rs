@@ -1,7 +1,7 @@
 //! `loadtest`: measures a running hub from the outside.
 
 use clap::{Parser, Subcommand};
-use loadtest::scenarios::{fill::Fill, idle::Idle, keystrokes::Keystrokes, searches::Searches};
+use loadtest::scenarios::{fill::Fill, idle::Idle, keystrokes::Keystrokes, searches::Searches, storm::Storm};
 use std::process::ExitCode;
 
 #[derive(Debug, Parser)]
@@ -15,6 +15,9 @@ use std::process::ExitCode;
 
   How long a key takes to come back while 1,000 other devices are connected:
     echo \"$PASSWORD\" | loadtest keystrokes --user admin@example.com --password-stdin --idle 1000
+
+  How soon 10,000 devices are back that were cut off at once, failing if that takes more than a minute:
+    echo \"$PASSWORD\" | loadtest storm --user admin@example.com --password-stdin --within 60
 
   How long searches of a million devices take (on a database that `mooring migrate` has prepared; the
   hub that starts on it afterwards first indexes them, which takes a while):
@@ -34,6 +37,7 @@ enum Scenario {
     Keystrokes(Keystrokes),
     Fill(Fill),
     Searches(Searches),
+    Storm(Storm),
 }
 
 #[tokio::main]
@@ -49,6 +53,7 @@ async fn main() -> ExitCode {
         Scenario::Keystrokes(keystrokes) => keystrokes.run().await,
         Scenario::Fill(fill) => fill.run(),
         Scenario::Searches(searches) => searches.run().await,
+        Scenario::Storm(storm) => storm.run().await,
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -106,6 +106,20 @@ impl Operator {
         Ok(())
     }
 
+    /// Whether the hub shows the device as connected.
+    ///
+    /// # Errors
+    /// When the hub cannot be reached or does not know the device.
+    pub async fn is_connected(&self, device: &str) -> anyhow::Result<bool> {
+        let path = format!("/api/management/v1/deviceconnect/devices/{device}");
+        let answer = self.send(self.http.get(self.server.url(&path))).await?;
+        if answer.status().as_u16() != 200 {
+            bail!("the hub answered {} to the question for {device}", answer.status());
+        }
+        let shown: serde_json::Value = answer.json().await.context("cannot read a device's state")?;
+        Ok(shown["status"] == "connected")
+    }
+
     /// Posts JSON.
     ///
     /// # Errors

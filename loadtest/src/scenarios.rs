@@ -4,6 +4,7 @@ pub mod fill;
 pub mod idle;
 pub mod keystrokes;
 pub mod searches;
+pub mod storm;
 
 use crate::{Server, Shell, fleet::Fleet, operator::Operator};
 use anyhow::{Context, bail};

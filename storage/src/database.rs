@@ -435,7 +435,7 @@ async fn open_sqlite(config: &Config) -> Result<Pools, StorageError> {
         match pool.clone().max_connections(1).test_before_acquire(false).connect_with(options.clone()).await {
             Ok(write) => break write,
             Err(error) if dialect::is_locked(&error) && Instant::now() < deadline => {
-                tokio::time::sleep(LOCKED_PAUSE).await
+                tokio::time::sleep(LOCKED_PAUSE).await;
             }
             Err(error) => return Err(opening_failed(config, error)),
         }

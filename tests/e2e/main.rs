@@ -26,6 +26,7 @@ mod internal_auth;
 mod inventory;
 mod inventory_internal;
 mod live_events;
+mod load_test;
 mod many_operators;
 mod monitoring;
 mod newest_clients;

@@ -117,10 +117,17 @@ async fn a_real_shell_outlives_tokens_sockets_and_nodes() {
     typist.check(&terminal.text());
     assert_eq!(terminal.stopped, None);
     assert!(terminal.device.iter().any(|state| state == "away") && terminal.device.last().unwrap() == "back");
-    // It was the same shell all along, and it ends when it is told to.
-    terminal.type_in([4]).await;
-    terminal.type_in("exit\n").await;
-    terminal.told("the shell's end", LIMIT, |terminal| terminal.stopped.is_some()).await;
+    // It was the same shell all along, and it ends when it is told to. More than once, since the updater may just now have
+    // fetched another token, from the node that is left: what its agent had not read by then goes with the old socket.
+    for attempt in 1.. {
+        terminal.type_in([4]).await;
+        terminal.type_in("exit\n").await;
+        let end = terminal.told("the shell's end", LIMIT, |terminal| terminal.stopped.is_some());
+        if tokio::time::timeout(LIMIT / 3, end).await.is_ok() {
+            break;
+        }
+        assert!(attempt < 4, "the shell does not end");
+    }
 }
 
 /// What a person with stock programs has of it: the terminal of `mender-cli` goes on when the device's token changes.

@@ -163,6 +163,8 @@ pub enum ToAttached {
     },
     /// It may not take part.
     Refused(JoinRefused),
+    /// It has left, as it asked to, and its place is free.
+    Left,
 }
 
 /// Why somebody may not take part.

@@ -200,9 +200,11 @@ impl SessionLink {
         let Some(at) = self.attached.iter().position(|it| it.id == attachment) else {
             return match says {
                 AttachedSays::Join(join) => self.join(join, now),
-                AttachedSays::Leave(_) => {
+                AttachedSays::Leave(how) => {
                     self.waiting.retain(|join| join.attachment != attachment);
-                    vec![Effect::Forget { attachment }]
+                    let answer = Effect::ToAttached { attachment, says: ToAttached::Left };
+                    let answer = (how == Leave::Detached).then_some(answer);
+                    answer.into_iter().chain([Effect::Forget { attachment }]).collect()
                 }
                 _ => vec![],
             };

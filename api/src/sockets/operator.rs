@@ -29,6 +29,9 @@ const REPLY_LIMIT: usize = 64 * 1024;
 /// How often an operator's actor makes sure that there is still a session.
 const CHECK_SESSION: Duration = Duration::from_secs(2);
 
+/// How long the answer to a wish to leave may take.
+const LEAVE_LIMIT: Duration = Duration::from_secs(2);
+
 /// Questions to the session's node that may go unanswered before it is taken for dead.
 const UNANSWERED_LIMIT: u8 = 2;
 
@@ -134,6 +137,11 @@ impl OperatorSocket {
         ctx.stop();
     }
 
+    fn close_detached(ctx: &mut WebsocketContext<Self>) {
+        ctx.close(Some((CloseCode::Normal, "detached").into()));
+        ctx.stop();
+    }
+
     fn check_session(&mut self, ctx: &mut WebsocketContext<Self>) {
         let Some(side) = &self.side else { return };
         if side.is_gone() {
@@ -220,8 +228,9 @@ impl StreamHandler<SocketEvent> for OperatorSocket {
                 Ok(Heard::Seen(output)) => self.tell(AttachedSays::Seen { output }, ctx),
                 Ok(Heard::Leave) => {
                     self.how = Leave::Detached;
-                    ctx.close(Some((CloseCode::Normal, "detached").into()));
-                    ctx.stop();
+                    self.tell(AttachedSays::Leave(self.how), ctx);
+                    // Whoever comes after the answer finds the place free; a host that does not answer is not waited for.
+                    ctx.run_later(LEAVE_LIMIT, |_, ctx| Self::close_detached(ctx));
                 }
                 Err(error) => {
                     debug!(session.id = %self.session, %error, "closing a session that does not keep to the protocol");
@@ -277,6 +286,7 @@ impl Handler<ToAttached> for OperatorSocket {
                 self.pass_on(ctx);
             }
             ToAttached::End { why } => self.end(ctx, why),
+            ToAttached::Left => Self::close_detached(ctx),
             ToAttached::Refused(refused) => {
                 ctx.close(Some((CloseCode::Policy, refused.to_string()).into()));
                 ctx.stop();

@@ -148,21 +148,26 @@ impl SessionLink {
 
     pub(super) fn leave(&mut self, at: usize, how: Leave) -> Vec<Effect> {
         let left = self.attached.remove(at);
-        let mut effects = vec![Effect::Forget { attachment: left.id }];
-        if left.role == Role::Watcher {
-            self.tell_people(&mut effects);
-            return effects;
+        let attachment = left.id;
+        let answer = (how == Leave::Detached).then_some(Effect::ToAttached { attachment, says: ToAttached::Left });
+        let mut effects = vec![];
+        if left.role == Role::Writer {
+            let goes_on = self.kept && self.shell && how != Leave::Refused;
+            if !goes_on {
+                effects.extend(answer);
+                effects.extend(self.finish(match how {
+                    Leave::Refused => SessionEnd::AccessWithdrawn,
+                    _ if self.use_of == Use::Terminal && !self.shell => SessionEnd::ShellEnded,
+                    _ => SessionEnd::OperatorLeft,
+                }));
+                return effects;
+            }
+            effects.push(Effect::Vacant(how));
         }
-        let goes_on = self.kept && self.shell && how != Leave::Refused;
-        if !goes_on {
-            return self.finish(match how {
-                Leave::Refused => SessionEnd::AccessWithdrawn,
-                _ if self.use_of == Use::Terminal && !self.shell => SessionEnd::ShellEnded,
-                _ => SessionEnd::OperatorLeft,
-            });
-        }
-        effects.push(Effect::Vacant(how));
         self.tell_people(&mut effects);
+        // Once everybody can see that the place is free.
+        effects.extend(answer);
+        effects.push(Effect::Forget { attachment });
         effects
     }
 

@@ -239,6 +239,22 @@ fn while_nobody_types_the_hub_keeps_the_shell_alive() {
 }
 
 #[test]
+fn who_leaves_is_told_once_the_place_is_free() {
+    let mut rig = Rig::new(true);
+    let (writer, _) = rig.ours("writer", Mode::Write, None);
+    rig.start_shell(writer);
+    let leave = |rig: &mut Rig, how| rig.link.hear(writer, AttachedSays::Leave(how), NOW, &limits());
+    let effects = leave(&mut rig, Leave::Detached);
+    let place = |wanted: &dyn Fn(&Effect) -> bool| effects.iter().position(wanted).expect("it is there");
+    let free = place(&|effect| matches!(effect, Effect::People));
+    let told = place(&|effect| matches!(effect, Effect::ToAttached { says: ToAttached::Left, .. }));
+    let forgotten = place(&|effect| matches!(effect, Effect::Forget { .. }));
+    assert!(free < told && told < forgotten, "{effects:?}");
+    // The socket says it once more as it ends, and another is not answered at all.
+    assert!(!leave(&mut rig, Leave::Lost).iter().any(|effect| matches!(effect, Effect::ToAttached { .. })));
+}
+
+#[test]
 fn a_watcher_sees_everything_and_types_nothing() {
     let mut rig = Rig::new(true);
     let (writer, _) = rig.ours("writer", Mode::Write, None);

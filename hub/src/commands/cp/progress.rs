@@ -60,8 +60,9 @@ impl Progress {
         self.digest.clone().finalize().into()
     }
 
-    /// What was done, on one line.
+    /// What was done, on one line, which takes the place of the bar.
     pub fn summary(&self) -> String {
+        self.bar.finish_and_clear();
         let took = self.started.elapsed();
         let how_long = if took < Duration::from_mins(1) {
             format!("{:.1} s", took.as_secs_f64())

@@ -18,11 +18,11 @@ impl Status {
         Self { line, has_said_once: Cell::new(false) }
     }
 
-    /// The figures of now: connections, and bytes to and from the device.
+    /// The figures of now: connections that are open, and bytes to and from the device.
     pub fn show(&self, connections: usize, (up, down): (u64, u64)) {
         let plural = if connections == 1 { "" } else { "s" };
         let figures =
-            format!("{connections} connection{plural}, {} sent, {} received", HumanBytes(up), HumanBytes(down));
+            format!("{connections} open connection{plural}, {} sent, {} received", HumanBytes(up), HumanBytes(down));
         self.line.set_message(figures);
         self.line.tick();
     }
