@@ -1,6 +1,6 @@
 //! Users say what devices are to be, and devices what they are.
 
-use harness::{Answer, Set, TestDevice, TestUser, both_sets};
+use harness::{ADMIN_EMAIL, ADMIN_PASSWORD, Answer, Mooring, Set, TestDevice, TestUser, both_sets};
 use serde_json::{Value, json};
 
 both_sets!([
@@ -10,6 +10,7 @@ both_sets!([
     values_are_in_no_log,
     a_decommissioned_device_leaves_no_configuration,
     other_services_change_and_empty_configurations,
+    the_command_shows_and_changes_what_a_device_is_told_to_be,
 ]);
 
 pub const CONFIGURATION: &str = "/api/devices/v1/deviceconfig/configuration";
@@ -226,4 +227,48 @@ async fn other_services_change_and_empty_configurations(set: Set) {
     ] {
         ask(method, &path, &device(&one.id)).await.expect(404).error();
     }
+}
+
+async fn the_command_shows_and_changes_what_a_device_is_told_to_be(set: Set) {
+    let hub = set.hub().await;
+    let user = hub.user().await;
+    let device = hub.accepted_by(&user).await;
+    let mooring = Mooring::alone();
+    let server = hub.door().url();
+    let run = async |arguments: &[&str]| {
+        let all = [&["config"], arguments, &["--server", &server, "--user", ADMIN_EMAIL, "--password-stdin"]].concat();
+        mooring.run(&all, &format!("{ADMIN_PASSWORD}\n")).await
+    };
+    let said = run(&["get", &device.id]).await;
+    assert_eq!((said.status.code(), said.stdout.as_str()), (Some(0), "no configuration\nnever reported\n"), "{said:?}");
+
+    // By a value of its identity, as every command takes it.
+    let name = device.identity["mac"].as_str().unwrap();
+    let said = run(&["set", name, "lamp=on", "formula=a=b", "empty="]).await;
+    assert!(said.status.success() && said.stdout.contains("3 keys"), "{said:?}");
+    assert_eq!(told(&device).await, json!({"lamp": "on", "formula": "a=b", "empty": ""}));
+    let said = run(&["set", &device.id, "lamp=off", "--unset", "empty"]).await;
+    assert!(said.status.success(), "{said:?}");
+    assert_eq!(told(&device).await, json!({"lamp": "off", "formula": "a=b"}));
+    report(&device, &json!({"lamp": "on"})).await.expect(204);
+    let said = run(&["get", name]).await;
+    for line in [["lamp", "off", "on"], ["formula", "a=b", "-"]] {
+        let shown = said.stdout.lines().any(|shown| shown.split_whitespace().eq(line));
+        assert!(shown, "{line:?} is not in {said:?}");
+    }
+    assert!(said.stdout.contains("reported at 20"), "{said:?}");
+    run(&["set", &device.id, "--replace"]).await;
+    assert_eq!(told(&device).await, json!({}));
+
+    for (wrong, code, why) in [
+        (vec!["get", "nobody"], 1, "no device \"nobody\""),
+        (vec!["set", &device.id], 2, "KEY=VALUE"),
+        (vec!["set", &device.id, "lamp"], 2, "expected KEY=VALUE"),
+        (vec!["set", &device.id, "--unset", "lamp"], 1, "no key \"lamp\""),
+    ] {
+        let said = run(&wrong).await;
+        assert_eq!(said.status.code(), Some(code), "{said:?}");
+        assert!(said.stderr.contains(why), "{said:?}");
+    }
+    assert_eq!(told(&device).await, json!({}));
 }
