@@ -12,6 +12,7 @@
 //! | [`connections`] | whether a device is connected, as last written down, and its connections before |
 //! | [`sessions`] | sessions between operators and devices, open ones and past ones |
 //! | [`events`] | what happened, in one order for all who watch |
+//! | [`device_configs`] | what devices are told to be, and what they say they are |
 //! | [`alerts`] | what devices' monitoring reports, and what it comes to |
 //! | [`alert_rules`] | by which rules the hub raises alerts itself |
 //! | [`audit`] | who changed what, when, from where |
@@ -35,6 +36,7 @@ pub mod clock;
 pub mod config;
 pub mod connections;
 mod database;
+pub mod device_configs;
 pub mod devices;
 mod dialect;
 pub mod error;
@@ -65,6 +67,7 @@ pub use channels::{Added, Channel, ChannelKind, Channels, Mute};
 pub use clock::Timestamp;
 pub use config::{Config, Secret, SecretUrl};
 pub use connections::{Connection, ConnectionChange, Connections, PastConnection};
+pub use device_configs::{Configuration, ConfigurationFault, DeviceConfig, DeviceConfigs, Merged, Provisioned};
 pub use devices::{
     AuthSet, Decision, Device, DeviceChange, DeviceFilter, DeviceKey, DeviceStatus, DeviceToken, Devices, Fleet,
     IssuedToken, Repaired, SetStatus,
@@ -110,6 +113,8 @@ pub struct Storage {
     pub sessions: Sessions,
     /// What happened, for those who watch.
     pub events: Events,
+    /// What devices are told to be, and what they say they are.
+    pub device_configs: DeviceConfigs,
     /// What devices' monitoring reports.
     pub alerts: Alerts,
     /// Where alerts are sent.
@@ -161,6 +166,7 @@ impl Storage {
             connections: Connections::new(database.clone()),
             sessions: Sessions::new(database.clone()),
             events: Events::new(database.clone()),
+            device_configs: DeviceConfigs::new(database.clone()),
             alerts: Alerts::new(database.clone()),
             alert_rules: AlertRules::new(database.clone()),
             audit: AuditLog::new(database.clone()),
