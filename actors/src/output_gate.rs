@@ -53,7 +53,8 @@ impl Missed {
         if missing == 0 {
             return (None, newest);
         }
-        let line = newest.iter().position(|byte| *byte == b'\n').map_or(0, |end| end + 1);
+        // A line that begins late is one of few: then the end of a long one is shown before it.
+        let line = newest[..newest.len() / 2].iter().position(|byte| *byte == b'\n').map_or(0, |end| end + 1);
         (Some(skip_notice(missing + line as u64)), newest[line..].to_vec())
     }
 }
@@ -159,12 +160,16 @@ mod tests {
         assert_eq!(missed(&[b"ab", b"c"]).for_program(), (0, b"abc".to_vec()));
         assert_eq!(missed(&[b"a\nb"]).for_screen(), (None, b"a\nb".to_vec()));
 
-        let long = vec![b'x'; SHOWN_AGAIN - 3];
-        let (missing, newest) = missed(&[b"ab", &long, b"\r\n$ "]).for_program();
+        let rest = [b"\n", vec![b'x'; SHOWN_AGAIN - 3].as_slice(), b"\n"].concat();
+        let (missing, newest) = missed(&[b"abcd", &rest]).for_program();
         assert_eq!((missing, newest.len()), (3, SHOWN_AGAIN));
-        let (notice, newest) = missed(&[b"ab", &long, b"\r\n$ "]).for_screen();
-        assert!(notice.expect("some is missing").contains(&format!(": {} bytes", SHOWN_AGAIN + 1)));
-        assert_eq!(newest, b"$ ");
+        let (notice, newest) = missed(&[b"abcd", &rest]).for_screen();
+        assert!(notice.expect("some is missing").contains(": 5 bytes"), "a whole line is shown");
+        assert_eq!(newest, rest[1..]);
+
+        let long = vec![b'x'; SHOWN_AGAIN];
+        let (_, newest) = missed(&[&long, b"and on\n"]).for_screen();
+        assert!(newest.ends_with(b"xand on\n"), "the end of a long line is better than nothing");
 
         let (missing, newest) = missed(&[&vec![b'y'; 10 * SHOWN_AGAIN], b"z"]).for_program();
         assert_eq!((missing, newest.len()), (9 * SHOWN_AGAIN as u64 + 1, SHOWN_AGAIN));
