@@ -169,6 +169,7 @@ async fn round(site: &Site, number: usize, pattern: &mut Pattern, receiver: &Rec
     assert_eq!(different.len(), stored.len(), "an alert is there twice");
     assert!((alerts..=alerts + 1).contains(&stored.len()), "{alerts} were acknowledged and {} are there", stored.len());
     said.extend(stored);
+    let mut done_with = vec![reporting[1].id.clone()];
     for ((mut device, id, _), fate) in joining.into_iter().zip(let_in) {
         let status = user.device(&id).await["status"].as_str().unwrap().to_owned();
         let shown = crate::device_list::scope(&user, &id, "identity").await;
@@ -176,6 +177,7 @@ async fn round(site: &Site, number: usize, pattern: &mut Pattern, receiver: &Rec
         assert!(fate == Fate::Open || status == "accepted", "{id} was accepted and is {status}");
         device.go_to(&hub);
         device.ask().await.expect(if status == "accepted" { 200 } else { 401 });
+        done_with.push(id);
     }
     for (device, fate) in leaving.iter().zip(removed) {
         let known = async || {
@@ -189,6 +191,11 @@ async fn round(site: &Site, number: usize, pattern: &mut Pattern, receiver: &Rec
         })
         .await;
         assert!(fate == Fate::Open || admission == 404, "{} was removed and is there", device.id);
+        done_with.extend((admission != 404).then(|| device.id.clone()));
+    }
+    // What is listed stays within a page; the device that said alerts stays, with what is still to be delivered of them.
+    for id in done_with {
+        user.delete(&format!("{ADMISSION}/{id}")).await.expect(204);
     }
 }
 
