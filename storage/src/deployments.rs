@@ -171,7 +171,7 @@ impl Deployments {
     }
 }
 
-async fn create(transaction: &mut Transaction, new: &NewDeployment) -> Result<Creation, StorageError> {
+pub(crate) async fn create(transaction: &mut Transaction, new: &NewDeployment) -> Result<Creation, StorageError> {
     transaction.lock_artifacts().await?;
     let is_taken: Option<DeploymentId> = in_transaction!(&mut *transaction, |connection| {
         sqlx::query_scalar("SELECT id FROM deployments WHERE id = $1").bind(new.id).fetch_optional(connection).await

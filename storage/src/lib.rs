@@ -74,7 +74,10 @@ pub use deployments::{
     DeviceDeployment, DeviceLog, DeviceState, LastStatus, NewDeployment, Offer, Poll, StateReport, StateReported,
     Targets,
 };
-pub use device_configs::{Configuration, ConfigurationFault, DeviceConfig, DeviceConfigs, Merged, Provisioned};
+pub use device_configs::{
+    Configuration, ConfigurationFault, Deployed, DeployedConfiguration, DeviceConfig, DeviceConfigs, Merged,
+    NewConfiguration, Provisioned,
+};
 pub use devices::{
     AuthSet, Decision, Device, DeviceChange, DeviceFilter, DeviceKey, DeviceStatus, DeviceToken, Devices, Fleet,
     IssuedToken, Repaired, SetStatus,

@@ -201,6 +201,9 @@ on_every_database! {
         of_a_device_that_is_not_there_nothing_is_written,
         a_row_is_made_once_and_forgotten,
         all_records_are_emptied,
+        a_deployment_keeps_what_was_wanted_then,
+        a_newer_configuration_takes_the_place_of_those_nobody_was_told_of,
+        a_configuration_can_be_brought_to_anybody_once,
     ],
     channels: [
         a_channel_is_made_changed_and_removed,
