@@ -14,6 +14,7 @@ use crate::database::{
 };
 use crate::{DeploymentId, DeviceId, StorageError, Timestamp};
 pub use configuration::{Configuration, ConfigurationFault, KEYS, TEXT_LIMIT};
+pub(crate) use deployed::forget_deployed;
 pub use deployed::{Deployed, DeployedConfiguration, NewConfiguration};
 
 /// The configuration of a device, wanted and reported.

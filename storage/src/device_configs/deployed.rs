@@ -121,7 +121,8 @@ impl DeviceConfigs {
         self.db.within(Box::pin(brought)).await
     }
 
-    /// What this deployment brings to this device; `None` if it brings no configuration, or to another.
+    /// What this deployment brings to this device; `None` if it brings no configuration, or to another, or if there is no
+    /// such device any more.
     ///
     /// # Errors
     /// `Unavailable`, `Corrupt`, `Other`.
@@ -133,10 +134,12 @@ impl DeviceConfigs {
         let found: Option<(String, String)> = on_reader!(self.db, |pool| {
             sqlx::query_as(
                 "SELECT d.artifact_name, d.configuration FROM deployments d JOIN device_deployments p \
-                 ON p.deployment = d.id WHERE d.id = $1 AND p.device = $2 AND p.is_current AND d.configuration IS NOT NULL",
+                 ON p.deployment = d.id WHERE d.id = $1 AND p.device = $2 AND p.is_current AND d.configuration IS NOT NULL \
+                 AND EXISTS (SELECT 1 FROM devices WHERE id = $3)",
             )
             .bind(deployment)
             .bind(device.to_string())
+            .bind(device)
             .fetch_optional(pool)
             .await
         })?;
@@ -159,7 +162,7 @@ async fn make(transaction: &mut Transaction, new: &NewConfiguration) -> Result<D
         artifact_name: new.name.clone(),
         forced: false,
         targets: Targets::Devices(vec![new.device.clone()]),
-        chosen_by: String::new(),
+        chosen_by: "[]".to_owned(),
         groups: new.groups.clone(),
         configuration: Some(configuration),
         fingerprint,
@@ -186,6 +189,22 @@ async fn superseded(transaction: &mut Transaction, new: &NewConfiguration) -> Re
         .bind(new.deployment)
         .fetch_all(connection)
         .await
+    })
+}
+
+/// Empties the configurations that were ever deployed to a device, which is being removed: nobody is told them any more, and
+/// they may be secrets. That there were deployments stays known.
+pub(crate) async fn forget_deployed(transaction: &mut Transaction, device: DeviceId) -> Result<(), StorageError> {
+    in_transaction!(transaction, |connection| {
+        sqlx::query(
+            "UPDATE deployments SET configuration = '{}' WHERE kind = $2 AND id IN \
+             (SELECT deployment FROM device_deployments WHERE device = $1)",
+        )
+        .bind(device.to_string())
+        .bind(DeploymentKind::Configuration.as_str())
+        .execute(connection)
+        .await
+        .map(drop)
     })
 }
 

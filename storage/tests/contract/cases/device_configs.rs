@@ -209,6 +209,14 @@ pub async fn a_deployment_keeps_what_was_wanted_then(database: &TestDatabase) {
     let nobody = configs.deploy(DeviceId::random(), DeploymentId::random(), Vec::new(), now).await;
     assert_eq!(nobody.expect("an answer"), Deployed::NoDevice);
     assert_eq!(find(storage, device).await.deployment, Some(first));
+
+    // That it was deployed stays known, what it was does not.
+    remove(storage, device).await;
+    assert_eq!(configs.deployed(first, device).await.expect("an answer"), None);
+    let deployment = storage.deployments.find(first).await.expect("an answer").expect("a deployment");
+    assert_eq!((deployment.configuration.as_deref(), deployment.state), (Some("{}"), DeploymentState::Finished));
+    let others = storage.deployments.find(empty).await.expect("an answer").expect("a deployment");
+    assert_eq!(others.state, DeploymentState::Pending);
 }
 
 pub async fn a_newer_configuration_takes_the_place_of_those_nobody_was_told_of(database: &TestDatabase) {
