@@ -24,6 +24,7 @@ use crate::notifications::Notifications;
 use crate::reach::Reach;
 use crate::recording::RecordingConfig;
 use crate::registry::Registry;
+use crate::rollout::{Rollout, RolloutWatcher};
 use crate::session::{self, host};
 use crate::status_writer::{SessionQueue, StatusQueue, StatusWriter};
 use crate::supervisor::{Crash, Service};
@@ -55,6 +56,8 @@ pub struct Tree {
     pub jobs: JobQueue,
     /// What devices' monitoring reports.
     pub monitor: Monitor,
+    /// What devices have to do.
+    pub rollout: Rollout,
     is_draining: Arc<AtomicBool>,
     /// Bounds that all recordings of this node share.
     recording: RecordingConfig,
@@ -66,6 +69,7 @@ pub struct Tree {
     dead_nodes: Service<DeadNodes>,
     alert_writer: Service<AlertWriter>,
     rule_watcher: Service<RuleWatcher>,
+    rollout_watcher: Service<RolloutWatcher>,
     job_runner: Service<JobRunner>,
     housekeeping: Service<Housekeeping>,
 }
@@ -99,7 +103,14 @@ impl Tree {
         let triggers =
             Triggers::new(registry.clone(), reach.clone(), bus.clone(), config.trigger_reply_limit, arbiter.clone());
         let jobs = JobQueue::new(storage.jobs.clone(), bus.clone(), &config.jobs);
-        let parts = Parts { registry: registry.clone(), gate: gate.clone(), bus: bus.clone(), jobs: jobs.clone() };
+        let rollout = Rollout::new(storage, bus.clone());
+        let parts = Parts {
+            registry: registry.clone(),
+            gate: gate.clone(),
+            bus: bus.clone(),
+            jobs: jobs.clone(),
+            rollout: rollout.clone(),
+        };
 
         let status_writer = {
             let (queues, tail) = ((statuses.clone(), sessions.clone()), events.clone());
@@ -148,6 +159,10 @@ impl Tree {
                 RuleWatcher::new(&storage, monitor.clone(), period, alive)
             })
         };
+        let rollout_watcher = {
+            let rollout = rollout.clone();
+            Service::start("rollout", arbiter, move |alive| RolloutWatcher::new(rollout.clone(), alive))
+        };
         let job_runner = {
             let (queue, node, config) = (jobs.clone(), bus.node(), config.jobs.clone());
             let kinds: Arc<[JobKind]> = equipment.notifications.job_kinds().into();
@@ -175,6 +190,7 @@ impl Tree {
             triggers,
             jobs,
             monitor,
+            rollout,
             is_draining,
             recording: RecordingConfig::default(),
             storage: storage.clone(),
@@ -185,6 +201,7 @@ impl Tree {
             dead_nodes,
             alert_writer,
             rule_watcher,
+            rollout_watcher,
             job_runner,
             housekeeping,
         }
@@ -230,6 +247,7 @@ impl Tree {
         self.switchboard.retire();
         self.dead_nodes.retire();
         self.rule_watcher.retire();
+        self.rollout_watcher.retire();
         self.alert_writer.retire();
         self.job_runner.retire();
         self.housekeeping.retire();
@@ -266,6 +284,7 @@ impl Tree {
             "dead_nodes" => Some(self.dead_nodes.restarts()),
             "alert_writer" => Some(self.alert_writer.restarts()),
             "rule_watcher" => Some(self.rule_watcher.restarts()),
+            "rollout" => Some(self.rollout_watcher.restarts()),
             "jobs" => Some(self.job_runner.restarts()),
             "housekeeping" => Some(self.housekeeping.restarts()),
             _ => None,
@@ -273,7 +292,7 @@ impl Tree {
     }
 
     /// The names of all services.
-    pub fn services(&self) -> [&'static str; 10] {
+    pub fn services(&self) -> [&'static str; 11] {
         [
             self.status_writer.name(),
             self.reports.service().name(),
@@ -283,6 +302,7 @@ impl Tree {
             self.dead_nodes.name(),
             self.alert_writer.name(),
             self.rule_watcher.name(),
+            self.rollout_watcher.name(),
             self.job_runner.name(),
             self.housekeeping.name(),
         ]
@@ -299,6 +319,7 @@ impl Tree {
             "dead_nodes" => self.dead_nodes.address().map(|service| service.do_send(Crash)).is_some(),
             "alert_writer" => self.alert_writer.address().map(|service| service.do_send(Crash)).is_some(),
             "rule_watcher" => self.rule_watcher.address().map(|service| service.do_send(Crash)).is_some(),
+            "rollout" => self.rollout_watcher.address().map(|service| service.do_send(Crash)).is_some(),
             "jobs" => self.job_runner.address().map(|service| service.do_send(Crash)).is_some(),
             "housekeeping" => self.housekeeping.address().map(|service| service.do_send(Crash)).is_some(),
             _ => false,
