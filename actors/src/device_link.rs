@@ -19,7 +19,6 @@ use storage::SessionId;
 
 use crate::figures::SessionFigures;
 use crate::message::{self, Compose, DEVICE_MESSAGE_LIMIT, Malformed, Message, Prop, proto, status};
-use crate::output_gate::{GoOn, skip_notice};
 use crate::session::{Binding, Config, DeviceSays, Open, Resumed, SIGNAL_RESERVE, SessionEnd, charge};
 
 /// Session ids that were told to stop and may still be heard of. The oldest is forgotten beyond this many.
@@ -314,17 +313,18 @@ impl<E> DeviceLink<E> {
             (state.credited, state.retained) = (0, VecDeque::new());
         }
         // Whole messages only are given back to the gate, so the sum is the same.
-        if let Some(skipped) = state.gate.credit(0, limits.to_operator_window, GoOn::AtLineStart) {
-            let notice = skip_notice(skipped);
+        if let Some(missed) = state.gate.credit(0, limits.to_operator_window) {
+            let (notice, newest) = missed.for_screen();
+            let shown = notice.map(String::into_bytes).into_iter().chain([newest]).flatten().collect::<Vec<u8>>();
             let message = Compose {
                 proto: proto::SHELL,
                 typ: "shell",
                 sid: &session.to_string(),
                 props: &[("status", Prop::Wide(status::NORMAL.into()))],
-                body: notice.as_bytes(),
+                body: &shown,
             }
             .to_bytes();
-            state.output += notice.len() as u64;
+            state.output += shown.len() as u64;
             state.gate.force(charge(message.len()));
             effects.extend(state.send(message));
         }

@@ -3,11 +3,10 @@
 //! Nothing holds a device's socket, so what exceeds the credit of a slow reader is skipped, for that reader alone, and said
 //! so; it goes on with the newest. (Architecture: credit, not buffers.)
 
-/// Agents send terminal output in pieces of at most this many bytes.
-const AGENT_PIECE: usize = 255;
+use std::collections::VecDeque;
 
-/// How much output without a line end is passed over before the newest is shown regardless.
-const RESYNC_LIMIT: usize = 16 * 1024;
+/// Bytes of what was passed over that are shown all the same when there is room again: the last screen or two.
+const SHOWN_AGAIN: usize = 4 * 1024;
 
 /// What one reader is owed and what is skipped for them.
 #[derive(Debug, Default)]
@@ -16,58 +15,58 @@ pub struct OutputGate {
     in_flight: usize,
     /// What was sent ahead of all this and is not yet taken.
     replayed: usize,
-    skipping: Option<Skipping>,
+    /// Output that did not fit is being passed over.
+    passing: Option<Missed>,
 }
 
-/// Output that did not fit is being passed over.
-#[derive(Debug)]
-enum Skipping {
-    /// The credit is used up.
-    Full { bytes: u64 },
-    /// There is room again; waiting for the start of a line.
-    ToLineStart { passed: usize },
+/// Output that was passed over.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Missed {
+    /// Bytes, the newest included.
+    bytes: u64,
+    /// The newest: what comes last may be the last for a long time, as a prompt is.
+    newest: VecDeque<u8>,
 }
 
-/// Where output goes on after some was skipped.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum GoOn {
-    /// With the next byte: the reader counts bytes.
-    AtOnce,
-    /// At the start of a line, if one comes soon: the reader is a screen.
-    AtLineStart,
+impl Missed {
+    fn pass_over(&mut self, body: &[u8]) {
+        self.bytes += body.len() as u64;
+        let excess = (self.newest.len() + body.len()).saturating_sub(SHOWN_AGAIN);
+        self.newest.drain(..excess.min(self.newest.len()));
+        self.newest.extend(&body[body.len().saturating_sub(SHOWN_AGAIN)..]);
+    }
+
+    /// Bytes, the newest included.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// For a reader that counts bytes: how many are missing, and those that follow them.
+    pub fn for_program(mut self) -> (u64, Vec<u8>) {
+        let newest = self.newest.make_contiguous().to_vec();
+        (self.bytes - newest.len() as u64, newest)
+    }
+
+    /// For a screen, which goes on at the start of a line: what it shows.
+    pub fn for_screen(self) -> (Option<String>, Vec<u8>) {
+        let (missing, newest) = self.for_program();
+        if missing == 0 {
+            return (None, newest);
+        }
+        let line = newest.iter().position(|byte| *byte == b'\n').map_or(0, |end| end + 1);
+        (Some(skip_notice(missing + line as u64)), newest[line..].to_vec())
+    }
 }
 
 impl OutputGate {
     /// Whether this piece of output, which costs `cost`, is shown. What is not shown is counted.
     pub fn admits(&mut self, body: &[u8], cost: usize, window: usize) -> bool {
-        match &mut self.skipping {
-            None if self.in_flight + cost <= window => {
-                self.in_flight += cost;
-                true
-            }
-            None => {
-                self.skipping = Some(Skipping::Full { bytes: body.len() as u64 });
-                false
-            }
-            Some(Skipping::Full { bytes }) => {
-                *bytes += body.len() as u64;
-                false
-            }
-            Some(Skipping::ToLineStart { passed }) => {
-                // A piece that does not fill the agent's buffer is the last of what there was: the flood is over, and what
-                // comes now may be a prompt.
-                if body.len() < AGENT_PIECE {
-                    self.skipping = None;
-                    self.in_flight += cost;
-                    return true;
-                }
-                *passed += body.len();
-                if body.ends_with(b"\n") || *passed > RESYNC_LIMIT {
-                    self.skipping = None;
-                }
-                false
-            }
+        if self.passing.is_none() && self.in_flight + cost <= window {
+            self.in_flight += cost;
+            return true;
         }
+        self.passing.get_or_insert_default().pass_over(body);
+        false
     }
 
     /// Takes credit for something that is not output, within `limit`.
@@ -79,19 +78,14 @@ impl OutputGate {
         fits
     }
 
-    /// The reader has taken `bytes`. Some if output goes on now: how much was skipped.
-    pub fn credit(&mut self, bytes: usize, window: usize, go_on: GoOn) -> Option<u64> {
+    /// The reader has taken `bytes`. Some if output goes on now: what was passed over.
+    pub fn credit(&mut self, bytes: usize, window: usize) -> Option<Missed> {
         self.give_back(bytes);
-        let Some(Skipping::Full { bytes: skipped }) = self.skipping else { return None };
         // Not at the first free byte: that would show one line of output between two notices.
         if self.in_flight > window / 2 {
             return None;
         }
-        self.skipping = match go_on {
-            GoOn::AtOnce => None,
-            GoOn::AtLineStart => Some(Skipping::ToLineStart { passed: 0 }),
-        };
-        Some(skipped)
+        self.passing.take()
     }
 
     /// Gives credit back without asking whether output goes on; [`OutputGate::credit`] with 0 asks.
@@ -108,7 +102,7 @@ impl OutputGate {
 
     /// Whether output is being passed over.
     pub fn is_skipping(&self) -> bool {
-        self.skipping.is_some()
+        self.passing.is_some()
     }
 
     /// Sends older output that costs `cost` before anything else: live output has the whole window besides.
@@ -123,7 +117,7 @@ impl OutputGate {
 }
 
 /// What a screen shows where output is missing.
-pub fn skip_notice(skipped: u64) -> String {
+fn skip_notice(skipped: u64) -> String {
     format!("\r\n\x1b[0m[mooring: {skipped} bytes of output skipped, this terminal reads too slowly]\r\n")
 }
 
@@ -137,8 +131,8 @@ mod tests {
         assert!(gate.admits(b"a", 600, 1000));
         assert!(!gate.admits(&[b'b'; 255], 600, 1000));
         assert!(!gate.admits(&[b'c'; 255], 100, 1000), "nothing overtakes what was skipped");
-        assert_eq!(gate.credit(50, 1000, GoOn::AtOnce), None, "not at the first free byte");
-        assert_eq!(gate.credit(400, 1000, GoOn::AtOnce), Some(510));
+        assert_eq!(gate.credit(50, 1000), None, "not at the first free byte");
+        assert_eq!(gate.credit(400, 1000).expect("room").bytes(), 510);
         assert!(gate.admits(b"d", 600, 1000));
     }
 
@@ -154,14 +148,26 @@ mod tests {
     }
 
     #[test]
-    fn a_screen_goes_on_at_the_start_of_a_line_or_at_a_short_piece() {
-        let mut gate = OutputGate::default();
-        assert!(gate.admits(b"a", 1000, 1000) && !gate.admits(b"b", 1, 1000));
-        assert_eq!(gate.credit(1000, 1000, GoOn::AtLineStart), Some(1));
-        let mut line = [b'x'; 255];
-        assert!(!gate.admits(&line, 1, 1000));
-        line[254] = b'\n';
-        assert!(!gate.admits(&line, 1, 1000), "this line's beginning was not shown");
-        assert!(gate.admits(&line, 1, 1000));
+    fn the_newest_is_kept_within_a_bound_and_shown() {
+        let missed = |pieces: &[&[u8]]| {
+            let mut missed = Missed::default();
+            for piece in pieces {
+                missed.pass_over(piece);
+            }
+            missed
+        };
+        assert_eq!(missed(&[b"ab", b"c"]).for_program(), (0, b"abc".to_vec()));
+        assert_eq!(missed(&[b"a\nb"]).for_screen(), (None, b"a\nb".to_vec()));
+
+        let long = vec![b'x'; SHOWN_AGAIN - 3];
+        let (missing, newest) = missed(&[b"ab", &long, b"\r\n$ "]).for_program();
+        assert_eq!((missing, newest.len()), (3, SHOWN_AGAIN));
+        let (notice, newest) = missed(&[b"ab", &long, b"\r\n$ "]).for_screen();
+        assert!(notice.expect("some is missing").contains(&format!(": {} bytes", SHOWN_AGAIN + 1)));
+        assert_eq!(newest, b"$ ");
+
+        let (missing, newest) = missed(&[&vec![b'y'; 10 * SHOWN_AGAIN], b"z"]).for_program();
+        assert_eq!((missing, newest.len()), (9 * SHOWN_AGAIN as u64 + 1, SHOWN_AGAIN));
+        assert!(newest.ends_with(b"yz"));
     }
 }

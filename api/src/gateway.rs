@@ -83,12 +83,16 @@ pub fn internal_access(path: &str) -> Access {
         // holds that one, and the answer is what the other listener would say.
         (
             "v1",
-            "deviceconnect" | "devauth" | "useradm" | "inventory" | "reporting" | "devicemonitor",
+            "deviceconnect" | "devauth" | "useradm" | "inventory" | "reporting" | "deviceconfig" | "devicemonitor",
             "alive" | "health",
         )
         | ("v1", "devauth", "tokens/verify")
         | ("v1", "useradm", "auth/verify") => Access::Public,
-        ("v1", "deviceconnect" | "devauth" | "useradm" | "inventory" | "reporting" | "devicemonitor", _)
+        (
+            "v1",
+            "deviceconnect" | "devauth" | "useradm" | "inventory" | "reporting" | "deviceconfig" | "devicemonitor",
+            _,
+        )
         | ("v2", "inventory", _) => Access::Internal,
         _ => Access::Nowhere,
     }
@@ -145,6 +149,7 @@ mod tests {
             ("/api/management/v2/devauth/devices", User),
             ("/api/management/v2alpha1/inventory/x", User),
             ("/api/management/v1/deployments/artifacts", User),
+            ("/api/management/v1/deviceconfig/configurations/device/x", User),
             ("/api/management/v1/deviceconnect/devices/x/connect", User),
             ("/api/management/v1/iot-manager/integrations", User),
             ("/api/management/v1/reporting/devices/search", User),
@@ -195,6 +200,8 @@ mod tests {
             ("/api/internal/v1/deviceconnect/shutdown", Access::Internal),
             ("/api/internal/v1/deviceconnect/alive/x", Access::Internal),
             ("/api/internal/v1/deviceconnect/tenants//devices", Access::Internal),
+            ("/api/internal/v1/deviceconfig/health", Access::Public),
+            ("/api/internal/v1/deviceconfig/tenants//devices", Access::Internal),
             ("/api/internal/v1/devicemonitor/tenants//devices", Access::Internal),
             ("/api/internal/v1/deviceconnectx", Access::Nowhere),
             ("/api/internal/v1/devauth/health", Access::Public),

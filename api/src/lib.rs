@@ -15,6 +15,7 @@
 //! | [`devices`], [`users`] | who may join, and who may manage |
 //! | [`inventory`], [`reporting`] | what is known about devices, and what finds them |
 //! | [`device_connect`], [`file_transfer`], [`recordings`], [`triggers`] | what operators do with connected devices |
+//! | [`device_config`] | what devices are told to be |
 //! | [`artifacts`] | artifacts and releases |
 //! | [`events`], [`connections`], [`sessions`] | what happens, and what has happened |
 //! | [`alert_rules`], [`audit_log`] | alerts of the hub's own, and who changed what |
@@ -41,6 +42,7 @@ pub mod artifacts;
 pub mod audit_log;
 pub mod channels;
 pub mod connections;
+pub mod device_config;
 pub mod device_connect;
 pub mod devices;
 pub mod events;

@@ -4,9 +4,9 @@ use actix_web::web::ServiceConfig;
 
 use crate::endpoint::Endpoint as E;
 use crate::{
-    alert_rules, artifacts, audit_log, channels, connections, device_connect, devices, events, exposition,
-    file_transfer, health, internal, inventory, jobs, monitoring, recordings, reporting, sessions, triggers, users,
-    web_ui,
+    alert_rules, artifacts, audit_log, channels, connections, device_config, device_connect, devices, events,
+    exposition, file_transfer, health, internal, inventory, jobs, monitoring, recordings, reporting, sessions,
+    triggers, users, web_ui,
 };
 
 /// Where whoever has a password gets a token.
@@ -38,7 +38,12 @@ pub fn routes(service: &mut ServiceConfig) {
         .service(E::at("/api/devices/v1/authentication/auth_requests").post(ask_to_join))
         .service(E::at("/api/devices/v1/deviceconnect/connect").get(device_connect::device_without_socket))
         .service(E::at("/api/devices/v1/devicemonitor/alert").post(monitoring::device::report_alerts))
-        .service(E::at("/api/devices/v1/devicemonitor/config").post(monitoring::device::report_checks));
+        .service(E::at("/api/devices/v1/devicemonitor/config").post(monitoring::device::report_checks))
+        .service(
+            E::at("/api/devices/v1/deviceconfig/configuration")
+                .get(device_config::device::get)
+                .put(device_config::device::report),
+        );
 
     // Who may join.
     let status = E::at("/api/management/v2/devauth/devices/{id}/auth/{set}/status");
@@ -71,6 +76,10 @@ pub fn routes(service: &mut ServiceConfig) {
         .service(E::at("/api/management/v1/useradm/plan_binding").get(plans::binding));
 
     fleet_routes(service);
+
+    // What devices are told to be.
+    let config = E::at("/api/management/v1/deviceconfig/configurations/device/{id}");
+    service.service(config.get(device_config::management::get).put(device_config::management::set));
 
     // Whether devices are connected.
     service
@@ -274,6 +283,7 @@ pub fn internal_routes(service: &mut ServiceConfig) {
     internal_device_auth(service);
     internal_users(service);
     internal_fleet(service);
+    internal_config(service);
     internal_monitoring(service);
 }
 
@@ -335,6 +345,22 @@ fn internal_fleet(service: &mut ServiceConfig) {
         .service(E::at("/api/internal/v1/reporting/alive").get(internal::alive))
         .service(E::at("/api/internal/v1/reporting/health").get(internal::health))
         .service(reporting.post(reporting::search_internally));
+}
+
+fn internal_config(service: &mut ServiceConfig) {
+    use device_config::internal as config;
+
+    let tenants = E::at("/api/internal/v1/deviceconfig/tenants");
+    let device = E::at("/api/internal/v1/deviceconfig/tenants/{tenant:[^/]*}/devices/{id}");
+    let merge = E::at("/api/internal/v1/deviceconfig/tenants/{tenant:[^/]*}/configurations/device/{id}");
+    service
+        .service(E::at("/api/internal/v1/deviceconfig/alive").get(internal::alive))
+        .service(E::at("/api/internal/v1/deviceconfig/health").get(internal::health))
+        .service(tenants.post(internal::device_auth::add_tenant).delete(config::wipe))
+        .service(E::at("/api/internal/v1/deviceconfig/tenants/{tenant}").delete(internal::wipe_another))
+        .service(E::at("/api/internal/v1/deviceconfig/tenants/{tenant:[^/]*}/devices").post(config::provision))
+        .service(device.delete(config::forget))
+        .service(merge.patch(config::merge));
 }
 
 fn internal_monitoring(service: &mut ServiceConfig) {

@@ -1,13 +1,14 @@
 //! What can be typed after `mooring`.
 //!
 //! One file per command. Those of the hub (`serve`, `user`, `migrate`, `repair`, `config`, `demo`) read the settings; those
-//! of the operator (`login`, `logout`, `devices`, `accept`, `terminal`, `forward`, `cp`, `sessions`, `play`, `artifact`) speak
-//! to a hub over the network and read none.
+//! of the operator (`login`, `logout`, `devices`, `accept`, `terminal`, `forward`, `cp`, `sessions`, `play`, `artifact`, and
+//! `config` for a device) speak to a hub over the network and read none.
 
 mod accept;
 mod artifact;
 mod cp;
 mod demo;
+mod device_config;
 mod devices;
 mod forward;
 mod login;
@@ -75,8 +76,8 @@ enum Command {
     ///
     /// Nothing differs unless somebody wrote to the database by other means, such as an import.
     Repair(repair::Arguments),
-    /// Look at the settings
-    #[command(subcommand)]
+    /// Look at the settings of the hub, or at what devices are told to be
+    #[command(subcommand, after_help = device_config::EXAMPLES)]
     Config(ConfigCommand),
     /// Log in to a hub and keep the token for the commands below
     Login(operator::OperatorArguments),
@@ -108,8 +109,12 @@ enum Command {
 
 #[derive(Debug, Subcommand)]
 enum ConfigCommand {
-    /// Print the effective settings and where each one comes from; secrets are masked
+    /// Print the effective settings of the hub and where each one comes from; secrets are masked
     Show(ServeArguments),
+    /// Print what a device is told to be, and what it says it is
+    Get(device_config::GetArguments),
+    /// Change what a device is told to be; it stays as it is until that is deployed
+    Set(device_config::SetArguments),
 }
 
 const SERVE_EXAMPLES: &str = "Examples:
@@ -204,6 +209,8 @@ fn carry_out(command: Command) -> anyhow::Result<ExitCode> {
         Command::Migrate(settings) => in_runtime(migrate::run(&settings))?,
         Command::Repair(arguments) => in_runtime(repair::run(&arguments))?,
         Command::Config(ConfigCommand::Show(arguments)) => show_config::run(&arguments)?,
+        Command::Config(ConfigCommand::Get(arguments)) => in_runtime(device_config::get(&arguments))?,
+        Command::Config(ConfigCommand::Set(arguments)) => in_runtime(device_config::set(&arguments))?,
         Command::Login(arguments) => in_runtime(login::log_in(&arguments))?,
         Command::Logout(arguments) => in_runtime(login::log_out(&arguments))?,
         Command::Devices(arguments) => in_runtime(devices::run(&arguments))?,

@@ -91,8 +91,8 @@ pub struct AuditFilter {
 /// The columns of an [`AuditRow`].
 macro_rules! audit_columns {
     () => {
-        "l.id, l.at, l.actor_kind, l.actor, l.actor_email, l.action, l.path, l.object, l.address, l.request, l.details, \
-         o.status"
+        "l.id, l.at, l.actor_kind, l.actor, l.actor_email, l.action, l.path, l.object, l.address, l.request, \
+         COALESCE(o.details, l.details) AS details, o.status"
     };
 }
 
@@ -158,18 +158,27 @@ impl AuditLog {
         })
     }
 
-    /// Appends with which status an entry's change was answered; the first word counts.
+    /// Appends with which status an entry's change was answered, and what there is to say of it by then; the first word
+    /// counts.
     ///
     /// # Errors
     /// `Unavailable`, `Other`.
-    pub async fn conclude(&self, entry: i64, status: u16, now: Timestamp) -> Result<(), StorageError> {
+    pub async fn conclude(
+        &self,
+        entry: i64,
+        status: u16,
+        details: Option<&Value>,
+        now: Timestamp,
+    ) -> Result<(), StorageError> {
         on_writer!(self.db, |pool| {
             sqlx::query(
-                "INSERT INTO audit_outcomes (entry, at, status) VALUES ($1, $2, $3) ON CONFLICT (entry) DO NOTHING",
+                "INSERT INTO audit_outcomes (entry, at, status, details) VALUES ($1, $2, $3, $4) \
+                 ON CONFLICT (entry) DO NOTHING",
             )
             .bind(entry)
             .bind(now)
             .bind(i64::from(status))
+            .bind(details.map(ToString::to_string))
             .execute(pool)
             .await
             .map(drop)

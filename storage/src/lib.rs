@@ -12,6 +12,7 @@
 //! | [`connections`] | whether a device is connected, as last written down, and its connections before |
 //! | [`sessions`] | sessions between operators and devices, open ones and past ones |
 //! | [`events`] | what happened, in one order for all who watch |
+//! | [`device_configs`] | what devices are told to be, and what they say they are |
 //! | [`alerts`] | what devices' monitoring reports, and what it comes to |
 //! | [`alert_rules`] | by which rules the hub raises alerts itself |
 //! | [`audit`] | who changed what, when, from where |
@@ -37,6 +38,7 @@ pub mod config;
 pub mod connections;
 mod database;
 pub mod deployments;
+pub mod device_configs;
 pub mod devices;
 mod dialect;
 pub mod error;
@@ -72,6 +74,7 @@ pub use deployments::{
     DeviceDeployment, DeviceLog, DeviceState, LastStatus, NewDeployment, Offer, Poll, StateReport, StateReported,
     Targets,
 };
+pub use device_configs::{Configuration, ConfigurationFault, DeviceConfig, DeviceConfigs, Merged, Provisioned};
 pub use devices::{
     AuthSet, Decision, Device, DeviceChange, DeviceFilter, DeviceKey, DeviceStatus, DeviceToken, Devices, Fleet,
     IssuedToken, Repaired, SetStatus,
@@ -117,6 +120,8 @@ pub struct Storage {
     pub sessions: Sessions,
     /// What happened, for those who watch.
     pub events: Events,
+    /// What devices are told to be, and what they say they are.
+    pub device_configs: DeviceConfigs,
     /// What devices' monitoring reports.
     pub alerts: Alerts,
     /// Where alerts are sent.
@@ -170,6 +175,7 @@ impl Storage {
             connections: Connections::new(database.clone()),
             sessions: Sessions::new(database.clone()),
             events: Events::new(database.clone()),
+            device_configs: DeviceConfigs::new(database.clone()),
             alerts: Alerts::new(database.clone()),
             alert_rules: AlertRules::new(database.clone()),
             audit: AuditLog::new(database.clone()),

@@ -206,6 +206,9 @@ async fn errors_have_a_text_and_an_id(set: Set) {
         ("GET", "/api/management/v1/reporting/devices/search".to_owned(), 405),
         ("GET", format!("/api/management/v1/devicemonitor/devices/{UNKNOWN}/alerts?page=x"), 400),
         ("GET", "/api/management/v1/devicemonitor/nothing".to_owned(), 404),
+        ("GET", format!("/api/management/v1/deviceconfig/configurations/device/{UNKNOWN}"), 404),
+        ("GET", "/api/management/v1/deviceconfig/nothing".to_owned(), 404),
+        ("POST", format!("/api/management/v1/deviceconfig/configurations/device/{UNKNOWN}"), 405),
         ("POST", format!("/api/management/v1/devicemonitor/devices/{UNKNOWN}/alerts"), 405),
     ] {
         // Compares the body's id with the header's.

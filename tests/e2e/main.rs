@@ -11,6 +11,7 @@ mod backend_outages;
 mod conformance;
 mod connection_history;
 mod device_admission;
+mod device_config;
 mod device_list;
 mod device_lists;
 mod device_search;

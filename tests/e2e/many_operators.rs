@@ -201,7 +201,7 @@ async fn an_operator_who_reads_again_after_a_flood_is_told_what_is_missing() {
     if !ended {
         // It goes on, with the newest.
         frozen.type_in("and on\n").await;
-        within(LIMIT, "what was typed", async {
+        within(LIMIT * 4, "what was typed", async {
             while !said.contains("and on") {
                 let heard = frozen.socket.hear().await;
                 said.extend(heard.body().iter().filter(|byte| **byte != b'z').map(|byte| char::from(*byte)));

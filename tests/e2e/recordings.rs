@@ -3,8 +3,10 @@
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use flate2::{Compression, write::GzEncoder};
+use harness::traffic::{Digest, Hasher};
 use harness::{
-    Answer, Closed, Event, Heard, LIMIT, Packet, Set, Shell, Socket, TestHub, TestUser, both_sets, wait_until, within,
+    Answer, Closed, Event, Heard, LIMIT, Packet, RealDevice, Set, Shell, Socket, TestHub, TestUser, both_sets,
+    wait_until, within,
 };
 use serde_json::{Value, json};
 use std::io::Write;
@@ -339,4 +341,163 @@ async fn what_a_terminal_showed_is_played_back_and_what_was_only_typed_is_not() 
     assert!(played == bytes);
     let file = user.get(&recording_path(&sid)).await.expect(200).text();
     assert!(!file.contains("hunter2"));
+}
+
+/// What a shell says before and after a flood; what is typed for it looks different, in case it is echoed.
+const FLOOD: [&str; 2] = ["flood-begins-42", "flood-ends-42"];
+
+/// Finds a flood in the output of a shell, wherever it is cut, and digests it.
+#[derive(Default)]
+struct Flood {
+    hasher: Option<Hasher>,
+    /// The last bytes, of which a mark may begin.
+    kept: Vec<u8>,
+}
+
+impl Flood {
+    /// Bytes of it so far, once it has begun.
+    fn seen(&self) -> Option<u64> {
+        // What may be the beginning of a mark is not counted yet.
+        self.hasher.as_ref().map(|hasher| hasher.length() + self.kept.len() as u64)
+    }
+
+    /// More output; the flood's digest once it is over.
+    fn hear(&mut self, output: &[u8]) -> Option<Digest> {
+        self.kept.extend_from_slice(output);
+        loop {
+            let mark = FLOOD[usize::from(self.hasher.is_some())].as_bytes();
+            let found = self.kept.windows(mark.len()).position(|window| window == mark);
+            let passed = found.unwrap_or_else(|| self.kept.len().saturating_sub(mark.len() - 1));
+            if let Some(hasher) = &mut self.hasher {
+                hasher.update(&self.kept[..passed]);
+            }
+            self.kept.drain(..passed + if found.is_some() { mark.len() } else { 0 });
+            match (found, self.hasher.take()) {
+                (Some(_), Some(hasher)) => return Some(hasher.finish()),
+                (Some(_), None) => self.hasher = Some(Hasher::default()),
+                (None, hasher) => {
+                    self.hasher = hasher;
+                    return None;
+                }
+            }
+        }
+    }
+}
+
+/// Bytes that a shell writes before it waits for a key, as fit into the way to an operator.
+const BLOCK: u64 = 16 * 1024;
+
+/// A real shell that floods a recorded terminal, as fast as its reader reads: nothing is lost on the way to the operator or
+/// into the recording, and the hub holds none of it.
+async fn a_flood_is_seen_recorded_and_played_back(size: u64) {
+    /// The recorder's own: a chunk of events, and the compressor's.
+    const ALLOWED_GROWTH: u64 = 8 * 1024 * 1024;
+    let _turn = harness::turn_of_the_heavy().await;
+    let mut hub = Set::Embedded.process(&[]).await;
+    let user = hub.user().await;
+    let device = RealDevice::start(&hub).await;
+    let id = device.join(&user).await;
+    let connections = device.connections();
+    let mut shell = Shell::start_real(&user, &id).await;
+
+    // Once with little, so that the hub has had what it needs for traffic of this kind.
+    let mut seen = vec![];
+    let mut most = [0; 2];
+    for (round, blocks) in [64, size / BLOCK].into_iter().enumerate() {
+        let flood = format!("while read -r key; do yes 0123456789 | head -c {BLOCK}; done");
+        shell.type_in(format!("stty -echo; echo flood-begins-$((6*7)); {flood}; echo flood-ends-$((6*7))\n")).await;
+        let (mut flood, mut asked) = (Flood::default(), 0);
+        seen.push(loop {
+            let heard = within(LIMIT, "more of the flood", shell.socket.hear()).await;
+            assert!(heard.is(1, "shell"), "{heard:?}");
+            if let Some(digest) = flood.hear(heard.body()) {
+                break digest;
+            }
+            // Every line end is two bytes on a terminal.
+            if flood.seen().is_some_and(|seen| seen >= asked * (BLOCK + BLOCK / 11)) {
+                most[round] = most[round].max(hub.anonymous_memory());
+                asked += 1;
+                shell.type_in(if asked <= blocks { "\n" } else { "\x04" }).await;
+            }
+        });
+        // The end of the mark's own line comes first.
+        assert_eq!(seen[round].length, 2 + blocks * (BLOCK + BLOCK / 11));
+    }
+    assert_eq!(device.connections(), connections, "the device has been connected all along");
+    let growth = most[1].saturating_sub(most[0]);
+    assert!(growth <= ALLOWED_GROWTH, "the hub grew by {growth} bytes");
+    shell.socket.close(1000).await;
+
+    let played = wait_until(LIMIT * 2, "the whole recording", async || {
+        let bearer = format!("Bearer {}", user.token);
+        let path = playback_path(&shell.sid, "?sleep_ms=0");
+        let mut viewer = Socket::connect(&hub, &path, &[("Authorization", &bearer)]).await.ok()?;
+        let (mut flood, mut played) = (Flood::default(), vec![]);
+        loop {
+            match within(LIMIT, "the next of a playback", viewer.next()).await {
+                Event::Message(heard) if heard.is(1, "shell") => played.extend(flood.hear(heard.body())),
+                Event::Message(_) | Event::Pong(_) => {}
+                Event::Closed(_) => break,
+            }
+        }
+        (played.len() == seen.len()).then_some(played)
+    })
+    .await;
+    assert_eq!(played, seen);
+    eprintln!("a flood of {size} bytes: the hub grew by {growth} bytes, and the playback is equal");
+}
+
+#[tokio::test]
+async fn a_flood_of_sixteen_mebibytes_is_seen_recorded_and_played_back() {
+    a_flood_is_seen_recorded_and_played_back(16 * 1024 * 1024).await;
+}
+
+#[tokio::test]
+#[ignore = "takes minutes; run it by its name"]
+async fn a_flood_of_a_gibibyte_is_seen_recorded_and_played_back() {
+    a_flood_is_seen_recorded_and_played_back(1024 * 1024 * 1024).await;
+}
+
+/// The same without any pace: some of it may be skipped for its reader, but never the end of it, and the device and the
+/// session live.
+async fn a_flood_without_a_pace_ends_with_its_end(size: u64) {
+    let _turn = harness::turn_of_the_heavy().await;
+    let mut hub = Set::Embedded.process(&[]).await;
+    let user = hub.user().await;
+    let device = RealDevice::start(&hub).await;
+    let id = device.join(&user).await;
+    let connections = device.connections();
+    let mut shell = Shell::start_real(&user, &id).await;
+    let mut most = [0; 2];
+    for (round, bytes) in [1024 * 1024, size].into_iter().enumerate() {
+        shell.type_in(format!("stty -echo; yes | head -c {bytes}; echo flood-ends-$((6*7))\n")).await;
+        let (mut shown, mut messages) = (String::new(), 0_u64);
+        while !shown.contains(FLOOD[1]) {
+            let heard = within(LIMIT, "more of the flood", shell.socket.hear()).await;
+            assert!(heard.is(1, "shell"), "{heard:?}");
+            shown.drain(..shown.len().saturating_sub(FLOOD[1].len()));
+            shown += &String::from_utf8_lossy(heard.body());
+            if messages.is_multiple_of(1024) {
+                most[round] = most[round].max(hub.anonymous_memory());
+            }
+            messages += 1;
+        }
+    }
+    shell.type_in("echo still-$((6*7))\n").await;
+    within(LIMIT, "the shell's answer", shell.prints("still-42")).await;
+    assert_eq!(device.connections(), connections, "the device has been connected all along");
+    let growth = most[1].saturating_sub(most[0]);
+    eprintln!("a flood of {size} bytes without a pace: the hub grew by {growth} bytes");
+    assert!(growth <= 8 * 1024 * 1024, "the hub grew by {growth} bytes");
+}
+
+#[tokio::test]
+async fn a_flood_of_sixteen_mebibytes_without_a_pace_ends_with_its_end() {
+    a_flood_without_a_pace_ends_with_its_end(16 * 1024 * 1024).await;
+}
+
+#[tokio::test]
+#[ignore = "takes minutes; run it by its name"]
+async fn a_flood_of_a_gibibyte_without_a_pace_ends_with_its_end() {
+    a_flood_without_a_pace_ends_with_its_end(1024 * 1024 * 1024).await;
 }

@@ -24,22 +24,34 @@ pub struct Digest {
 }
 
 /// Counts and hashes bytes.
-struct Hasher {
+pub struct Hasher {
     length: u64,
     context: Context,
 }
 
-impl Hasher {
-    fn new() -> Self {
+impl Default for Hasher {
+    fn default() -> Self {
         Self { length: 0, context: Context::new(&SHA256) }
     }
+}
 
-    fn update(&mut self, bytes: &[u8]) {
+impl Hasher {
+    /// Bytes so far.
+    pub fn length(&self) -> u64 {
+        self.length
+    }
+
+    /// The next bytes.
+    pub fn update(&mut self, bytes: &[u8]) {
         self.length += bytes.len() as u64;
         self.context.update(bytes);
     }
 
-    fn finish(self) -> Digest {
+    /// Of all that came.
+    ///
+    /// # Panics
+    /// Never: the digest has its length.
+    pub fn finish(self) -> Digest {
         let sha256 = self.context.finish().as_ref().try_into().expect("that is its length");
         Digest { length: self.length, sha256 }
     }
@@ -47,7 +59,7 @@ impl Hasher {
 
 /// The digest of these bytes.
 pub fn digest(bytes: &[u8]) -> Digest {
-    let mut hasher = Hasher::new();
+    let mut hasher = Hasher::default();
     hasher.update(bytes);
     hasher.finish()
 }
@@ -89,7 +101,7 @@ impl Pattern {
 /// # Errors
 /// When the connection ends first.
 pub async fn send_pattern(to: &mut (impl AsyncWriteExt + Unpin), seed: u64, length: u64) -> std::io::Result<Digest> {
-    let (mut pattern, mut hasher) = (Pattern::new(seed), Hasher::new());
+    let (mut pattern, mut hasher) = (Pattern::new(seed), Hasher::default());
     let mut chunk = vec![0; CHUNK];
     while hasher.length < length {
         let next = usize::try_from(length - hasher.length).map_or(CHUNK, |left| left.min(CHUNK));
@@ -111,7 +123,7 @@ pub async fn pattern_digest(seed: u64, length: u64) -> Digest {
 
 /// Reads this many bytes, or fewer if the stream ends first; what was read.
 pub async fn receive(from: &mut (impl AsyncReadExt + Unpin), length: u64) -> Digest {
-    let mut hasher = Hasher::new();
+    let mut hasher = Hasher::default();
     let mut chunk = vec![0; CHUNK];
     while hasher.length < length {
         let next = usize::try_from(length - hasher.length).map_or(CHUNK, |left| left.min(CHUNK));

@@ -45,6 +45,9 @@ pub struct Config {
     /// How long a user's link to a file is valid.
     #[serde(with = "units::duration")]
     pub download_link: Duration,
+    /// How long a link is valid by which a device fetches its configuration.
+    #[serde(with = "units::duration")]
+    pub configuration_link: Duration,
     /// How long a link is valid by which a client brings a file.
     #[serde(with = "units::duration")]
     pub upload_link: Duration,
@@ -66,6 +69,7 @@ impl Default for Config {
             signed_by: Vec::new(),
             must_be_signed: false,
             download_link: Duration::from_mins(15),
+            configuration_link: Duration::from_mins(15),
             upload_link: Duration::from_hours(1),
             abandoned_after: Duration::from_hours(1),
         }
@@ -97,6 +101,7 @@ impl Config {
         for (key, time) in [
             ("deadline", self.deadline),
             ("download_link", self.download_link),
+            ("configuration_link", self.configuration_link),
             ("upload_link", self.upload_link),
             ("abandoned_after", self.abandoned_after),
         ] {

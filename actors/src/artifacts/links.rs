@@ -11,7 +11,8 @@ use aws_lc_rs::hmac::{HMAC_SHA256, Key, sign};
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use chrono::DateTime;
-use storage::{LinkTo, StorageError, StoredArtifact, Timestamp, UploadId, clock};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use storage::{DeploymentId, DeviceId, LinkTo, StorageError, StoredArtifact, Timestamp, UploadId, clock};
 use url::Url;
 
 use super::{Artifacts, after, raw_path};
@@ -23,6 +24,9 @@ pub const EXPIRE: &str = "x-men-expire";
 /// Query member with the signature.
 pub const SIGNATURE: &str = "x-men-signature";
 
+/// Query member with the tenant; that of this hub has no name, and no link of its own says one.
+const TENANT: &str = "tenant_id";
+
 /// Query member with the name that a file is to be saved under.
 const NAME: &str = "name";
 
@@ -31,6 +35,12 @@ const FILES: &str = "/api/devices/v1/deployments/download/objects/";
 
 /// Where it takes them.
 const UPLOADS: &str = "/api/devices/v1/deployments/download/uploads/";
+
+/// Where it serves configurations.
+const CONFIGURATIONS: &str = "/api/devices/v1/deployments/download/configuration";
+
+/// What each segment of a path is escaped but for. (RFC 3986: unreserved.)
+const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 /// A link.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -111,6 +121,28 @@ impl LinkSigner {
         if expire.timestamp_micros() <= now.0 { Err(LinkRefusal::Expired) } else { Ok(()) }
     }
 
+    /// The query of a link to a configuration.
+    fn configuration_query(
+        &self,
+        deployment: DeploymentId,
+        device_type: &str,
+        device: DeviceId,
+        expires: Timestamp,
+    ) -> String {
+        let path = configuration_path(&deployment.to_string(), device_type, &device.to_string());
+        let expire = expire_text(expires);
+        let signature = self.sign("GET", &path, &[(EXPIRE, &expire), (TENANT, "")]);
+        let mut query = url::form_urlencoded::Serializer::new(String::new());
+        query.append_pair(EXPIRE, &expire).append_pair(SIGNATURE, &signature).finish()
+    }
+
+    fn check_configuration(&self, path: &str, query: &str, now: Timestamp) -> Result<(), LinkRefusal> {
+        let members = Members::of(query);
+        let (expire, signature) = (members.find(EXPIRE)?, members.find(SIGNATURE)?);
+        let tenant = members.find(TENANT).unwrap_or_default();
+        self.check("GET", path, &[(EXPIRE, expire), (TENANT, tenant)], signature, now)
+    }
+
     fn tag(&self, method: &str, path: &str, members: &[(&str, &str)]) -> Vec<u8> {
         let mut text = format!("{method}\n{path}\n");
         for (name, value) in members {
@@ -118,6 +150,25 @@ impl LinkSigner {
         }
         sign(&self.0, text.as_bytes()).as_ref().to_vec()
     }
+}
+
+/// The members of a link's query.
+struct Members(Vec<(String, String)>);
+
+impl Members {
+    fn of(query: &str) -> Self {
+        Self(url::form_urlencoded::parse(query.as_bytes()).into_owned().collect())
+    }
+
+    fn find(&self, wanted: &str) -> Result<&str, LinkRefusal> {
+        let found = self.0.iter().find(|(name, _)| name == wanted);
+        found.map(|(_, value)| value.as_str()).ok_or(LinkRefusal::Malformed)
+    }
+}
+
+/// The path of a configuration before it is escaped, as it is signed.
+fn configuration_path(deployment: &str, device_type: &str, device: &str) -> String {
+    format!("{CONFIGURATIONS}/{deployment}/{device_type}/{device}")
 }
 
 /// The end of a link's life as a link says it.
@@ -169,22 +220,50 @@ impl Artifacts {
         format!("{base}{path}?{}", query.finish())
     }
 
+    /// A link to the configuration that a deployment brings to a device of this type. (Mender API: configuration artifact
+    /// download.)
+    pub fn configuration_link(
+        &self,
+        deployment: DeploymentId,
+        device_type: &str,
+        device: DeviceId,
+        base: &str,
+    ) -> Link {
+        let expires = after(self.config.configuration_link);
+        let query = self.links.configuration_query(deployment, device_type, device, expires);
+        let device_type = utf8_percent_encode(device_type, SEGMENT);
+        Link { url: format!("{base}{CONFIGURATIONS}/{deployment}/{device_type}/{device}?{query}"), expires }
+    }
+
+    /// Whether a link to a configuration may be followed; `deployment`, `device_type` and `device` are those in its path, no
+    /// longer escaped.
+    ///
+    /// # Errors
+    /// See [`LinkRefusal`].
+    pub fn open_configuration_link(
+        &self,
+        [deployment, device_type, device]: [&str; 3],
+        query: &str,
+        now: Timestamp,
+    ) -> Result<(), LinkRefusal> {
+        let path = configuration_path(deployment, device_type, device);
+        self.links.check_configuration(&path, query, now)
+    }
+
     /// What a link of the hub is for. HEAD is answered wherever GET is.
     ///
     /// # Errors
     /// See [`LinkRefusal`].
     pub fn open_link(&self, method: &str, path: &str, query: &str, now: Timestamp) -> Result<Target, LinkRefusal> {
-        let members: Vec<(String, String)> = url::form_urlencoded::parse(query.as_bytes()).into_owned().collect();
-        let find = |wanted: &str| members.iter().find(|(name, _)| name == wanted).map(|(_, value)| value.as_str());
-        let expire = find(EXPIRE).ok_or(LinkRefusal::Malformed)?;
-        let signature = find(SIGNATURE).ok_or(LinkRefusal::Malformed)?;
+        let members = Members::of(query);
+        let (expire, signature) = (members.find(EXPIRE)?, members.find(SIGNATURE)?);
         if let Some(number) = path.strip_prefix(UPLOADS) {
             self.links.check(method, path, &[(EXPIRE, expire)], signature, now)?;
             return number.parse().map(Target::Bring).map_err(|_| LinkRefusal::Malformed);
         }
         let number: UploadId =
             path.strip_prefix(FILES).and_then(|number| number.parse().ok()).ok_or(LinkRefusal::Malformed)?;
-        let name = find(NAME).ok_or(LinkRefusal::Malformed)?;
+        let name = members.find(NAME)?;
         self.links.check("GET", path, &[(EXPIRE, expire), (NAME, name)], signature, now)?;
         Ok(Target::Fetch { object: super::object_path(number), file_name: name.to_owned() })
     }
@@ -207,6 +286,46 @@ mod tests {
         let sign = |tenant: &str| signer.sign("GET", PATH, &[(EXPIRE, "2030-01-02T03:04:05Z"), ("tenant_id", tenant)]);
         assert_eq!(sign("123456789012345678901234"), "-Ceh6gfR-lNaALoSKCP2c3UukmhQjtGfaw9evMLaZv4");
         assert_eq!(sign(""), "a5Ypw0qrTRac8koztlMIZLfaZvB0T-F2zF-IX2qoVws");
+    }
+
+    #[test]
+    fn a_link_to_a_configuration_is_for_one_device_of_one_type() {
+        let signer = LinkSigner::new(b"0123456789abcdef0123456789abcdef");
+        let (deployment, device) = ("00000000-0000-4000-8000-000000000001", "00000000-0000-4000-8000-000000000002");
+        let at = Timestamp::from_seconds(1_893_553_445);
+        let query = |device_type: &str| {
+            signer.configuration_query(deployment.parse().unwrap(), device_type, device.parse().unwrap(), at)
+        };
+        let genuine = query("qemux86-64");
+        assert_eq!(
+            genuine,
+            "x-men-expire=2030-01-02T03%3A04%3A05Z&x-men-signature=a5Ypw0qrTRac8koztlMIZLfaZvB0T-F2zF-IX2qoVws"
+        );
+        let before = Timestamp(at.0 - 1);
+        let check = |path: &str, query: &str| signer.check_configuration(path, query, before);
+        assert_eq!(check(PATH, &genuine), Ok(()));
+        assert_eq!(check(PATH, &format!("tenant_id=&{genuine}")), Ok(()));
+        assert_eq!(signer.check_configuration(PATH, &genuine, at), Err(LinkRefusal::Expired));
+
+        let forged = [
+            (PATH.to_owned(), format!("tenant_id=acme&{genuine}")),
+            (PATH.to_owned(), genuine.replace("2030", "2031")),
+            (PATH.to_owned(), genuine.replace("a5Y", "b5Y")),
+            (PATH.replace("qemux86-64", "rpi4"), genuine.clone()),
+            (PATH.replace("000001", "000003"), genuine.clone()),
+            (PATH.replace("000002", "000003"), genuine.clone()),
+        ];
+        for (path, query) in forged {
+            assert_eq!(check(&path, &query), Err(LinkRefusal::Forged), "{path}?{query}");
+        }
+        let (expire, signature) = genuine.split_once('&').unwrap();
+        for query in [expire, signature, "", &genuine.replace("2030-", "soon-")] {
+            assert_eq!(check(PATH, query), Err(LinkRefusal::Malformed), "{query}");
+        }
+        // What is signed is not escaped: two spellings of one type are one.
+        let strange = configuration_path(deployment, "a/b c%2F\u{e9}", device);
+        assert_eq!(check(&strange, &query("a/b c%2F\u{e9}")), Ok(()));
+        assert_eq!(utf8_percent_encode("a/b c%2F\u{e9}", SEGMENT).to_string(), "a%2Fb%20c%252F%C3%A9");
     }
 
     #[test]

@@ -17,7 +17,6 @@ use super::attachment::{AttachedSays, Join, Leave, Role, ToAttached};
 use super::scrollback::Scrollback;
 use super::{Binding, Config, DeviceSays, Resume, SIGNAL_RESERVE, SessionEnd, charge};
 use crate::message::{Body, Compose, Message, Prop, proto, status};
-use crate::output_gate::{GoOn, skip_notice};
 
 /// Who said what the hub itself says.
 const NOBODY: AttachmentId = AttachmentId::from_uuid(uuid::Uuid::nil());
@@ -275,15 +274,17 @@ impl SessionLink {
     fn took(&mut self, at: usize, bytes: usize, limits: &Config) -> Vec<Effect> {
         let attached = &mut self.attached[at];
         let mut effects = Vec::new();
-        let go_on = if attached.ours { GoOn::AtOnce } else { GoOn::AtLineStart };
-        if let Some(bytes) = attached.gate.credit(bytes, limits.to_operator_window, go_on) {
-            let message = if attached.ours {
-                attached.next += bytes;
-                skipped(&self.sid, bytes)
+        if let Some(missed) = attached.gate.credit(bytes, limits.to_operator_window) {
+            let (notice, newest) = if attached.ours {
+                attached.next += missed.bytes();
+                let (missing, newest) = missed.for_program();
+                ((missing > 0).then(|| skipped(&self.sid, missing)), newest)
             } else {
-                output_message(&self.sid, skip_notice(bytes).as_bytes())
+                let (notice, newest) = missed.for_screen();
+                (notice.map(|notice| output_message(&self.sid, notice.as_bytes())), newest)
             };
-            effects.push(attached.force(message));
+            let newest = (!newest.is_empty()).then(|| output_message(&self.sid, &newest));
+            effects.extend(notice.into_iter().chain(newest).map(|message| attached.force(message)));
         }
         if matches!(self.use_of, Use::Layered(_)) && self.attached[at].role == Role::Writer {
             effects.push(Effect::Credit { bytes });

@@ -2,7 +2,7 @@
 //!
 //! A change is any request of a user or of another service that is not a mere question; which of those that look like
 //! changes are questions stands in [`crate::routes::QUESTIONS`]. One that cannot be written down is not made. Bodies are
-//! not written down: they may hold secrets.
+//! not written down: they may hold secrets. What may be told of one, its handler tells as [`AuditDetails`].
 
 use actix_web::body::{EitherBody, MessageBody};
 use actix_web::dev::{ServiceRequest, ServiceResponse};
@@ -12,6 +12,7 @@ use actix_web::middleware::Next;
 use actix_web::{Error, HttpMessage};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
+use serde_json::Value;
 use storage::{Actor, NewAuditEntry, clock};
 use uuid::Uuid;
 
@@ -24,6 +25,10 @@ use crate::state::ApiState;
 
 /// Bytes of a path, and of an address somebody claims.
 const TEXT_LIMIT: usize = 2048;
+
+/// What a change was in particular, told by the handler that made it.
+#[derive(Debug)]
+pub struct AuditDetails(pub Value);
 
 /// The layer.
 ///
@@ -49,7 +54,9 @@ pub async fn audit<B: MessageBody>(
         Ok(response) => response.status(),
         Err(error) => error.as_response_error().status_code(),
     };
-    if let Err(error) = conclude(&state, &entry, number, status).await {
+    let told = outcome.as_ref().ok().and_then(|answer| answer.request().extensions_mut().remove::<AuditDetails>());
+    let details = told.map(|told| told.0);
+    if let Err(error) = conclude(&state, &entry, number, status, details.as_ref()).await {
         // It has happened. The entry stays without an outcome, which says as much.
         tracing::error!(%error, action = entry.action, "what came of a change was not written down");
     }
@@ -69,13 +76,14 @@ async fn conclude(
     entry: &NewAuditEntry,
     number: Option<i64>,
     status: StatusCode,
+    details: Option<&Value>,
 ) -> Result<(), storage::StorageError> {
     let number = match number {
         Some(number) => number,
         None if status.is_success() => state.storage.audit.begin(entry).await?,
         None => return Ok(()),
     };
-    state.storage.audit.conclude(number, status.as_u16(), clock::now()).await
+    state.storage.audit.conclude(number, status.as_u16(), details, clock::now()).await
 }
 
 /// What is to be written down about a request; `None` for one that changes nothing.

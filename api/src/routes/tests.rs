@@ -121,6 +121,8 @@ const OPEN_INSIDE: &[(&str, &str)] = &[
     ("GET", "/api/internal/v1/inventory/health"),
     ("GET", "/api/internal/v1/reporting/alive"),
     ("GET", "/api/internal/v1/reporting/health"),
+    ("GET", "/api/internal/v1/deviceconfig/alive"),
+    ("GET", "/api/internal/v1/deviceconfig/health"),
     ("GET", "/api/internal/v1/devicemonitor/alive"),
     ("GET", "/api/internal/v1/devicemonitor/health"),
 ];
@@ -128,7 +130,6 @@ const OPEN_INSIDE: &[(&str, &str)] = &[
 /// Not served yet, and asked for the same tokens all the same.
 const LATER: &[(&str, &str)] = &[
     ("POST", "/api/devices/v2/deployments/device/deployments/next"),
-    ("GET", "/api/devices/v1/deviceconfig/configuration"),
     ("POST", "/api/management/v1/deployments/deployments"),
     ("GET", "/api/management/v1/iot-manager/integrations"),
 ];

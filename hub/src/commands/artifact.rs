@@ -189,7 +189,7 @@ fn table(artifacts: &[Listed]) -> Table {
 }
 
 /// Text of somebody else's, for a terminal.
-fn printable(text: &str) -> String {
+pub fn printable(text: &str) -> String {
     text.chars().map(|letter| if letter.is_control() { '\u{fffd}' } else { letter }).collect()
 }
 

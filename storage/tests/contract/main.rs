@@ -193,6 +193,15 @@ on_every_database! {
         old_alerts_go_and_open_subjects_keep_their_latest,
         checks_are_forgotten_with_and_without_alerts,
     ],
+    device_configs: [
+        a_record_begins_and_ends_with_its_device,
+        what_is_wanted_and_what_is_reported_keep_apart,
+        changes_of_one_device_at_once_lose_nothing,
+        changes_beyond_the_room_write_nothing,
+        of_a_device_that_is_not_there_nothing_is_written,
+        a_row_is_made_once_and_forgotten,
+        all_records_are_emptied,
+    ],
     channels: [
         a_channel_is_made_changed_and_removed,
         there_are_no_more_channels_and_mutes_than_may_be,

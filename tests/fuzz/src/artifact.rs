@@ -18,7 +18,8 @@ pub fn run(bytes: &[u8]) {
     }
     let rules = Rules { limits: LIMITS, ..Rules::default() };
     let whole = outcome(read(rest, &rules));
-    assert_eq!(outcome(read(Slow(rest), &rules)), whole, "read byte by byte");
+    // Of several faults either may be met first.
+    assert_eq!(outcome(read(Slow(rest), &rules)).ok(), whole.as_ref().ok().cloned(), "read byte by byte");
     if let Ok(artifact) = whole {
         check(&artifact);
     }

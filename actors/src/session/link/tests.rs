@@ -329,8 +329,46 @@ fn a_slow_watcher_misses_output_is_told_how_much_and_holds_nobody_up() {
     let effects = rig.link.hear(watcher, AttachedSays::Took { bytes: 1 << 20 }, NOW, &limits());
     let skipped = told(&effects, watcher);
     assert_eq!(skipped[0].typ, "skipped");
-    assert_eq!(usize::try_from(skipped[0].number.unwrap()).unwrap() + shown, 255_000);
+    let newest = bodies(&effects, watcher).len();
+    assert_eq!(newest, 4096);
+    assert_eq!(usize::try_from(skipped[0].number.unwrap()).unwrap() + shown + newest, 255_000);
     assert_eq!(bodies(&rig.device("shell", b"live"), watcher), "live");
+}
+
+#[test]
+fn a_slow_screen_that_missed_the_end_of_a_flood_is_shown_it() {
+    let mut rig = Rig::new(false);
+    let (stock, _) = rig.join("stock", Mode::Write, Client::Stock);
+    rig.start_shell(stock);
+    for _ in 0..1000 {
+        rig.device("shell", &[b'x'; 255]);
+    }
+    rig.device("shell", b"...and\r\nthe end\r\n$ ");
+    let effects = rig.link.hear(stock, AttachedSays::Took { bytes: 1 << 20 }, NOW, &limits());
+    let shown = bodies(&effects, stock);
+    assert!(
+        shown.contains("bytes of output skipped") && shown.ends_with("reads too slowly]\r\nthe end\r\n$ "),
+        "{shown:?}"
+    );
+}
+
+#[test]
+fn a_little_that_did_not_fit_is_shown_late_and_no_more_is_said() {
+    let mut rig = Rig::new(true);
+    let (writer, _) = rig.ours("u", Mode::Write, None);
+    rig.start_shell(writer);
+    let (watcher, _) = rig.ours("watcher", Mode::Watch, None);
+    let mut shown = String::new();
+    let mut fits = true;
+    while fits {
+        let more = bodies(&rig.device("shell", &[b'x'; 255]), watcher);
+        fits = !more.is_empty();
+        shown += &more;
+        rig.link.hear(writer, AttachedSays::Took { bytes: 255 + 512 }, NOW, &limits());
+    }
+    let effects = rig.link.hear(watcher, AttachedSays::Took { bytes: 1 << 20 }, NOW, &limits());
+    assert_eq!(told(&effects, watcher).iter().map(|said| said.typ.as_str()).collect::<Vec<_>>(), ["shell"]);
+    assert_eq!(bodies(&effects, watcher), "x".repeat(255));
 }
 
 #[test]

@@ -227,11 +227,7 @@ impl Operator {
     /// Accepts an authentication set of a device.
     pub async fn accept(&self, device: &str, set: &str) -> anyhow::Result<()> {
         let path = format!("/api/management/v2/devauth/devices/{device}/auth/{set}/status");
-        let answer = self.ask(Method::PUT, &path, Some(&serde_json::json!({ "status": "accepted" }))).await?;
-        match answer.status() {
-            StatusCode::NO_CONTENT => Ok(()),
-            _ => Err(refusal(answer).await),
-        }
+        self.put(&path, &serde_json::json!({ "status": "accepted" })).await
     }
 
     /// Whether the hub knows the device with this id.
@@ -270,6 +266,15 @@ impl Operator {
         let answer = self.ask(Method::GET, path, None).await?;
         match answer.status() {
             StatusCode::OK => answer.json().await.context("cannot read the hub's answer"),
+            _ => Err(refusal(answer).await),
+        }
+    }
+
+    /// Writes this JSON to this path of the hub.
+    pub async fn put(&self, path: &str, body: &serde_json::Value) -> anyhow::Result<()> {
+        let answer = self.ask(Method::PUT, path, Some(body)).await?;
+        match answer.status() {
+            StatusCode::NO_CONTENT => Ok(()),
             _ => Err(refusal(answer).await),
         }
     }

@@ -42,18 +42,22 @@ pub async fn an_entry_says_what_was_done_and_what_came_of_it(database: &TestData
     storage.users.create(&frida).await.expect("created");
     let first = storage.audit.begin(&entry(user("frida"), "PUT /x", "lamp", 10)).await.expect("begun");
     let second = storage.audit.begin(&entry(Actor::Service, "DELETE /x", "door", 20)).await.expect("begun");
-    storage.audit.conclude(first, 204, Timestamp(11)).await.expect("concluded");
-    storage.audit.conclude(first, 500, Timestamp(12)).await.expect("an answer");
+    storage.audit.conclude(first, 204, None, Timestamp(11)).await.expect("concluded");
+    storage.audit.conclude(first, 500, Some(&json!({"late": true})), Timestamp(12)).await.expect("an answer");
+    let third = storage.audit.begin(&entry(Actor::Service, "PUT /x", "gate", 30)).await.expect("begun");
+    storage.audit.conclude(third, 204, Some(&json!({"seen": "\0"})), Timestamp(31)).await.expect("concluded");
     // She leaves, and is still known to have done it.
     storage.users.remove(&frida.id).await.expect("removed");
 
     let entries = list(storage, &AuditFilter::default()).await;
-    assert_eq!(entries.iter().map(|entry| entry.id).collect::<Vec<_>>(), [second, first]);
-    let done = &entries[1];
+    assert_eq!(entries.iter().map(|entry| entry.id).collect::<Vec<_>>(), [third, second, first]);
+    // What was known in the end counts.
+    assert_eq!((entries[0].status, entries[0].details.clone()), (Some(204), Some(json!({"seen": "\0"}))));
+    let done = &entries[2];
     assert_eq!((done.actor_kind.as_str(), done.actor.as_deref()), ("user", Some("frida")));
     assert_eq!((done.actor_email.as_deref(), done.status), (Some("frida@example.com"), Some(204)));
     assert_eq!((done.path.as_deref(), done.details.clone()), (Some("/lamp?\u{fffd}"), Some(json!({"nul": "\0"}))));
-    assert_eq!((entries[0].actor_kind.as_str(), entries[0].status), ("service", None));
+    assert_eq!((entries[1].actor_kind.as_str(), entries[1].status), ("service", None));
 }
 
 pub async fn entries_are_found_by_who_what_and_when(database: &TestDatabase) {
@@ -100,7 +104,7 @@ pub async fn old_entries_go_with_their_outcomes(database: &TestDatabase) {
     let storage = &database.storage;
     for at in [10, 20, 30] {
         let begun = storage.audit.begin(&entry(user("a"), "x", "y", at)).await.expect("begun");
-        storage.audit.conclude(begun, 200, Timestamp(at)).await.expect("concluded");
+        storage.audit.conclude(begun, 200, None, Timestamp(at)).await.expect("concluded");
     }
     assert_eq!(storage.audit.expire(Timestamp(30)).await.expect("removed"), 2);
     let left = list(storage, &AuditFilter::default()).await;
