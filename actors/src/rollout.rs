@@ -237,7 +237,12 @@ impl Rollout {
         let (was_whole, doubts, seen, mut were_by_filter) = {
             let memory = self.0.memory.lock();
             let by_filter: HashSet<DeploymentId> = memory.by_filter.iter().map(|one| one.deployment).collect();
-            (memory.is_whole, memory.doubts, if memory.is_whole { memory.seen } else { Timestamp::default() }, by_filter)
+            (
+                memory.is_whole,
+                memory.doubts,
+                if memory.is_whole { memory.seen } else { Timestamp::default() },
+                by_filter,
+            )
         };
         let going_on = self.0.deployments.going_on(Timestamp::default()).await?;
         let mut by_filter = Vec::new();
