@@ -15,7 +15,7 @@ use crate::database::{
 use crate::{DeploymentId, DeviceId, StorageError, Timestamp};
 pub use configuration::{Configuration, ConfigurationFault, KEYS, TEXT_LIMIT};
 pub(crate) use deployed::forget_deployed;
-pub use deployed::{Deployed, DeployedConfiguration, NewConfiguration};
+pub use deployed::{Deployed, DeployedConfiguration};
 
 /// The configuration of a device, wanted and reported.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -76,7 +76,7 @@ pub use deployments::{
 };
 pub use device_configs::{
     Configuration, ConfigurationFault, Deployed, DeployedConfiguration, DeviceConfig, DeviceConfigs, Merged,
-    NewConfiguration, Provisioned,
+    Provisioned,
 };
 pub use devices::{
     AuthSet, Decision, Device, DeviceChange, DeviceFilter, DeviceKey, DeviceStatus, DeviceToken, Devices, Fleet,

@@ -7,31 +7,6 @@ use crate::database::{Transaction, in_transaction, on_reader};
 use crate::deployments::{DeploymentKind, DeviceState, Targets, create};
 use crate::{Creation, DeploymentId, DeviceId, NewDeployment, StorageError, Timestamp};
 
-/// A deployment of a configuration that is to be made. It is for one device, which need not be known.
-#[derive(Clone, PartialEq)]
-pub struct NewConfiguration {
-    /// Which deployment.
-    pub deployment: DeploymentId,
-    /// For which device.
-    pub device: String,
-    /// Name of the deployment, and of the artifact that it brings.
-    pub name: String,
-    /// What it brings. Any of its values may be a secret.
-    pub configuration: Map<String, Value>,
-    /// The groups of the device.
-    pub groups: Vec<String>,
-    /// Now.
-    pub at: Timestamp,
-}
-
-impl std::fmt::Debug for NewConfiguration {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let mut shown = formatter.debug_struct("NewConfiguration");
-        shown.field("deployment", &self.deployment).field("device", &self.device).field("name", &self.name);
-        shown.finish_non_exhaustive()
-    }
-}
-
 /// What came of deploying a configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Deployed {
@@ -82,43 +57,22 @@ impl DeviceConfigs {
                 transaction.roll_back().await?;
                 return Ok(Deployed::NoDevice);
             };
-            let settings = config.configured.settings().iter();
-            let new = NewConfiguration {
-                deployment,
-                device: device.to_string(),
-                name: format!("configuration-{deployment}"),
-                configuration: settings.map(|(key, value)| (key.clone(), value.clone().into())).collect(),
-                groups,
-                at: now.max(Timestamp::from_millis(config.updated.millis().saturating_add(1))),
-            };
-            let made = make(&mut transaction, &new).await?;
-            if !matches!(made, Deployed::Made { .. }) {
-                transaction.roll_back().await?;
-                return Ok(made);
+            let at = now.max(Timestamp::from_millis(config.updated.millis().saturating_add(1)));
+            let new = new_deployment(&config, deployment, groups, at);
+            match create(&mut transaction, &new).await? {
+                Creation::Made(_) => {}
+                Creation::IdTaken => {
+                    transaction.roll_back().await?;
+                    return Ok(Deployed::IdTaken);
+                }
+                other => return Err(StorageError::other("cannot deploy a configuration", format!("{other:?}"))),
             }
+            let superseded = superseded(&mut transaction, device, deployment).await?;
             note(&mut transaction, &config, deployment).await?;
             transaction.commit().await?;
-            Ok(made)
+            Ok(Deployed::Made { superseded })
         };
         self.db.within(Box::pin(deployed)).await
-    }
-
-    /// Makes a deployment that brings a device this configuration, whatever it is told to be.
-    ///
-    /// # Errors
-    /// `Unavailable`, `Corrupt`, `Other`.
-    pub async fn bring(&self, new: &NewConfiguration) -> Result<Deployed, StorageError> {
-        let brought = async {
-            let mut transaction = self.db.begin().await?;
-            let made = make(&mut transaction, new).await?;
-            if matches!(made, Deployed::Made { .. }) {
-                transaction.commit().await?;
-            } else {
-                transaction.roll_back().await?;
-            }
-            Ok(made)
-        };
-        self.db.within(Box::pin(brought)).await
     }
 
     /// What this deployment brings to this device; `None` if it brings no configuration, or to another, or if there is no
@@ -151,42 +105,41 @@ impl DeviceConfigs {
     }
 }
 
-async fn make(transaction: &mut Transaction, new: &NewConfiguration) -> Result<Deployed, StorageError> {
-    // No two of these are ever equal: each is for another id.
+fn new_deployment(config: &DeviceConfig, id: DeploymentId, groups: Vec<String>, at: Timestamp) -> NewDeployment {
+    // No two of these are equal: each has its id, of which there is one.
     let mut fingerprint = [0; 32];
-    fingerprint[..16].copy_from_slice(new.deployment.uuid().as_bytes());
-    let configuration = serde_json::to_string(&new.configuration).expect("JSON has a text");
-    let deployment = NewDeployment {
-        id: new.deployment,
-        name: new.name.clone(),
-        artifact_name: new.name.clone(),
+    fingerprint[..16].copy_from_slice(id.uuid().as_bytes());
+    let name = format!("configuration-{id}");
+    NewDeployment {
+        id,
+        name: name.clone(),
+        artifact_name: name,
         forced: false,
-        targets: Targets::Devices(vec![new.device.clone()]),
+        targets: Targets::Devices(vec![config.device.to_string()]),
         chosen_by: "[]".to_owned(),
-        groups: new.groups.clone(),
-        configuration: Some(configuration),
+        groups,
+        configuration: Some(config.configured.to_json()),
         fingerprint,
-        at: new.at,
-    };
-    match create(transaction, &deployment).await? {
-        Creation::Made(_) => Ok(Deployed::Made { superseded: superseded(transaction, new).await? }),
-        Creation::IdTaken => Ok(Deployed::IdTaken),
-        other => Err(StorageError::other("cannot deploy a configuration", format!("{other:?}"))),
+        at,
     }
 }
 
 /// Deployments of configurations that the device was not told of yet, but for the new one.
-async fn superseded(transaction: &mut Transaction, new: &NewConfiguration) -> Result<Vec<DeploymentId>, StorageError> {
+async fn superseded(
+    transaction: &mut Transaction,
+    device: DeviceId,
+    new: DeploymentId,
+) -> Result<Vec<DeploymentId>, StorageError> {
     in_transaction!(transaction, |connection| {
         sqlx::query_scalar(
             "SELECT d.id FROM device_deployments p JOIN deployments d ON d.id = p.deployment WHERE p.device = $1 \
              AND p.is_current AND p.offered IS NULL AND p.status = $2 AND d.kind = $3 AND d.finished IS NULL \
              AND d.id <> $4 ORDER BY d.id",
         )
-        .bind(&new.device)
+        .bind(device.to_string())
         .bind(DeviceState::Pending.number())
         .bind(DeploymentKind::Configuration.as_str())
-        .bind(new.deployment)
+        .bind(new)
         .fetch_all(connection)
         .await
     })

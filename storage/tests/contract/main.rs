@@ -203,7 +203,6 @@ on_every_database! {
         all_records_are_emptied,
         a_deployment_keeps_what_was_wanted_then,
         a_newer_configuration_takes_the_place_of_those_nobody_was_told_of,
-        a_configuration_can_be_brought_to_anybody_once,
     ],
     channels: [
         a_channel_is_made_changed_and_removed,

@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use storage::device_configs::KEYS;
 use storage::{
     Configuration, ConfigurationFault, Deployed, DeploymentId, DeploymentKind, DeploymentState, DeviceConfig, DeviceId,
-    Merged, NewConfiguration, Offer, Poll, Provisioned, SetStatus, Storage, Timestamp, clock,
+    Merged, Offer, Poll, Provisioned, SetStatus, Storage, Timestamp, clock,
 };
 
 use crate::backends::{TestDatabase, remove, stored_device};
@@ -235,28 +235,4 @@ pub async fn a_newer_configuration_takes_the_place_of_those_nobody_was_told_of(d
     // Which of them end is for others to say.
     let second = storage.deployments.find(second).await.expect("an answer").expect("a deployment");
     assert_eq!(second.state, DeploymentState::Pending);
-}
-
-pub async fn a_configuration_can_be_brought_to_anybody_once(database: &TestDatabase) {
-    let (storage, now) = (&database.storage, clock::now());
-    let device = stored_device(storage, 1, SetStatus::Accepted).await.id;
-    let configuration: Map<String, Value> = [("lamp".to_owned(), json!({"brightness": 7}))].into_iter().collect();
-    let new = |device: &str| NewConfiguration {
-        deployment: DeploymentId::random(),
-        device: device.to_owned(),
-        name: "by another service".to_owned(),
-        configuration: configuration.clone(),
-        groups: Vec::new(),
-        at: now,
-    };
-    let known = new(&device.to_string());
-    let made = storage.device_configs.bring(&known).await.expect("an answer");
-    assert_eq!(made, Deployed::Made { superseded: Vec::new() });
-    assert_eq!(storage.device_configs.bring(&known).await.expect("an answer"), Deployed::IdTaken);
-    let brought = storage.device_configs.deployed(known.deployment, device).await.expect("an answer");
-    assert_eq!(brought.expect("a configuration").configuration, configuration);
-    // That is not what the device is told to be.
-    assert_eq!(find(storage, device).await.deployment, None);
-    let unknown = storage.device_configs.bring(&new("nobody")).await.expect("an answer");
-    assert_eq!(unknown, Deployed::Made { superseded: Vec::new() });
 }
