@@ -35,6 +35,7 @@
 //! | [`device_link`], [`operator_link`] | what a connection does next |
 //! | [`file_transfer`] | files to and from devices |
 //! | [`artifacts`] | artifacts, the releases they make up, and how they get in and out |
+//! | [`device_configs`] | how devices are brought what they are told to be |
 //! | [`artifact_file`] | what an update is shipped in: read, checked, written |
 //! | [`rollout`] | deployments: what devices have to do next, and how far they are |
 //! | [`registry`], [`reach`] | who is connected, here and elsewhere |
@@ -63,6 +64,7 @@ pub mod session;
 
 pub mod artifact_file;
 pub mod artifacts;
+pub mod device_configs;
 pub mod file_transfer;
 pub mod recording;
 

@@ -79,7 +79,10 @@ pub fn routes(service: &mut ServiceConfig) {
 
     // What devices are told to be.
     let config = E::at("/api/management/v1/deviceconfig/configurations/device/{id}");
-    service.service(config.get(device_config::management::get).put(device_config::management::set));
+    service.service(config.get(device_config::management::get).put(device_config::management::set)).service(
+        E::at("/api/management/v1/deviceconfig/configurations/device/{id}/deploy")
+            .post(device_config::management::deploy),
+    );
 
     // Whether devices are connected.
     service
@@ -191,6 +194,7 @@ fn artifact_routes(service: &mut ServiceConfig) {
     let releases = E::at("/api/management/v2/deployments/deployments/releases");
     let release = E::at("/api/management/v2/deployments/deployments/releases/{name}");
     let fetch = E::at("/api/devices/v1/deployments/download/objects/{id}");
+    let configuration = E::at("/api/devices/v1/deployments/download/configuration/{deployment}/{device_type}/{device}");
     service
         .service(
             E::at("/api/management/v1/deployments/artifacts")
@@ -219,6 +223,7 @@ fn artifact_routes(service: &mut ServiceConfig) {
         .service(E::at("/api/management/v1/mooring/artifacts/uploads/{id}").get(artifacts::upload::status))
         .service(E::at("/api/management/v1/mooring/artifacts/{id}").get(artifacts::listing::details))
         .service(fetch.get(artifacts::links::fetch).head(artifacts::links::fetch))
+        .service(configuration.get(artifacts::links::fetch_configuration).head(artifacts::links::fetch_configuration))
         .service(E::at("/api/devices/v1/deployments/download/uploads/{id}").put(artifacts::links::bring));
 }
 
@@ -353,6 +358,10 @@ fn internal_config(service: &mut ServiceConfig) {
     let tenants = E::at("/api/internal/v1/deviceconfig/tenants");
     let device = E::at("/api/internal/v1/deviceconfig/tenants/{tenant:[^/]*}/devices/{id}");
     let merge = E::at("/api/internal/v1/deviceconfig/tenants/{tenant:[^/]*}/configurations/device/{id}");
+    let deploy = E::at("/api/internal/v1/deviceconfig/tenants/{tenant:[^/]*}/configurations/device/{id}/deploy");
+    let bring = E::at(
+        "/api/internal/v1/deployments/tenants/{tenant:[^/]*}/configuration/deployments/{deployment}/devices/{device}",
+    );
     service
         .service(E::at("/api/internal/v1/deviceconfig/alive").get(internal::alive))
         .service(E::at("/api/internal/v1/deviceconfig/health").get(internal::health))
@@ -360,7 +369,9 @@ fn internal_config(service: &mut ServiceConfig) {
         .service(E::at("/api/internal/v1/deviceconfig/tenants/{tenant}").delete(internal::wipe_another))
         .service(E::at("/api/internal/v1/deviceconfig/tenants/{tenant:[^/]*}/devices").post(config::provision))
         .service(device.delete(config::forget))
-        .service(merge.patch(config::merge));
+        .service(merge.patch(config::merge))
+        .service(deploy.post(config::deploy))
+        .service(bring.post(config::bring));
 }
 
 fn internal_monitoring(service: &mut ServiceConfig) {

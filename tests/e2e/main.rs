@@ -8,6 +8,7 @@ mod artifact_making;
 mod artifacts;
 mod audit_log;
 mod backend_outages;
+mod config_deployments;
 mod conformance;
 mod connection_history;
 mod device_admission;

@@ -151,12 +151,17 @@ impl Rollout {
             Creation::Equal => return Err(MakeError::Equal),
             Creation::IdTaken => return Err(MakeError::IdTaken),
         }
+        self.publish().await;
+        Ok(new.id)
+    }
+
+    /// Lets devices find a deployment that was stored just now: on this node from then on, on others once they have heard.
+    pub(crate) async fn publish(&self) {
         if let Err(error) = self.look().await {
             warn!(%error, "a new deployment cannot be read yet; devices are looked up one by one until it can");
             self.doubt();
         }
         self.tell(&Event::DeploymentMade);
-        Ok(new.id)
     }
 
     /// The devices that pass now.

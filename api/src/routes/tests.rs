@@ -88,6 +88,8 @@ const OPEN: &[(&str, &str)] = &[
     ("GET", "/api/devices/v1/deployments/download/objects/{id}"),
     ("HEAD", "/api/devices/v1/deployments/download/objects/{id}"),
     ("PUT", "/api/devices/v1/deployments/download/uploads/{id}"),
+    ("GET", "/api/devices/v1/deployments/download/configuration/{deployment}/{device_type}/{device}"),
+    ("HEAD", "/api/devices/v1/deployments/download/configuration/{deployment}/{device_type}/{device}"),
     ("GET", "/health/live"),
     ("HEAD", "/health/live"),
     ("GET", "/health/ready"),
