@@ -10,6 +10,7 @@ mod audit_log;
 mod backend_outages;
 mod conformance;
 mod connection_history;
+mod deployments;
 mod device_admission;
 mod device_config;
 mod device_list;
