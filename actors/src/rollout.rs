@@ -191,6 +191,14 @@ impl Rollout {
         self.0.deployments.abort_device(device, clock::now()).await
     }
 
+    /// The same for a device that is removed.
+    ///
+    /// # Errors
+    /// `Unavailable`, `Other`.
+    pub async fn decommission(&self, device: &str) -> Result<(), StorageError> {
+        self.0.deployments.decommission(device, clock::now()).await
+    }
+
     /// Lets a device forget what it went through, so that it may be told of it again.
     ///
     /// # Errors

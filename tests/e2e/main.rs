@@ -11,6 +11,7 @@ mod backend_outages;
 mod config_deployments;
 mod conformance;
 mod connection_history;
+mod deployments;
 mod device_admission;
 mod device_config;
 mod device_list;

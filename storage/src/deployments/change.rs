@@ -165,12 +165,24 @@ impl Deployments {
     /// # Errors
     /// `Unavailable`, `Other`.
     pub async fn abort_device(&self, device: &str, at: Timestamp) -> Result<(), StorageError> {
-        let aborted = async {
+        self.withdraw(device, DeviceState::Aborted, at).await
+    }
+
+    /// The same for a device that is removed.
+    ///
+    /// # Errors
+    /// `Unavailable`, `Other`.
+    pub async fn decommission(&self, device: &str, at: Timestamp) -> Result<(), StorageError> {
+        self.withdraw(device, DeviceState::Decommissioned, at).await
+    }
+
+    async fn withdraw(&self, device: &str, state: DeviceState, at: Timestamp) -> Result<(), StorageError> {
+        let withdrawn = async {
             let mut transaction = self.db.begin().await?;
-            withdraw(&mut transaction, device, DeviceState::Aborted, at).await?;
+            withdraw(&mut transaction, device, state, at).await?;
             transaction.commit().await
         };
-        self.db.within(Box::pin(aborted)).await
+        self.db.within(Box::pin(withdrawn)).await
     }
 
     /// Lets a device forget what it went through: its record stays, and counts for nothing it is offered later.
