@@ -23,6 +23,7 @@ need redis-server redis-server
 need nats-server nats-server
 need dbus-daemon dbus-daemon
 need dbus-send dbus-bin
+need curl curl
 need mender mender-client
 need mender-connect mender-connect
 need mender-artifact mender-artifact

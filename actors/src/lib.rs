@@ -14,6 +14,7 @@
 //! ├─ DeadNodes      what nodes that died have left open
 //! ├─ AlertWriter    what devices' monitoring reports, written in batches with all that follows
 //! ├─ RuleWatcher    rules by which the hub raises alerts itself
+//! ├─ RolloutWatcher  which devices have something to install, kept in memory
 //! ├─ JobRunner      durable background work, taken in turns with the other nodes
 //! └─ Housekeeping   what has run out: tokens, events, connections and sessions of long ago
 //!
@@ -34,7 +35,9 @@
 //! | [`device_link`], [`operator_link`] | what a connection does next |
 //! | [`file_transfer`] | files to and from devices |
 //! | [`artifacts`] | artifacts, the releases they make up, and how they get in and out |
+//! | [`device_configs`] | how devices are brought what they are told to be |
 //! | [`artifact_file`] | what an update is shipped in: read, checked, written |
+//! | [`rollout`] | deployments: what devices have to do next, and how far they are |
 //! | [`registry`], [`reach`] | who is connected, here and elsewhere |
 //! | [`events`], [`status_writer`] | what is written down about connections and sessions, and who is told |
 //! | [`monitor`], [`notifications`] | alerts, and who is told of them |
@@ -61,11 +64,13 @@ pub mod session;
 
 pub mod artifact_file;
 pub mod artifacts;
+pub mod device_configs;
 pub mod file_transfer;
 pub mod recording;
 
 pub mod reach;
 pub mod registry;
+pub mod rollout;
 pub mod trigger;
 
 pub mod bus;

@@ -20,6 +20,7 @@ use crate::gate::Gate;
 use crate::jobs::JobQueue;
 use crate::reach::Reach;
 use crate::registry::{ConnectedOperator, Guest, HostedSession, Registry};
+use crate::rollout::Rollout;
 use crate::session::attachment::{AttachedEnd, AttachedSays, ToAttached, ToSession};
 use crate::session::{Binding, DeviceSays, FromDevice, HostEnd, HostSays, Open, SessionEnd, ToDevice};
 use crate::supervisor::{Alive, Crash};
@@ -61,6 +62,8 @@ pub struct Parts {
     pub bus: Bus,
     /// Background work.
     pub jobs: JobQueue,
+    /// What devices have to do.
+    pub rollout: Rollout,
 }
 
 impl Parts {
@@ -88,6 +91,8 @@ impl Parts {
                 }
             }
             Event::WorkAdded => self.jobs.hear_of_work(),
+            Event::DeploymentMade => self.rollout.hear_of_deployments(),
+            Event::DeviceMayHaveWork { device } => self.rollout.hear_of(*device),
         }
     }
 
@@ -379,6 +384,7 @@ impl StreamHandler<Incoming> for Switchboard {
             Incoming::Event(event) => self.parts.carry_out(&event),
             Incoming::LinkLost => self.lose_link(),
             Incoming::LinkBack => {
+                self.parts.rollout.doubt();
                 // A moment later: what is announced while the others still come back may be missed as well.
                 ctx.run_later(HEAR_AGAIN, Self::look_for_withdrawals);
             }

@@ -24,6 +24,7 @@ use crate::notifications::Notifications;
 use crate::reach::Reach;
 use crate::recording::RecordingConfig;
 use crate::registry::Registry;
+use crate::rollout::{Rollout, RolloutWatcher};
 use crate::session::{self, host};
 use crate::status_writer::{SessionQueue, StatusQueue, StatusWriter};
 use crate::supervisor::{Crash, Service};
@@ -55,6 +56,8 @@ pub struct Tree {
     pub jobs: JobQueue,
     /// What devices' monitoring reports.
     pub monitor: Monitor,
+    /// What devices have to do.
+    pub rollout: Rollout,
     is_draining: Arc<AtomicBool>,
     /// Bounds that all recordings of this node share.
     recording: RecordingConfig,
@@ -66,6 +69,7 @@ pub struct Tree {
     dead_nodes: Service<DeadNodes>,
     alert_writer: Service<AlertWriter>,
     rule_watcher: Service<RuleWatcher>,
+    rollout_watcher: Service<RolloutWatcher>,
     job_runner: Service<JobRunner>,
     housekeeping: Service<Housekeeping>,
 }
@@ -79,6 +83,24 @@ pub struct Equipment {
     pub artifacts: Artifacts,
     /// Called for sessions that are no longer remembered.
     pub remove_recordings: RemoveRecordings,
+}
+
+impl Equipment {
+    fn run_jobs(&self, jobs: &JobQueue, bus: &Bus, config: &Config, arbiter: &ArbiterHandle) -> Service<JobRunner> {
+        let (queue, node, config) = (jobs.clone(), bus.node(), config.jobs.clone());
+        let kinds: Arc<[JobKind]> = self.notifications.job_kinds().into();
+        Service::start("jobs", arbiter, move |alive| {
+            JobRunner::new(queue.clone(), node, Arc::clone(&kinds), config.clone(), alive)
+        })
+    }
+
+    fn keep_house(&self, storage: &Storage, config: &Config, arbiter: &ArbiterHandle) -> Service<Housekeeping> {
+        let (storage, retention, equipment) = (storage.clone(), config.retention.clone(), self.clone());
+        Service::start("housekeeping", arbiter, move |alive| {
+            let Self { artifacts, remove_recordings, .. } = equipment.clone();
+            Housekeeping::new(storage.clone(), retention.clone(), remove_recordings, artifacts, alive)
+        })
+    }
 }
 
 impl Tree {
@@ -99,7 +121,14 @@ impl Tree {
         let triggers =
             Triggers::new(registry.clone(), reach.clone(), bus.clone(), config.trigger_reply_limit, arbiter.clone());
         let jobs = JobQueue::new(storage.jobs.clone(), bus.clone(), &config.jobs);
-        let parts = Parts { registry: registry.clone(), gate: gate.clone(), bus: bus.clone(), jobs: jobs.clone() };
+        let rollout = Rollout::new(storage, bus.clone());
+        let parts = Parts {
+            registry: registry.clone(),
+            gate: gate.clone(),
+            bus: bus.clone(),
+            jobs: jobs.clone(),
+            rollout: rollout.clone(),
+        };
 
         let status_writer = {
             let (queues, tail) = ((statuses.clone(), sessions.clone()), events.clone());
@@ -148,20 +177,12 @@ impl Tree {
                 RuleWatcher::new(&storage, monitor.clone(), period, alive)
             })
         };
-        let job_runner = {
-            let (queue, node, config) = (jobs.clone(), bus.node(), config.jobs.clone());
-            let kinds: Arc<[JobKind]> = equipment.notifications.job_kinds().into();
-            Service::start("jobs", arbiter, move |alive| {
-                JobRunner::new(queue.clone(), node, Arc::clone(&kinds), config.clone(), alive)
-            })
+        let rollout_watcher = {
+            let rollout = rollout.clone();
+            Service::start("rollout", arbiter, move |alive| RolloutWatcher::new(rollout.clone(), alive))
         };
-        let housekeeping = {
-            let (storage, retention, equipment) = (storage.clone(), config.retention.clone(), equipment.clone());
-            Service::start("housekeeping", arbiter, move |alive| {
-                let Equipment { artifacts, remove_recordings, .. } = equipment.clone();
-                Housekeeping::new(storage.clone(), retention.clone(), remove_recordings, artifacts, alive)
-            })
-        };
+        let job_runner = equipment.run_jobs(&jobs, bus, config, arbiter);
+        let housekeeping = equipment.keep_house(storage, config, arbiter);
         let announce: Announcer = Arc::new(move |event| parts.announce(&event));
         Self {
             registry,
@@ -175,6 +196,7 @@ impl Tree {
             triggers,
             jobs,
             monitor,
+            rollout,
             is_draining,
             recording: RecordingConfig::default(),
             storage: storage.clone(),
@@ -185,6 +207,7 @@ impl Tree {
             dead_nodes,
             alert_writer,
             rule_watcher,
+            rollout_watcher,
             job_runner,
             housekeeping,
         }
@@ -230,6 +253,7 @@ impl Tree {
         self.switchboard.retire();
         self.dead_nodes.retire();
         self.rule_watcher.retire();
+        self.rollout_watcher.retire();
         self.alert_writer.retire();
         self.job_runner.retire();
         self.housekeeping.retire();
@@ -266,6 +290,7 @@ impl Tree {
             "dead_nodes" => Some(self.dead_nodes.restarts()),
             "alert_writer" => Some(self.alert_writer.restarts()),
             "rule_watcher" => Some(self.rule_watcher.restarts()),
+            "rollout" => Some(self.rollout_watcher.restarts()),
             "jobs" => Some(self.job_runner.restarts()),
             "housekeeping" => Some(self.housekeeping.restarts()),
             _ => None,
@@ -273,7 +298,7 @@ impl Tree {
     }
 
     /// The names of all services.
-    pub fn services(&self) -> [&'static str; 10] {
+    pub fn services(&self) -> [&'static str; 11] {
         [
             self.status_writer.name(),
             self.reports.service().name(),
@@ -283,6 +308,7 @@ impl Tree {
             self.dead_nodes.name(),
             self.alert_writer.name(),
             self.rule_watcher.name(),
+            self.rollout_watcher.name(),
             self.job_runner.name(),
             self.housekeeping.name(),
         ]
@@ -299,6 +325,7 @@ impl Tree {
             "dead_nodes" => self.dead_nodes.address().map(|service| service.do_send(Crash)).is_some(),
             "alert_writer" => self.alert_writer.address().map(|service| service.do_send(Crash)).is_some(),
             "rule_watcher" => self.rule_watcher.address().map(|service| service.do_send(Crash)).is_some(),
+            "rollout" => self.rollout_watcher.address().map(|service| service.do_send(Crash)).is_some(),
             "jobs" => self.job_runner.address().map(|service| service.do_send(Crash)).is_some(),
             "housekeeping" => self.housekeeping.address().map(|service| service.do_send(Crash)).is_some(),
             _ => false,

@@ -8,7 +8,7 @@
 //! | `links.rs` | files by link, which need no token |
 //! | `body.rs`, `query.rs` | what is sent and what is asked |
 
-mod body;
+pub(crate) mod body;
 pub mod links;
 pub mod listing;
 mod query;
@@ -37,7 +37,7 @@ fn no_such() -> ApiError {
 }
 
 /// How the hub was asked, for links to it: scheme and host without a slash at the end.
-fn base(state: &ApiState, request: &HttpRequest) -> Result<String, ApiError> {
+pub(crate) fn base(state: &ApiState, request: &HttpRequest) -> Result<String, ApiError> {
     if let Some(url) = &state.config.public_url {
         return Ok(url.trim_end_matches('/').to_owned());
     }

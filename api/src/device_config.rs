@@ -12,14 +12,22 @@ pub mod device;
 pub mod internal;
 pub mod management;
 
-use actix_web::{HttpMessage, HttpRequest};
-use serde_json::json;
 use std::collections::BTreeMap;
-use storage::{Configuration, ConfigurationFault};
 
-use crate::body::RawJson;
+use actix_web::{HttpMessage, HttpRequest, HttpResponse};
+use actors::device_configs;
+use actors::trigger::Asker;
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+use storage::{Configuration, ConfigurationFault, DeviceId};
+
+use crate::body::{RawJson, answer_json};
 use crate::error::ApiError;
 use crate::middleware::audit::AuditDetails;
+use crate::state::ApiState;
+
+/// How often a device may be offered again what it failed to install. (Mender API: deployments, `retries`.)
+const RETRIES: u64 = 100;
 
 /// The settings in a body; `null` are none. (A device that was given nothing stores `null`, and reports that.)
 fn settings(body: &RawJson) -> Result<Configuration, ApiError> {
@@ -42,6 +50,41 @@ impl From<ConfigurationFault> for ApiError {
 /// Lets the audit log say what was written.
 fn note(request: &HttpRequest, configuration: &Configuration) {
     request.extensions_mut().insert(AuditDetails(json!({ "configuration": configuration.masked() })));
+}
+
+/// What is asked of a deployment. Members of other editions are taken and mean nothing.
+#[derive(Debug, Deserialize)]
+struct DeployBody {
+    #[serde(default)]
+    retries: u64,
+    #[serde(default, rename = "update_control_map")]
+    _control_map: Option<Map<String, Value>>,
+}
+
+impl DeployBody {
+    fn check(&self) -> Result<(), ApiError> {
+        if self.retries <= RETRIES {
+            return Ok(());
+        }
+        Err(ApiError::bad_request(format!("failed to decode deployment: retries must be at most {RETRIES}")))
+    }
+}
+
+/// Deploys what a device is told to be. Whether there is such a device is looked at before the body is.
+async fn deploy(
+    id: &str,
+    request: &HttpRequest,
+    state: &ApiState,
+    body: &RawJson,
+    asker: Asker,
+) -> Result<HttpResponse, ApiError> {
+    let device: DeviceId = id.parse().map_err(|_| no_device())?;
+    state.storage.device_configs.find(device).await?.ok_or_else(no_device)?;
+    body.object::<DeployBody>("failed to decode deployment")?.check()?;
+    let deployment = device_configs::deploy(&state.storage, &state.rollout, &state.triggers, device, asker).await?;
+    let answer = json!({ "deployment_id": deployment.ok_or_else(no_device)? });
+    request.extensions_mut().insert(AuditDetails(answer.clone()));
+    Ok(answer_json(&mut HttpResponse::Ok(), &answer))
 }
 
 fn no_device() -> ApiError {

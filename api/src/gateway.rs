@@ -83,14 +83,16 @@ pub fn internal_access(path: &str) -> Access {
         // holds that one, and the answer is what the other listener would say.
         (
             "v1",
-            "deviceconnect" | "devauth" | "useradm" | "inventory" | "reporting" | "deviceconfig" | "devicemonitor",
+            "deviceconnect" | "devauth" | "useradm" | "inventory" | "reporting" | "deviceconfig" | "devicemonitor"
+            | "deployments",
             "alive" | "health",
         )
         | ("v1", "devauth", "tokens/verify")
         | ("v1", "useradm", "auth/verify") => Access::Public,
         (
             "v1",
-            "deviceconnect" | "devauth" | "useradm" | "inventory" | "reporting" | "deviceconfig" | "devicemonitor",
+            "deviceconnect" | "devauth" | "useradm" | "inventory" | "reporting" | "deviceconfig" | "devicemonitor"
+            | "deployments",
             _,
         )
         | ("v2", "inventory", _) => Access::Internal,
@@ -215,7 +217,8 @@ mod tests {
             ("/api/internal/v1/inventory/health", Access::Public),
             ("/api/internal/v2/inventory/tenants//filters/search", Access::Internal),
             ("/api/internal/v1/reporting/alive", Access::Public),
-            ("/api/internal/v1/deployments/tenants", Access::Nowhere),
+            ("/api/internal/v1/deployments/tenants", Access::Internal),
+            ("/api/internal/v1/iot-manager/tenants", Access::Nowhere),
             ("/api/management/v2/devauth/devices", Access::Nowhere),
             ("/health/live", Access::Nowhere),
             ("/", Access::Nowhere),

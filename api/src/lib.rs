@@ -42,6 +42,7 @@ pub mod artifacts;
 pub mod audit_log;
 pub mod channels;
 pub mod connections;
+pub mod deployments;
 pub mod device_config;
 pub mod device_connect;
 pub mod devices;

@@ -4,8 +4,8 @@ use actix_web::web::ServiceConfig;
 
 use crate::endpoint::Endpoint as E;
 use crate::{
-    alert_rules, artifacts, audit_log, channels, connections, device_config, device_connect, devices, events,
-    exposition, file_transfer, health, internal, inventory, jobs, monitoring, recordings, reporting, sessions,
+    alert_rules, artifacts, audit_log, channels, connections, deployments, device_config, device_connect, devices,
+    events, exposition, file_transfer, health, internal, inventory, jobs, monitoring, recordings, reporting, sessions,
     triggers, users, web_ui,
 };
 
@@ -20,6 +20,8 @@ pub const QUESTIONS: &[&str] = &[
     "/api/management/v2alpha1/inventory/identities/search",
     "/api/management/v1/reporting/devices/search",
     "/api/management/v1/reporting/devices/aggregate",
+    "/api/management/v1/deployments/deployments/statistics/list",
+    "/api/internal/v1/deployments/tenants/{tenant:[^/]*}/devices/deployments/last",
     "/api/internal/v1/inventory/tenants/{tenant:[^/]*}/test/devices/groups",
     "/api/internal/v2/inventory/tenants/{tenant:[^/]*}/filters/search",
     "/api/internal/v1/reporting/tenants/{tenant:[^/]*}/devices/search",
@@ -33,9 +35,16 @@ pub fn routes(service: &mut ServiceConfig) {
 
     // What devices ask.
     let attributes = E::at("/api/devices/v1/inventory/device/attributes");
+    let next = E::at("/api/devices/v1/deployments/device/deployments/next");
     service
+        .service(next.get(deployments::device::next).post(deployments::device::next_with_provides))
+        .service(E::at("/api/devices/v2/deployments/device/deployments/next").post(deployments::device::next_v2))
         .service(attributes.put(inventory::replace_attributes).patch(inventory::merge_attributes))
         .service(E::at("/api/devices/v1/authentication/auth_requests").post(ask_to_join))
+        .service(
+            E::at("/api/devices/v1/deployments/device/deployments/{id}/status").put(deployments::device::report_status),
+        )
+        .service(E::at("/api/devices/v1/deployments/device/deployments/{id}/log").put(deployments::device::send_log))
         .service(E::at("/api/devices/v1/deviceconnect/connect").get(device_connect::device_without_socket))
         .service(E::at("/api/devices/v1/devicemonitor/alert").post(monitoring::device::report_alerts))
         .service(E::at("/api/devices/v1/devicemonitor/config").post(monitoring::device::report_checks))
@@ -79,7 +88,10 @@ pub fn routes(service: &mut ServiceConfig) {
 
     // What devices are told to be.
     let config = E::at("/api/management/v1/deviceconfig/configurations/device/{id}");
-    service.service(config.get(device_config::management::get).put(device_config::management::set));
+    service.service(config.get(device_config::management::get).put(device_config::management::set)).service(
+        E::at("/api/management/v1/deviceconfig/configurations/device/{id}/deploy")
+            .post(device_config::management::deploy),
+    );
 
     // Whether devices are connected.
     service
@@ -120,6 +132,7 @@ pub fn routes(service: &mut ServiceConfig) {
         .service(file.get(file_transfer::file).head(file_transfer::file));
 
     artifact_routes(service);
+    deployment_routes(service);
 
     // For machines.
     service
@@ -191,6 +204,7 @@ fn artifact_routes(service: &mut ServiceConfig) {
     let releases = E::at("/api/management/v2/deployments/deployments/releases");
     let release = E::at("/api/management/v2/deployments/deployments/releases/{name}");
     let fetch = E::at("/api/devices/v1/deployments/download/objects/{id}");
+    let configuration = E::at("/api/devices/v1/deployments/download/configuration/{deployment}/{device_type}/{device}");
     service
         .service(
             E::at("/api/management/v1/deployments/artifacts")
@@ -219,7 +233,35 @@ fn artifact_routes(service: &mut ServiceConfig) {
         .service(E::at("/api/management/v1/mooring/artifacts/uploads/{id}").get(artifacts::upload::status))
         .service(E::at("/api/management/v1/mooring/artifacts/{id}").get(artifacts::listing::details))
         .service(fetch.get(artifacts::links::fetch).head(artifacts::links::fetch))
+        .service(configuration.get(artifacts::links::fetch_configuration).head(artifacts::links::fetch_configuration))
         .service(E::at("/api/devices/v1/deployments/download/uploads/{id}").put(artifacts::links::bring));
+}
+
+/// Deployments. What is not an id stands before what may be one, and releases have routes of their own before these.
+fn deployment_routes(service: &mut ServiceConfig) {
+    use deployments::{devices, listing, making};
+
+    let all = E::at("/api/management/v1/deployments/deployments");
+    let by_filter = E::at("/api/management/v2/deployments/deployments");
+    let device = E::at("/api/management/v1/deployments/deployments/devices/{device}");
+    let log = E::at("/api/management/v1/deployments/deployments/{id}/devices/{device}/log");
+    let statistics = E::at("/api/management/v1/deployments/deployments/statistics/list");
+    service
+        .service(all.get(listing::list).post(making::create))
+        .service(by_filter.get(listing::list_v2).post(making::create_by_filter))
+        .service(statistics.post(listing::list_statistics))
+        .service(E::at("/api/management/v1/deployments/deployments/group/{name}").post(making::create_for_group))
+        .service(device.get(devices::history).delete(making::abort_device))
+        .service(
+            E::at("/api/management/v1/deployments/deployments/devices/{device}/history").delete(making::delete_history),
+        )
+        .service(E::at("/api/management/v1/deployments/deployments/{id}").get(listing::get))
+        .service(E::at("/api/management/v1/deployments/deployments/{id}/status").put(making::abort))
+        .service(E::at("/api/management/v1/deployments/deployments/{id}/statistics").get(listing::get_statistics))
+        .service(E::at("/api/management/v1/deployments/deployments/{id}/devices").get(devices::list_all))
+        .service(E::at("/api/management/v1/deployments/deployments/{id}/devices/list").get(devices::list))
+        .service(E::at("/api/management/v1/deployments/deployments/{id}/device_list").get(devices::list_ids))
+        .service(log.get(devices::log));
 }
 
 /// What is the matter with devices, and who is told; who changed what; background work.
@@ -285,6 +327,21 @@ pub fn internal_routes(service: &mut ServiceConfig) {
     internal_fleet(service);
     internal_config(service);
     internal_monitoring(service);
+    internal_deployments(service);
+}
+
+fn internal_deployments(service: &mut ServiceConfig) {
+    use deployments::internal as rollout;
+
+    let device = E::at("/api/internal/v1/deployments/tenants/{tenant:[^/]*}/deployments/devices/{id}");
+    let last = E::at("/api/internal/v1/deployments/tenants/{tenant:[^/]*}/devices/deployments/last");
+    service
+        .service(E::at("/api/internal/v1/deployments/alive").get(internal::alive))
+        .service(E::at("/api/internal/v1/deployments/health").get(internal::health))
+        .service(E::at("/api/internal/v1/deployments/tenants").post(rollout::add_tenant))
+        .service(E::at("/api/internal/v1/deployments/tenants/{tenant:[^/]*}/deployments").get(rollout::list))
+        .service(device.get(rollout::history).delete(rollout::forget_device))
+        .service(last.post(rollout::last_statuses));
 }
 
 fn internal_device_auth(service: &mut ServiceConfig) {
@@ -353,6 +410,10 @@ fn internal_config(service: &mut ServiceConfig) {
     let tenants = E::at("/api/internal/v1/deviceconfig/tenants");
     let device = E::at("/api/internal/v1/deviceconfig/tenants/{tenant:[^/]*}/devices/{id}");
     let merge = E::at("/api/internal/v1/deviceconfig/tenants/{tenant:[^/]*}/configurations/device/{id}");
+    let deploy = E::at("/api/internal/v1/deviceconfig/tenants/{tenant:[^/]*}/configurations/device/{id}/deploy");
+    let bring = E::at(
+        "/api/internal/v1/deployments/tenants/{tenant:[^/]*}/configuration/deployments/{deployment}/devices/{device}",
+    );
     service
         .service(E::at("/api/internal/v1/deviceconfig/alive").get(internal::alive))
         .service(E::at("/api/internal/v1/deviceconfig/health").get(internal::health))
@@ -360,7 +421,9 @@ fn internal_config(service: &mut ServiceConfig) {
         .service(E::at("/api/internal/v1/deviceconfig/tenants/{tenant}").delete(internal::wipe_another))
         .service(E::at("/api/internal/v1/deviceconfig/tenants/{tenant:[^/]*}/devices").post(config::provision))
         .service(device.delete(config::forget))
-        .service(merge.patch(config::merge));
+        .service(merge.patch(config::merge))
+        .service(deploy.post(config::deploy))
+        .service(bring.post(config::bring));
 }
 
 fn internal_monitoring(service: &mut ServiceConfig) {

@@ -17,6 +17,7 @@ use actors::inventory_writer::Reports;
 use actors::jobs::JobQueue;
 use actors::monitor::Monitor;
 use actors::reach::Reach;
+use actors::rollout::Rollout;
 use actors::trigger::Triggers;
 use storage::Storage;
 
@@ -57,6 +58,8 @@ pub struct ApiState {
     pub monitor: Monitor,
     /// Artifacts: what comes in, links to what is there.
     pub artifacts: Artifacts,
+    /// What devices have to install.
+    pub rollout: Rollout,
     /// Transfers files.
     pub transfers: Transfers,
     /// Connects this node with the others; asked only whether it works.
@@ -152,6 +155,7 @@ pub mod testing {
                 arbiter,
             ),
             monitor,
+            rollout: Rollout::new(&storage, bus.clone()),
             jobs,
             artifacts: Artifacts::load(&storage, &settings.artifacts).await.unwrap(),
             access: crate::gateway::access,

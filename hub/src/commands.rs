@@ -112,9 +112,11 @@ enum ConfigCommand {
     /// Print the effective settings of the hub and where each one comes from; secrets are masked
     Show(ServeArguments),
     /// Print what a device is told to be, and what it says it is
-    Get(device_config::GetArguments),
+    Get(device_config::DeviceArguments),
     /// Change what a device is told to be; it stays as it is until that is deployed
     Set(device_config::SetArguments),
+    /// Bring a device what it is told to be; prints the id of the deployment
+    Deploy(device_config::DeviceArguments),
 }
 
 const SERVE_EXAMPLES: &str = "Examples:
@@ -211,6 +213,7 @@ fn carry_out(command: Command) -> anyhow::Result<ExitCode> {
         Command::Config(ConfigCommand::Show(arguments)) => show_config::run(&arguments)?,
         Command::Config(ConfigCommand::Get(arguments)) => in_runtime(device_config::get(&arguments))?,
         Command::Config(ConfigCommand::Set(arguments)) => in_runtime(device_config::set(&arguments))?,
+        Command::Config(ConfigCommand::Deploy(arguments)) => in_runtime(device_config::deploy(&arguments))?,
         Command::Login(arguments) => in_runtime(login::log_in(&arguments))?,
         Command::Logout(arguments) => in_runtime(login::log_out(&arguments))?,
         Command::Devices(arguments) => in_runtime(devices::run(&arguments))?,

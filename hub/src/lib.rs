@@ -354,6 +354,7 @@ async fn boot(config: Config) -> anyhow::Result<Booted> {
         triggers: tree.triggers.clone(),
         jobs: tree.jobs.clone(),
         monitor: tree.monitor.clone(),
+        rollout: tree.rollout.clone(),
         artifacts,
         transfers,
         bus,

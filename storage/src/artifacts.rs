@@ -94,7 +94,7 @@ macro_rules! artifact_columns {
     };
 }
 
-use artifact_columns;
+pub(crate) use artifact_columns;
 
 /// All artifacts and releases.
 #[derive(Debug, Clone)]

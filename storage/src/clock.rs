@@ -33,6 +33,12 @@ impl Timestamp {
         self.0.div_euclid(1_000)
     }
 
+    /// The time this many milliseconds after the Unix epoch.
+    #[must_use]
+    pub const fn from_millis(millis: i64) -> Self {
+        Self(millis.saturating_mul(1_000))
+    }
+
     /// The time this many seconds after the Unix epoch.
     #[must_use]
     pub const fn from_seconds(seconds: i64) -> Self {

@@ -12,7 +12,7 @@ use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _};
 
 use crate::config::without_password;
 use crate::dialect::{self, Dialect, Fault};
-use crate::{Config, DeviceId, StorageError};
+use crate::{Config, DeploymentId, DeviceId, StorageError};
 
 /// How long `SQLite` waits for another process that writes to the same file.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -205,6 +205,24 @@ impl Transaction {
         if let Self::Postgres(open) = self {
             let (space, lock) = dialect::events_lock();
             sqlx::query(dialect::LOCK_SHARED).bind(space).bind(lock).execute(&mut **open).await?;
+        }
+        Ok(())
+    }
+
+    /// Waits until this device is told nothing else, and keeps others waiting until the end of the transaction. Always
+    /// taken before a deployment's lock.
+    pub(crate) async fn lock_poll(&mut self, device: DeviceId) -> Result<(), StorageError> {
+        if let Self::Postgres(open) = self {
+            let lock = dialect::poll_lock(device);
+            sqlx::query(dialect::LOCK_IDENTITY).bind(lock).execute(&mut **open).await?;
+        }
+        Ok(())
+    }
+
+    /// Waits until nobody else moves devices of this deployment, and keeps others waiting until the end of the transaction.
+    pub(crate) async fn lock_deployment(&mut self, deployment: DeploymentId) -> Result<(), StorageError> {
+        if let Self::Postgres(open) = self {
+            sqlx::query(dialect::LOCK_DEPLOYMENT).bind(deployment).execute(&mut **open).await?;
         }
         Ok(())
     }

@@ -5,12 +5,17 @@
 //! a row once there is something to say.
 
 mod configuration;
+mod deployed;
 
 use sqlx::QueryBuilder;
 
-use crate::database::{Database, ROWS_PER_REMOVAL, in_transaction, on_reader, on_writer, repeating_after_deadlock};
+use crate::database::{
+    Database, ROWS_PER_REMOVAL, Transaction, in_transaction, on_reader, on_writer, repeating_after_deadlock,
+};
 use crate::{DeploymentId, DeviceId, StorageError, Timestamp};
 pub use configuration::{Configuration, ConfigurationFault, KEYS, TEXT_LIMIT};
+pub(crate) use deployed::forget_deployed;
+pub use deployed::{Deployed, DeployedConfiguration};
 
 /// The configuration of a device, wanted and reported.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -71,6 +76,16 @@ macro_rules! select_config {
             $condition
         )
     };
+}
+
+/// The record of a device that nobody else writes or removes until the end of the transaction; `None` if the device does
+/// not exist or is being removed.
+async fn find_locked(transaction: &mut Transaction, device: DeviceId) -> Result<Option<DeviceConfig>, StorageError> {
+    transaction.lock_device(device).await?;
+    let found: Option<ConfigRow> = in_transaction!(transaction, |connection| {
+        sqlx::query_as(select_config!(" AND NOT d.decommissioning")).bind(device).fetch_optional(connection).await
+    })?;
+    found.map(TryInto::try_into).transpose()
 }
 
 impl TryFrom<ConfigRow> for DeviceConfig {
@@ -174,14 +189,7 @@ impl DeviceConfigs {
     ) -> Result<Merged, StorageError> {
         let merged = async {
             let mut transaction = self.db.begin().await?;
-            transaction.lock_device(device).await?;
-            let found: Option<ConfigRow> = in_transaction!(&mut transaction, |connection| {
-                sqlx::query_as(select_config!(" AND NOT d.decommissioning"))
-                    .bind(device)
-                    .fetch_optional(connection)
-                    .await
-            })?;
-            let before = found.map(DeviceConfig::try_from).transpose()?;
+            let before = find_locked(&mut transaction, device).await?;
             let configured = match before.map(|before| before.configured.with(changes.clone())) {
                 Some(Ok(configured)) => configured,
                 Some(Err(fault)) => {

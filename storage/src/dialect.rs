@@ -5,6 +5,8 @@
 
 use sqlx::error::DatabaseError;
 
+use crate::DeviceId;
+
 /// First key of our advisory locks in Postgres: the rest of the number space belongs to whoever shares the server.
 const LOCK_SPACE: i32 = 0x4d_4f_4f_52;
 
@@ -37,11 +39,20 @@ pub(crate) const KEEP: &str = " FOR KEY SHARE";
 /// Takes the row of a device until the end of the transaction; see [`crate::database::Transaction::lock_device`].
 pub(crate) const LOCK_DEVICE: &str = "SELECT 1 FROM devices WHERE id = $1 FOR UPDATE";
 
+/// Takes the row of a deployment until the end of the transaction. Rows may begin to name it meanwhile.
+pub(crate) const LOCK_DEPLOYMENT: &str = "SELECT 1 FROM deployments WHERE id = $1 FOR NO KEY UPDATE";
+
 /// Lock number of an identity: a prefix of its hash. Two identities with the same prefix only wait for one another.
 pub(crate) fn identity_lock(hash: &[u8; 32]) -> i64 {
     let mut prefix = [0; 8];
     prefix.copy_from_slice(&hash[..8]);
     i64::from_be_bytes(prefix)
+}
+
+/// Lock number of a device that asks what to do.
+pub(crate) const fn poll_lock(device: DeviceId) -> i64 {
+    let (high, low) = device.uuid().as_u64_pair();
+    (high ^ low).cast_signed()
 }
 
 /// The two halves of the fleet's lock number; the two-key locks of Postgres never meet the one-key ones.

@@ -93,6 +93,8 @@ id! {
     UploadId,
     /// An order to install a release on devices.
     DeploymentId,
+    /// A device's part in one.
+    DeviceDeploymentId,
     /// One running hub process; a restarted process has another one.
     NodeId,
 }

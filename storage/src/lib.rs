@@ -21,6 +21,7 @@
 //! | [`keys`] | the signing keys all nodes share |
 //! | [`objects`] | recordings and artifacts, as objects in a directory or in S3 |
 //! | [`artifacts`], [`uploads`] | artifacts, the releases they make up, and what is on its way to become one |
+//! | [`deployments`] | what is to be installed where, and how far each device is |
 //! | [`presence`] | which node holds a device right now, node leases, counters: memory or Redis |
 //!
 //! Durable state is in `SQLite` or Postgres (`database.rs`): every statement is written once and
@@ -36,6 +37,7 @@ pub mod clock;
 pub mod config;
 pub mod connections;
 mod database;
+pub mod deployments;
 pub mod device_configs;
 pub mod devices;
 mod dialect;
@@ -67,7 +69,15 @@ pub use channels::{Added, Channel, ChannelKind, Channels, Mute};
 pub use clock::Timestamp;
 pub use config::{Config, Secret, SecretUrl};
 pub use connections::{Connection, ConnectionChange, Connections, PastConnection};
-pub use device_configs::{Configuration, ConfigurationFault, DeviceConfig, DeviceConfigs, Merged, Provisioned};
+pub use deployments::{
+    Abortion, Counts, Creation, Deployment, DeploymentFilter, DeploymentKind, DeploymentState, Deployments,
+    DeviceDeployment, DeviceLog, DeviceState, LastStatus, NewDeployment, Offer, Poll, StateReport, StateReported,
+    Targets,
+};
+pub use device_configs::{
+    Configuration, ConfigurationFault, Deployed, DeployedConfiguration, DeviceConfig, DeviceConfigs, Merged,
+    Provisioned,
+};
 pub use devices::{
     AuthSet, Decision, Device, DeviceChange, DeviceFilter, DeviceKey, DeviceStatus, DeviceToken, Devices, Fleet,
     IssuedToken, Repaired, SetStatus,
@@ -75,8 +85,8 @@ pub use devices::{
 pub use error::StorageError;
 pub use events::{Event, Events, NewEvent};
 pub use id::{
-    AlertId, ArtifactId, AttachmentId, AuthSetId, ChannelId, DeploymentId, DeviceId, Epoch, FilterId, JobId, MuteId,
-    NodeId, RuleId, SessionId, TokenId, UploadId, UserId,
+    AlertId, ArtifactId, AttachmentId, AuthSetId, ChannelId, DeploymentId, DeviceDeploymentId, DeviceId, Epoch,
+    FilterId, JobId, MuteId, NodeId, RuleId, SessionId, TokenId, UploadId, UserId,
 };
 pub use inventory::{Attribute, DeviceReport, Inventory, InventoryDevice, Report, Reported};
 pub use jobs::{Job, JobFilter, JobOutcome, JobState, JobWish, Jobs, NewJob};
@@ -129,6 +139,8 @@ pub struct Storage {
     pub keys: SigningKeys,
     /// Artifacts and releases.
     pub artifacts: Artifacts,
+    /// What is to be installed where.
+    pub deployments: Deployments,
     /// Artifacts on their way in.
     pub uploads: Uploads,
     /// Recordings and artifacts.
@@ -174,6 +186,7 @@ impl Storage {
             jobs: Jobs::new(database.clone()),
             keys: SigningKeys::new(database.clone()),
             artifacts: Artifacts::new(database.clone()),
+            deployments: Deployments::new(database.clone()),
             uploads: Uploads::new(database.clone()),
             objects,
             presence,

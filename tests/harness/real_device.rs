@@ -19,11 +19,46 @@ use crate::wait::{LIMIT, wait_until};
 use crate::workspace::temporary_directory;
 
 /// The places of the client's fixed files, and what our copies are called.
-const FIXED: [(&str, &str); 3] =
-    [("etc", "/etc/mender"), ("identity", "/usr/share/mender/identity"), ("inventory", "/usr/share/mender/inventory")];
+const FIXED: [(&str, &str); 4] = [
+    ("etc", "/etc/mender"),
+    ("identity", "/usr/share/mender/identity"),
+    ("inventory", "/usr/share/mender/inventory"),
+    ("modules", MODULES),
+];
+
+/// Where the package has what installs updates.
+const MODULES: &str = "/usr/share/mender/modules/v3";
 
 /// The agent may wait for ten seconds twice before it looks whether it could connect.
 const CONNECT_LIMIT: Duration = Duration::from_mins(1);
+
+/// Name of the file with the configuration of a device.
+const CONFIGURATION: &str = "device-config.json";
+
+/// Keeps a configuration as it came, and the one before in case that has to come back.
+const CONFIGURE: &str = r#"#!/bin/sh
+set -e
+case "$1" in
+SupportsRollback) echo Yes ;;
+ArtifactInstall)
+    [ ! -e CONFIGURATION ] || cp CONFIGURATION "$2/before"
+    cp "$2/header/meta-data" CONFIGURATION
+    ;;
+ArtifactRollback) [ ! -e "$2/before" ] || cp "$2/before" CONFIGURATION ;;
+esac
+"#;
+
+/// Sends the configuration where the client's own requests go, with the client's token.
+const REPORT: &str = r#"#!/bin/sh
+set -e
+[ -e CONFIGURATION ] || exit 0
+reply=$(dbus-send --system --print-reply --dest=io.mender.AuthenticationManager \
+    /io/mender/AuthenticationManager io.mender.Authentication1.GetJwtToken | sed -n 's/^ *string "\(.*\)"$/\1/p')
+token=$(echo "$reply" | sed -n 1p)
+server=$(echo "$reply" | sed -n 2p)
+curl -sSf -X PUT -H "Authorization: Bearer $token" -H "Content-Type: application/json" -d @CONFIGURATION \
+    "$server/api/devices/v1/deviceconfig/configuration" >&2
+"#;
 
 /// A running device.
 pub struct RealDevice {
@@ -191,6 +226,12 @@ impl RealDevice {
         self.connect.printed(text, limit).await;
     }
 
+    /// The configuration that it was brought last, as it keeps it.
+    pub fn configuration(&self) -> Option<Value> {
+        let text = std::fs::read(self.directory.join(CONFIGURATION)).ok()?;
+        serde_json::from_slice(&text).ok()
+    }
+
     /// A file on the device, for its shell to write.
     pub fn path(&self, name: &str) -> PathBuf {
         self.directory.join(name)
@@ -215,7 +256,7 @@ fn client_command(directory: &Path, bus_address: &str, mac: &str) -> Command {
 }
 
 fn write_files(directory: &Path, door: &Door, certificate: Option<&Certificate>, settings: &Value) {
-    for name in ["bin", "data", "etc", "identity", "inventory"] {
+    for name in ["bin", "data", "etc", "identity", "inventory", "modules"] {
         std::fs::create_dir(directory.join(name)).expect("a directory can be made");
     }
     let write = |name: &str, text: &str| std::fs::write(directory.join(name), text).expect("a file can be written");
@@ -225,7 +266,20 @@ fn write_files(directory: &Path, door: &Door, certificate: Option<&Certificate>,
     write("inventory/mender-inventory-e2e", "#!/bin/sh\necho 'e2e_one=1'\necho 'e2e_list=a'\necho 'e2e_list=b'\n");
     // Commands to the client (`mender check-update`) ask the service manager which process to signal; here there is none.
     write("bin/systemctl", &format!("#!/bin/sh\necho MainPID=$(cat {}/client.pid)\n", directory.display()));
-    for script in ["identity/mender-device-identity", "inventory/mender-inventory-e2e", "bin/systemctl"] {
+    for module in std::fs::read_dir(MODULES).expect("the package has update modules").flatten() {
+        std::fs::copy(module.path(), directory.join("modules").join(module.file_name())).expect("a file can be copied");
+    }
+    // What Debian does not ship: the installer of configurations, and what reports them.
+    let configuration = directory.join(CONFIGURATION).display().to_string();
+    write("modules/mender-configure", &CONFIGURE.replace("CONFIGURATION", &configuration));
+    write("inventory/mender-inventory-mender-configure", &REPORT.replace("CONFIGURATION", &configuration));
+    for script in [
+        "identity/mender-device-identity",
+        "inventory/mender-inventory-e2e",
+        "inventory/mender-inventory-mender-configure",
+        "modules/mender-configure",
+        "bin/systemctl",
+    ] {
         make_executable(&directory.join(script));
     }
     let socket = directory.join("bus.sock");

@@ -26,6 +26,13 @@ pub enum Event {
     },
     /// There is background work that any node may take. Who does not hear it finds the work by itself, only later.
     WorkAdded,
+    /// There is a new deployment. Who does not hear it finds it by itself, only later.
+    DeploymentMade,
+    /// A device may be told of something again that it went through before.
+    DeviceMayHaveWork {
+        /// Which.
+        device: DeviceId,
+    },
 }
 
 /// Why a device's connection ended: stored with it and shown to operators.

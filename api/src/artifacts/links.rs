@@ -1,12 +1,14 @@
-//! Files by link: whoever has the link needs no token. Only for object stores without a server of their own.
+//! Files by link: whoever has the link needs no token. Artifacts and uploads only for object stores without a server of
+//! their own; configurations, which the hub writes while they are fetched, always.
 
 use std::ops::Range;
 
 use actix_web::http::header::{self, HeaderMap};
 use actix_web::http::{Method, StatusCode};
-use actix_web::{HttpRequest, HttpResponse, web};
-use actors::artifact_file::MEDIA_TYPE;
+use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder, web};
+use actors::artifact_file::{MEDIA_TYPE, configuration};
 use actors::artifacts::{LinkRefusal, Target};
+use bytes::Bytes;
 use futures_util::StreamExt;
 use storage::{clock, objects::attachment};
 
@@ -21,7 +23,44 @@ use crate::state::ApiState;
 pub async fn fetch(request: HttpRequest, state: web::Data<ApiState>) -> Result<HttpResponse, ApiError> {
     let Target::Fetch { object, file_name } = open(&request, &state)? else { return Err(no_such()) };
     let size = state.storage.objects.size(&object).await?.ok_or_else(no_such)?;
-    let (mut answer, range) = match wanted(request.headers(), size) {
+    let (mut answer, range) = begin(request.headers(), size, &file_name);
+    let Some(range) = range else { return Ok(answer.finish()) };
+    // The name changes when the file does.
+    answer.insert_header((header::ETAG, format!("\"{}\"", object.rsplit('/').next().unwrap_or_default())));
+    if request.method() == Method::HEAD {
+        return Ok(answer.streaming(futures_util::stream::empty::<Result<web::Bytes, ApiError>>()));
+    }
+    Ok(answer.streaming(state.storage.objects.read(&object, range).map(|piece| piece.map_err(ApiError::from))))
+}
+
+/// `GET` and `HEAD …/download/configuration/{deployment}/{device type}/{device}`: an artifact with the configuration that a
+/// deployment brings to a device, or a part of it. It is made anew each time, of the same bytes.
+///
+/// # Errors
+/// 400 or 403 for a link that opens nothing, 404 for what is gone, 416 for a part that is not there.
+pub async fn fetch_configuration(
+    request: HttpRequest,
+    path: web::Path<(String, String, String)>,
+    state: web::Data<ApiState>,
+) -> Result<HttpResponse, ApiError> {
+    /// What it is to be saved as.
+    const FILE_NAME: &str = "artifact.mender";
+    let (deployment, device_type, device) = path.into_inner();
+    let named = [deployment.as_str(), &device_type, &device];
+    state.artifacts.open_configuration_link(named, request.query_string(), clock::now()).map_err(refused)?;
+    let (Ok(deployment), Ok(device)) = (deployment.parse(), device.parse()) else { return Err(no_such()) };
+    let deployed = state.storage.device_configs.deployed(deployment, device).await?.ok_or_else(no_such)?;
+    let bytes = configuration::write(&deployed.artifact_name, &device_type, deployed.configuration);
+    let bytes = Bytes::from(bytes.map_err(|error| ApiError::Internal(error.into()))?);
+    let (mut answer, range) = begin(request.headers(), bytes.len() as u64, FILE_NAME);
+    let Some(range) = range else { return Ok(answer.finish()) };
+    let place = |place: u64| usize::try_from(place).expect("no further than the bytes in memory");
+    Ok(answer.body(bytes.slice(place(range.start)..place(range.end))))
+}
+
+/// Begins the answer that serves a file, and says which part of it is asked for; without one, the answer is whole.
+fn begin(headers: &HeaderMap, size: u64, file_name: &str) -> (HttpResponseBuilder, Option<Range<u64>>) {
+    let (mut answer, range) = match wanted(headers, size) {
         Wanted::All => (HttpResponse::Ok(), 0..size),
         Wanted::Part(range) => {
             let mut answer = HttpResponse::PartialContent();
@@ -32,20 +71,15 @@ pub async fn fetch(request: HttpRequest, state: web::Data<ApiState>) -> Result<H
         Wanted::Nothing => {
             let mut answer = HttpResponse::RangeNotSatisfiable();
             answer.insert_header((header::CONTENT_RANGE, format!("bytes */{size}")));
-            return Ok(answer.finish());
+            return (answer, None);
         }
     };
     answer
         .content_type(MEDIA_TYPE)
         .insert_header((header::ACCEPT_RANGES, "bytes"))
-        .insert_header((header::CONTENT_DISPOSITION, attachment(&file_name)))
-        // The name changes when the file does.
-        .insert_header((header::ETAG, format!("\"{}\"", object.rsplit('/').next().unwrap_or_default())))
+        .insert_header((header::CONTENT_DISPOSITION, attachment(file_name)))
         .no_chunking(range.end - range.start);
-    if request.method() == Method::HEAD {
-        return Ok(answer.streaming(futures_util::stream::empty::<Result<web::Bytes, ApiError>>()));
-    }
-    Ok(answer.streaming(state.storage.objects.read(&object, range).map(|piece| piece.map_err(ApiError::from))))
+    (answer, Some(range))
 }
 
 /// `PUT …/download/uploads/{id}`: the file of an upload that was announced.
@@ -80,13 +114,15 @@ fn async_pieces(
 
 fn open(request: &HttpRequest, state: &ApiState) -> Result<Target, ApiError> {
     let method = request.method().as_str();
-    state.artifacts.open_link(method, request.path(), request.query_string(), clock::now()).map_err(|refusal| {
-        let status = match refusal {
-            LinkRefusal::Malformed => StatusCode::BAD_REQUEST,
-            LinkRefusal::Expired | LinkRefusal::Forged => StatusCode::FORBIDDEN,
-        };
-        ApiError::Other(status, refusal.to_string().into())
-    })
+    state.artifacts.open_link(method, request.path(), request.query_string(), clock::now()).map_err(refused)
+}
+
+fn refused(refusal: LinkRefusal) -> ApiError {
+    let status = match refusal {
+        LinkRefusal::Malformed => StatusCode::BAD_REQUEST,
+        LinkRefusal::Expired | LinkRefusal::Forged => StatusCode::FORBIDDEN,
+    };
+    ApiError::Other(status, refusal.to_string().into())
 }
 
 /// Which bytes are asked for.

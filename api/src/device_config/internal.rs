@@ -1,8 +1,13 @@
 //! What other services write about devices' configurations. (Mender API: device configuration, internal.)
 
+use actix_web::http::header;
 use actix_web::{HttpRequest, HttpResponse, web};
+use actors::device_configs::wake;
+use actors::rollout::MakeError;
+use actors::trigger::Asker;
 use serde::Deserialize;
-use storage::{DeviceId, Merged, Provisioned, clock};
+use serde_json::{Map, Value};
+use storage::{DeploymentId, DeviceId, Merged, Provisioned, clock};
 
 use super::{no_device, note, settings};
 use crate::body::RawJson;
@@ -78,5 +83,85 @@ pub async fn merge(
         }
         Merged::Refused(fault) => Err(fault.into()),
         Merged::NoDevice => Err(no_device()),
+    }
+}
+
+/// `POST /tenants/{tenant}/configurations/device/{id}/deploy`.
+///
+/// # Errors
+/// As for users, and 404 for another tenant.
+pub async fn deploy(
+    path: web::Path<(String, String)>,
+    request: HttpRequest,
+    state: web::Data<ApiState>,
+    body: RawJson,
+) -> Result<HttpResponse, ApiError> {
+    ours(&path.0)?;
+    super::deploy(&path.1, &request, &state, &body, Asker::Service).await
+}
+
+/// `POST /tenants/{tenant}/configuration/deployments/{deployment}/devices/{device}` of deployments: brings a device this
+/// configuration, whatever it is told to be.
+///
+/// # Errors
+/// 400 for ids and a body against the rules, 404 for another tenant, 409 if there is such a deployment.
+pub async fn bring(
+    path: web::Path<(String, String, String)>,
+    state: web::Data<ApiState>,
+    body: RawJson,
+) -> Result<HttpResponse, ApiError> {
+    let (tenant, deployment, device) = path.into_inner();
+    ours(&tenant)?;
+    let malformed = |_| ApiError::bad_request("ID is not a valid UUID");
+    let deployment: DeploymentId = deployment.parse().map_err(malformed)?;
+    let device: DeviceId = device.parse().map_err(malformed)?;
+    let wanted: BringBody = body.object("failed to decode deployment")?;
+    if wanted.name.is_empty() || wanted.name.len() > NAME_LIMIT {
+        return Err(ApiError::bad_request(format!("name: must have 1 to {NAME_LIMIT} bytes.")));
+    }
+    let configuration = Value::Object(wanted.configuration.read()?).to_string();
+    match state.rollout.make_configuration(deployment, device, &wanted.name, configuration).await {
+        Ok(_) => {}
+        Err(MakeError::Storage(error)) => return Err(error.into()),
+        Err(error) => return Err(ApiError::Conflict(error.to_string().into())),
+    }
+    wake(&state.triggers, device, Asker::Service).await;
+    let location = format!("./deployments/{deployment}");
+    Ok(HttpResponse::Created().insert_header((header::LOCATION, location)).finish())
+}
+
+/// Bytes of the name of a deployment.
+const NAME_LIMIT: usize = 2000;
+
+#[derive(Debug, Deserialize)]
+struct BringBody {
+    #[serde(default)]
+    name: String,
+    configuration: Written,
+}
+
+/// A configuration: an object, or a text that holds one.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Written {
+    Object(Map<String, Value>),
+    Text(String),
+}
+
+impl Written {
+    fn read(self) -> Result<Map<String, Value>, ApiError> {
+        match self {
+            Self::Object(object) => Ok(object),
+            Self::Text(text) => {
+                let object = serde_json::from_str(&text);
+                object.map_err(|_| ApiError::bad_request("configuration: must be an object, or a text that holds one"))
+            }
+        }
+    }
+}
+
+impl std::fmt::Debug for Written {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("***")
     }
 }

@@ -3,6 +3,7 @@
 //! Writing it does not touch the device: only a deployment does.
 
 use actix_web::{HttpRequest, HttpResponse, web};
+use actors::trigger::Asker;
 use serde::Serialize;
 use storage::{Configuration, DeploymentId, DeviceConfig, DeviceId, Timestamp, clock};
 
@@ -69,4 +70,18 @@ pub async fn set(
     }
     note(&request, &configured);
     Ok(HttpResponse::NoContent().finish())
+}
+
+/// `POST /configurations/device/{id}/deploy`: brings the device what it is told to be.
+///
+/// # Errors
+/// 404 for an unknown device, 400 for a body against the rules.
+pub async fn deploy(
+    AuthenticatedUser(user): AuthenticatedUser,
+    id: web::Path<String>,
+    request: HttpRequest,
+    state: web::Data<ApiState>,
+    body: RawJson,
+) -> Result<HttpResponse, ApiError> {
+    super::deploy(&id, &request, &state, &body, Asker::User(user.user)).await
 }

@@ -88,6 +88,8 @@ const OPEN: &[(&str, &str)] = &[
     ("GET", "/api/devices/v1/deployments/download/objects/{id}"),
     ("HEAD", "/api/devices/v1/deployments/download/objects/{id}"),
     ("PUT", "/api/devices/v1/deployments/download/uploads/{id}"),
+    ("GET", "/api/devices/v1/deployments/download/configuration/{deployment}/{device_type}/{device}"),
+    ("HEAD", "/api/devices/v1/deployments/download/configuration/{deployment}/{device_type}/{device}"),
     ("GET", "/health/live"),
     ("HEAD", "/health/live"),
     ("GET", "/health/ready"),
@@ -125,14 +127,12 @@ const OPEN_INSIDE: &[(&str, &str)] = &[
     ("GET", "/api/internal/v1/deviceconfig/health"),
     ("GET", "/api/internal/v1/devicemonitor/alive"),
     ("GET", "/api/internal/v1/devicemonitor/health"),
+    ("GET", "/api/internal/v1/deployments/alive"),
+    ("GET", "/api/internal/v1/deployments/health"),
 ];
 
 /// Not served yet, and asked for the same tokens all the same.
-const LATER: &[(&str, &str)] = &[
-    ("POST", "/api/devices/v2/deployments/device/deployments/next"),
-    ("POST", "/api/management/v1/deployments/deployments"),
-    ("GET", "/api/management/v1/iot-manager/integrations"),
-];
+const LATER: &[(&str, &str)] = &[("GET", "/api/management/v1/iot-manager/integrations")];
 
 /// A path that the pattern fits.
 fn sample(pattern: &str) -> String {

@@ -1,4 +1,4 @@
-//! `mooring config get` and `set`: what a device is told to be.
+//! `mooring config get`, `set` and `deploy`: what a device is told to be.
 
 use super::artifact::printable;
 use super::devices::to_seconds;
@@ -13,11 +13,12 @@ pub const EXAMPLES: &str = "Examples:
   mooring config show                                  The settings of the hub on this machine
   mooring config get 3f8f                              What a device is told to be, and what it says it is
   mooring config set 3f8f timezone=Europe/Oslo lamp=on
-  mooring config set 3f8f --unset lamp";
+  mooring config set 3f8f --unset lamp
+  mooring config deploy 3f8f                           Bring it to the device";
 
-/// Of which device.
+/// Which device.
 #[derive(Debug, clap::Args)]
-pub struct GetArguments {
+pub struct DeviceArguments {
     /// The device: its id, the beginning of its id, or a value of its identity such as its name or MAC address
     device: String,
     #[command(flatten)]
@@ -52,7 +53,7 @@ struct DeviceConfig {
 }
 
 /// Prints a table of what is wanted and what is reported.
-pub async fn get(arguments: &GetArguments) -> anyhow::Result<()> {
+pub async fn get(arguments: &DeviceArguments) -> anyhow::Result<()> {
     let operator = Operator::arrive(&arguments.operator).await?;
     let device = operator.find(&arguments.device).await?;
     let config: DeviceConfig = operator.get(&path(&device.id)).await?;
@@ -68,7 +69,7 @@ pub async fn get(arguments: &GetArguments) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Changes what is wanted. The device is not told by that.
+/// Changes what is wanted. The device is not told before that is deployed.
 pub async fn set(arguments: &SetArguments) -> anyhow::Result<()> {
     let operator = Operator::arrive(&arguments.operator).await?;
     let device = operator.find(&arguments.device).await?;
@@ -80,6 +81,20 @@ pub async fn set(arguments: &SetArguments) -> anyhow::Result<()> {
     change(&mut configured, &arguments.settings, &arguments.unset)?;
     operator.put(&path(&device.id), &serde_json::json!(configured)).await?;
     println!("{} has {} keys now", device.id, configured.len());
+    Ok(())
+}
+
+/// Makes a deployment that brings the device what is wanted; prints its id.
+pub async fn deploy(arguments: &DeviceArguments) -> anyhow::Result<()> {
+    #[derive(Deserialize)]
+    struct Deployed {
+        deployment_id: String,
+    }
+    let operator = Operator::arrive(&arguments.operator).await?;
+    let device = operator.find(&arguments.device).await?;
+    let path = format!("{}/deploy", path(&device.id));
+    let deployed: Deployed = operator.post(&path, &serde_json::json!({ "retries": 0 })).await?;
+    println!("{}", deployed.deployment_id);
     Ok(())
 }
 

@@ -41,7 +41,7 @@ pub enum Direction {
 }
 
 impl Direction {
-    pub(super) const fn sql(self) -> &'static str {
+    pub(crate) const fn sql(self) -> &'static str {
         match self {
             Self::Ascending => " ASC",
             Self::Descending => " DESC",

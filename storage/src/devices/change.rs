@@ -6,7 +6,9 @@
 use super::row::{self, DeviceRow, FleetRow, select_device};
 use super::{AuthSet, Decision, Device, DeviceChange, DeviceKey, DeviceStatus, IssuedToken, SetStatus};
 use crate::database::{Database, Transaction, in_transaction};
-use crate::{AuthSetId, DeviceId, Fleet, StorageError, Timestamp, inventory};
+use crate::{
+    AuthSetId, DeviceId, DeviceState, Fleet, StorageError, Timestamp, clock, deployments, device_configs, inventory,
+};
 
 /// See [`Devices::change`](super::Devices::change).
 pub(super) async fn change<T>(
@@ -277,6 +279,8 @@ async fn remove(transaction: &mut Transaction, device: &Device) -> Result<(), St
     transaction.lock_device(device.id).await?;
     // Sets and tokens go with the device, by their foreign keys.
     inventory::forget(transaction, device.id).await?;
+    deployments::withdraw(transaction, &device.id.to_string(), DeviceState::Decommissioned, clock::now()).await?;
+    device_configs::forget_deployed(transaction, device.id).await?;
     for table in [
         "DELETE FROM connection_log WHERE device = $1",
         "DELETE FROM connections WHERE device = $1",

@@ -279,6 +279,15 @@ impl Operator {
         }
     }
 
+    /// Sends this JSON to this path of the hub, and reads what it answers.
+    pub async fn post<T: for<'de> Deserialize<'de>>(&self, path: &str, body: &serde_json::Value) -> anyhow::Result<T> {
+        let answer = self.ask(Method::POST, path, Some(body)).await?;
+        match answer.status() {
+            StatusCode::OK => answer.json().await.context("cannot read the hub's answer"),
+            _ => Err(refusal(answer).await),
+        }
+    }
+
     async fn ask(
         &self,
         method: Method,

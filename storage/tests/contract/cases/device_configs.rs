@@ -1,10 +1,13 @@
 //! Configurations: wanted and reported, one record for each device, gone with it.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
+use serde_json::{Value, json};
 use storage::device_configs::KEYS;
 use storage::{
-    Configuration, ConfigurationFault, DeviceConfig, DeviceId, Merged, Provisioned, SetStatus, Storage, clock,
+    Configuration, ConfigurationFault, Deployed, DeploymentId, DeploymentKind, DeploymentState, DeviceConfig, DeviceId,
+    Merged, Offer, Poll, Provisioned, SetStatus, Storage, Timestamp, clock,
 };
 
 use crate::backends::{TestDatabase, remove, stored_device};
@@ -154,4 +157,82 @@ pub async fn all_records_are_emptied(database: &TestDatabase) {
     for device in devices {
         assert_eq!(find(storage, device).await.configured, Configuration::default());
     }
+}
+
+async fn deploy(storage: &Storage, device: DeviceId, now: Timestamp) -> (DeploymentId, Vec<DeploymentId>) {
+    let deployment = DeploymentId::random();
+    let deployed = storage.device_configs.deploy(device, deployment, vec!["blue".to_owned()], now).await;
+    let Deployed::Made { superseded } = deployed.expect("an answer") else { panic!("it is made") };
+    (deployment, superseded)
+}
+
+async fn offered(storage: &Storage, device: DeviceId) -> Offer {
+    let poll = Poll { device, artifact_name: "a", device_type: "t", provides: None, passes: &[], at: clock::now() };
+    storage.deployments.offer(poll).await.expect("an answer")
+}
+
+pub async fn a_deployment_keeps_what_was_wanted_then(database: &TestDatabase) {
+    // Told by a node whose clock is ahead.
+    let (storage, now) = (&database.storage, clock::now());
+    let told = now.plus(Duration::from_secs(3));
+    let configs = &storage.device_configs;
+    let device = stored_device(storage, 1, SetStatus::Accepted).await.id;
+    let other = stored_device(storage, 2, SetStatus::Accepted).await;
+    assert!(configs.configure(device, &configuration(&[("lamp", "on\0")]), told).await.expect("written"));
+    let (first, _) = deploy(storage, device, now).await;
+    let deployment = storage.deployments.find(first).await.expect("an answer").expect("a deployment");
+    assert_eq!((deployment.kind, deployment.max_devices), (DeploymentKind::Configuration, 1));
+    assert_eq!((&deployment.name, &deployment.name), (&deployment.artifact_name, &format!("configuration-{first}")));
+    assert_eq!(deployment.groups, ["blue"]);
+    // Clients compare the two as texts with milliseconds.
+    assert!(deployment.created.rfc3339() > told.rfc3339());
+    let record = find(storage, device).await;
+    assert_eq!((record.deployment, record.updated), (Some(first), told));
+
+    assert!(configs.configure(device, &configuration(&[("lamp", "off")]), now).await.expect("written"));
+    let brought = configs.deployed(first, device).await.expect("an answer").expect("a configuration");
+    assert_eq!((brought.artifact_name, Value::from(brought.configuration)), (deployment.name, json!({"lamp": "on\0"})));
+    assert_eq!(configs.deployed(first, other.id).await.expect("an answer"), None);
+    assert_eq!(configs.deployed(DeploymentId::random(), device).await.expect("an answer"), None);
+    assert_eq!(offered(storage, other.id).await, Offer::Nothing);
+    assert_eq!(offered(storage, device).await, Offer::Configuration(first));
+
+    // Of a device that nobody has told anything.
+    let (empty, _) = deploy(storage, other.id, now).await;
+    let brought = configs.deployed(empty, other.id).await.expect("an answer").expect("a configuration");
+    assert!(brought.configuration.is_empty());
+    let record = find(storage, other.id).await;
+    assert_eq!((record.deployment, record.updated), (Some(empty), other.created));
+
+    let again = configs.deploy(device, first, Vec::new(), now).await.expect("an answer");
+    assert_eq!(again, Deployed::IdTaken);
+    let nobody = configs.deploy(DeviceId::random(), DeploymentId::random(), Vec::new(), now).await;
+    assert_eq!(nobody.expect("an answer"), Deployed::NoDevice);
+    assert_eq!(find(storage, device).await.deployment, Some(first));
+
+    // That it was deployed stays known, what it was does not.
+    remove(storage, device).await;
+    assert_eq!(configs.deployed(first, device).await.expect("an answer"), None);
+    let deployment = storage.deployments.find(first).await.expect("an answer").expect("a deployment");
+    assert_eq!((deployment.configuration.as_deref(), deployment.state), (Some("{}"), DeploymentState::Finished));
+    let others = storage.deployments.find(empty).await.expect("an answer").expect("a deployment");
+    assert_eq!(others.state, DeploymentState::Pending);
+}
+
+pub async fn a_newer_configuration_takes_the_place_of_those_nobody_was_told_of(database: &TestDatabase) {
+    let (storage, now) = (&database.storage, clock::now());
+    let device = stored_device(storage, 1, SetStatus::Accepted).await.id;
+    let other = stored_device(storage, 2, SetStatus::Accepted).await.id;
+    let (first, superseded) = deploy(storage, device, now).await;
+    assert_eq!(superseded, []);
+    deploy(storage, other, now).await;
+    // It is told of the first; the second it is not told of before there is a third.
+    assert_eq!(offered(storage, device).await, Offer::Configuration(first));
+    let (second, superseded) = deploy(storage, device, now).await;
+    assert_eq!(superseded, []);
+    let (_, superseded) = deploy(storage, device, now).await;
+    assert_eq!(superseded, [second]);
+    // Which of them end is for others to say.
+    let second = storage.deployments.find(second).await.expect("an answer").expect("a deployment");
+    assert_eq!(second.state, DeploymentState::Pending);
 }

@@ -1,0 +1,54 @@
+//! Brings devices what they are told to be: makes the deployment, calls off those whose place it takes, and wakes the device.
+
+use std::error::Error;
+
+use storage::{Deployed, DeploymentId, DeviceId, Storage, StorageError, clock};
+use tracing::{debug, warn};
+
+use crate::rollout::Rollout;
+use crate::trigger::{Asker, Command, TriggerError, Triggers};
+
+/// Deploys what a device is told to be now; `None` if there is no such device. The device is told to look for it at once, if
+/// it is connected; otherwise it finds it when it asks by itself.
+///
+/// # Errors
+/// `Unavailable`, `Corrupt`, `Other`.
+pub async fn deploy(
+    storage: &Storage,
+    rollout: &Rollout,
+    triggers: &Triggers,
+    device: DeviceId,
+    asker: Asker,
+) -> Result<Option<DeploymentId>, StorageError> {
+    let deployment = DeploymentId::random();
+    let groups = storage.inventory.group_of(device).await?.flatten().into_iter().collect();
+    match storage.device_configs.deploy(device, deployment, groups, clock::now()).await? {
+        Deployed::Made { superseded } => {
+            rollout.publish().await;
+            call_off(rollout, &superseded).await;
+            wake(triggers, device, asker).await;
+            Ok(Some(deployment))
+        }
+        Deployed::NoDevice => Ok(None),
+        // One in two to the power of 122.
+        Deployed::IdTaken => Err(StorageError::Conflict("deployment")),
+    }
+}
+
+/// Ends deployments whose configurations nobody wants any more. One that goes on all the same is only in the way: a device
+/// goes through them in their order.
+async fn call_off(rollout: &Rollout, superseded: &[DeploymentId]) {
+    for deployment in superseded {
+        if let Err(error) = rollout.abort(*deployment).await {
+            warn!(error = &error as &dyn Error, deployment.id = %deployment, "an older configuration is still deployed");
+        }
+    }
+}
+
+/// Tells a device to look for what it has to do, if it is connected.
+pub async fn wake(triggers: &Triggers, device: DeviceId, asker: Asker) {
+    match triggers.send(device, Command::CheckUpdate, asker).await {
+        Ok(()) | Err(TriggerError::NotConnected) => {}
+        Err(error) => debug!(error = &error as &dyn Error, device.id = %device, "a device was not woken"),
+    }
+}

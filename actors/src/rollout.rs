@@ -1,0 +1,376 @@
+//! Hands devices what they have to do next, and says of most of them from memory that there is nothing.
+//!
+//! What is remembered is which devices may have work: never fewer than storage has, so who is not among them need not be
+//! looked up. Storage says who has work after all, and those that it knows nothing for are forgotten here. Memory grows by
+//! what this node or another does (an event says so), and, should that go unheard, by a look at storage every few seconds.
+//! When the service dies nothing is lost: until it has read everything again, storage is asked about every device.
+
+mod making;
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix::{Actor, AsyncContext, Context, Handler, WrapFuture};
+use parking_lot::Mutex;
+use serde::Deserialize;
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+use storage::deployments::StateReported;
+use storage::inventory::filter::{BadFilter, Condition, Filter, Grammar};
+use storage::inventory::search::Search;
+use storage::{
+    Abortion, DeploymentId, Deployments, DeviceId, DeviceState, Inventory, Offer, Poll, StateReport, Storage,
+    StorageError, Timestamp, clock,
+};
+use tokio::sync::{Mutex as TurnMutex, Notify};
+use tracing::{debug, warn};
+
+use crate::bus::{Bus, Event};
+use crate::supervisor::{Alive, Crash};
+
+pub use making::{Chosen, MakeError, Wish};
+
+/// How often storage is looked at for deployments that nobody told this node of.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
+
+/// Devices read at a time.
+const PAGE: u32 = 5_000;
+
+/// A device asks for work.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Asking {
+    /// What it says it runs.
+    pub artifact_name: String,
+    /// What it says it is.
+    pub device_type: String,
+    /// What it says it has beyond that, if it says so.
+    pub provides: Option<std::collections::BTreeMap<String, String>>,
+}
+
+/// A filter by which a deployment goes.
+#[derive(Debug, Clone)]
+struct ByFilter {
+    deployment: DeploymentId,
+    filter: Filter,
+}
+
+/// What is remembered.
+#[derive(Debug, Default)]
+struct Memory {
+    /// Whether it holds all that storage does. Until then it says nothing.
+    is_whole: bool,
+    busy: HashSet<DeviceId>,
+    by_filter: Vec<ByFilter>,
+    /// Deployments made until then are in it.
+    seen: Timestamp,
+    /// Grows whenever something may have gone unheard.
+    doubts: u64,
+    /// Grows whenever devices come in, so that who looked before that forgets none of them.
+    generation: u64,
+}
+
+impl Memory {
+    /// Whether a device need not be looked up.
+    fn is_idle(&self, device: DeviceId) -> bool {
+        self.is_whole && self.by_filter.is_empty() && !self.busy.contains(&device)
+    }
+
+    fn take_in(&mut self, devices: impl IntoIterator<Item = DeviceId>) {
+        self.busy.extend(devices);
+        self.generation += 1;
+    }
+
+    /// Forgets a device that storage knew nothing for, unless somebody came in since it was asked.
+    fn forget(&mut self, device: DeviceId, generation: u64) {
+        if self.generation == generation {
+            self.busy.remove(&device);
+        }
+    }
+}
+
+/// Deployments of a hub, for those who make them and those who go through them. Cloning is cheap.
+#[derive(Clone)]
+pub struct Rollout(Arc<Shared>);
+
+struct Shared {
+    deployments: Deployments,
+    inventory: Inventory,
+    bus: Bus,
+    memory: Mutex<Memory>,
+    /// Whoever looks at storage.
+    turn: TurnMutex<()>,
+    wake: Notify,
+}
+
+impl Rollout {
+    /// Deployments in `storage`, of which the nodes on `bus` tell one another.
+    pub fn new(storage: &Storage, bus: Bus) -> Self {
+        Self(Arc::new(Shared {
+            deployments: storage.deployments.clone(),
+            inventory: storage.inventory.clone(),
+            bus,
+            memory: Mutex::default(),
+            turn: TurnMutex::default(),
+            wake: Notify::new(),
+        }))
+    }
+
+    /// What a device has to do now.
+    ///
+    /// # Errors
+    /// `Unavailable`, `Corrupt`, `Other`; never for a device that has nothing to do and is known not to.
+    pub async fn next(&self, device: DeviceId, asking: &Asking) -> Result<Offer, StorageError> {
+        let (generation, by_filter) = {
+            let memory = self.0.memory.lock();
+            if memory.is_idle(device) {
+                return Ok(Offer::Nothing);
+            }
+            (memory.generation, memory.by_filter.clone())
+        };
+        let mut passes = Vec::new();
+        for ByFilter { deployment, filter } in by_filter {
+            let search = Search { filter, devices: Some(vec![device]), ..Search::default() };
+            if self.0.inventory.search(&search).await?.total > 0 {
+                passes.push(deployment);
+            }
+        }
+        let poll = Poll {
+            device,
+            artifact_name: &asking.artifact_name,
+            device_type: &asking.device_type,
+            provides: asking.provides.as_ref().map(hash),
+            passes: &passes,
+            at: clock::now(),
+        };
+        let offer = self.0.deployments.offer(poll).await?;
+        let mut memory = self.0.memory.lock();
+        match offer {
+            Offer::Nothing => memory.forget(device, generation),
+            // Also what it came to by a filter is its own from now on.
+            Offer::Artifact(..) | Offer::Configuration(_) | Offer::Settled | Offer::Contradiction => {
+                memory.take_in([device]);
+            }
+        }
+        Ok(offer)
+    }
+
+    /// Writes down how far a device is.
+    ///
+    /// # Errors
+    /// `Unavailable`, `Corrupt`, `Other`.
+    pub async fn report(
+        &self,
+        deployment: DeploymentId,
+        device: DeviceId,
+        state: DeviceState,
+        substate: &str,
+    ) -> Result<StateReported, StorageError> {
+        let report = StateReport { state, substate, at: clock::now() };
+        let reported = self.0.deployments.report(deployment, device, report).await?;
+        if reported == StateReported::Written {
+            // After what is over something newer may come; and what was over may go on.
+            self.0.memory.lock().take_in([device]);
+        }
+        Ok(reported)
+    }
+
+    /// Ends a deployment.
+    ///
+    /// # Errors
+    /// `Unavailable`, `Other`.
+    pub async fn abort(&self, deployment: DeploymentId) -> Result<Abortion, StorageError> {
+        self.0.deployments.abort(deployment, clock::now()).await
+    }
+
+    /// Ends everything that a device is at, or is still to be told of.
+    ///
+    /// # Errors
+    /// `Unavailable`, `Other`.
+    pub async fn abort_device(&self, device: &str) -> Result<(), StorageError> {
+        self.0.deployments.abort_device(device, clock::now()).await
+    }
+
+    /// The same for a device that is removed.
+    ///
+    /// # Errors
+    /// `Unavailable`, `Other`.
+    pub async fn decommission(&self, device: &str) -> Result<(), StorageError> {
+        self.0.deployments.decommission(device, clock::now()).await
+    }
+
+    /// Lets a device forget what it went through, so that it may be told of it again.
+    ///
+    /// # Errors
+    /// `Unavailable`, `Other`.
+    pub async fn delete_history(&self, device: &str) -> Result<(), StorageError> {
+        self.0.deployments.delete_history(device, clock::now()).await?;
+        if let Ok(device) = device.parse::<DeviceId>() {
+            self.0.memory.lock().take_in([device]);
+            self.tell(&Event::DeviceMayHaveWork { device });
+        }
+        Ok(())
+    }
+
+    /// Another node knows of work for a device.
+    pub fn hear_of(&self, device: DeviceId) {
+        self.0.memory.lock().take_in([device]);
+    }
+
+    /// Another node has made a deployment.
+    pub fn hear_of_deployments(&self) {
+        self.0.wake.notify_one();
+    }
+
+    /// Something may have gone unheard: storage is asked about every device until all is read again.
+    pub fn doubt(&self) {
+        let mut memory = self.0.memory.lock();
+        memory.is_whole = false;
+        memory.doubts += 1;
+        self.0.wake.notify_one();
+    }
+
+    fn tell(&self, event: &Event) {
+        if let Err(error) = self.0.bus.announce(event) {
+            debug!(%error, "other nodes were not told of a deployment and look by themselves");
+        }
+    }
+
+    /// Takes in what storage has and memory has not: everything, if memory is not whole.
+    ///
+    /// # Errors
+    /// `Unavailable`, `Other`. Memory holds what it did then.
+    async fn look(&self) -> Result<(), StorageError> {
+        let _turn = self.0.turn.lock().await;
+        let (was_whole, doubts, seen, mut were_by_filter) = {
+            let memory = self.0.memory.lock();
+            let by_filter: HashSet<DeploymentId> = memory.by_filter.iter().map(|one| one.deployment).collect();
+            (
+                memory.is_whole,
+                memory.doubts,
+                if memory.is_whole { memory.seen } else { Timestamp::default() },
+                by_filter,
+            )
+        };
+        let going_on = self.0.deployments.going_on(Timestamp::default()).await?;
+        let mut by_filter = Vec::new();
+        for (deployment, created, terms) in &going_on {
+            if let Some(terms) = terms {
+                were_by_filter.remove(deployment);
+                match read_filter(terms) {
+                    Ok(filter) => by_filter.push(ByFilter { deployment: *deployment, filter }),
+                    Err(error) => warn!(%error, %deployment, "the filter of a deployment cannot be read"),
+                }
+            }
+            if *created > seen {
+                self.take_in_pages(async |after| self.0.deployments.devices_with_work(*deployment, after, PAGE).await)
+                    .await?;
+            }
+        }
+        // Who is at one that ended may finish it.
+        if !was_whole || !were_by_filter.is_empty() {
+            self.take_in_pages(async |after| self.0.deployments.devices_behind(after, PAGE).await).await?;
+        }
+        let mut memory = self.0.memory.lock();
+        memory.by_filter = by_filter;
+        memory.seen = going_on.last().map_or(seen, |(_, created, _)| seen.max(*created));
+        // Who doubted meanwhile has this read everything once more.
+        memory.is_whole = memory.doubts == doubts;
+        Ok(())
+    }
+
+    async fn take_in_pages(
+        &self,
+        read: impl AsyncFn(&str) -> Result<Vec<String>, StorageError>,
+    ) -> Result<(), StorageError> {
+        let mut after = String::new();
+        loop {
+            let page = read(&after).await?;
+            let is_last = page.len() < PAGE as usize;
+            // What is no id is no device that could ask.
+            self.0.memory.lock().take_in(page.iter().filter_map(|device| device.parse().ok()));
+            match page.into_iter().next_back() {
+                Some(last) if !is_last => after = last,
+                _ => return Ok(()),
+            }
+        }
+    }
+}
+
+/// A condition as the API of the inventory has it.
+#[derive(Debug, Deserialize)]
+struct Term {
+    #[serde(default)]
+    scope: String,
+    #[serde(default)]
+    attribute: String,
+    #[serde(default, rename = "type")]
+    operator: String,
+    #[serde(default)]
+    value: Value,
+}
+
+fn read_filter(terms: &str) -> Result<Filter, BadFilter> {
+    let terms: Vec<Term> = serde_json::from_str(terms).map_err(|error| BadFilter(error.to_string()))?;
+    Filter::of_each(
+        terms.iter().map(|term| {
+            Condition::parse(Grammar::Inventory, &term.scope, &term.attribute, &term.operator, &term.value)
+        }),
+    )
+}
+
+fn hash(provides: &std::collections::BTreeMap<String, String>) -> [u8; 32] {
+    let mut hash = Sha256::new();
+    for (name, value) in provides {
+        // Each with its length, so that no two maps read alike.
+        for text in [name, value] {
+            hash.update((text.len() as u64).to_be_bytes());
+            hash.update(text);
+        }
+    }
+    hash.finalize().into()
+}
+
+/// The service that keeps the memory whole.
+pub struct RolloutWatcher {
+    rollout: Rollout,
+    _alive: Alive,
+}
+
+impl RolloutWatcher {
+    /// Keeps the memory of `rollout`.
+    pub fn new(rollout: Rollout, alive: Alive) -> Self {
+        Self { rollout, _alive: alive }
+    }
+}
+
+impl Actor for RolloutWatcher {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        let rollout = self.rollout.clone();
+        // Whoever was here before may have died half-way.
+        rollout.doubt();
+        let watching = async move {
+            loop {
+                if let Err(error) = rollout.look().await {
+                    warn!(%error, "deployments cannot be looked at and will be later");
+                }
+                // Either way it is time to look again.
+                let _ = tokio::time::timeout(LOOK_EVERY, rollout.0.wake.notified()).await;
+            }
+        };
+        ctx.spawn(watching.into_actor(self));
+    }
+}
+
+impl Handler<Crash> for RolloutWatcher {
+    type Result = ();
+
+    fn handle(&mut self, _: Crash, _: &mut Self::Context) {
+        panic!("crashed as asked");
+    }
+}
+
+#[cfg(test)]
+mod tests;

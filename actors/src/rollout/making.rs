@@ -1,0 +1,191 @@
+//! Deployments in the making: who is chosen, and what makes two of them equal.
+
+use serde_json::json;
+use sha2::{Digest, Sha256};
+use storage::deployments::Creation;
+use storage::inventory::filter::{Condition, Filter};
+use storage::inventory::search::Search;
+use storage::{DeploymentId, DeviceId, NewDeployment, StorageError, Targets, clock};
+use tracing::warn;
+
+use super::Rollout;
+use crate::bus::Event;
+
+/// Devices read from the inventory at a time.
+const PAGE: u32 = 500;
+
+/// What somebody wants to be installed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wish {
+    /// Name of the deployment.
+    pub name: String,
+    /// Name of the release.
+    pub artifact_name: String,
+    /// Whether devices that have it already install it again.
+    pub forced: bool,
+    /// For whom.
+    pub chosen: Chosen,
+}
+
+/// Which devices.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Chosen {
+    /// These, known or not.
+    Devices(Vec<String>),
+    /// The accepted ones of a group, as it is now.
+    Group(String),
+    /// All that are accepted now.
+    All,
+    /// Whoever passes a filter when it asks.
+    Filter {
+        /// Its conditions, in the JSON of the inventory's API.
+        terms: String,
+        /// How many have to succeed; 0: it goes on until it is aborted.
+        max_devices: u64,
+    },
+}
+
+/// Why there is no deployment.
+#[derive(Debug, thiserror::Error)]
+pub enum MakeError {
+    /// There is nobody to install it.
+    #[error("No devices for the deployment")]
+    NoDevices,
+    /// There is nothing to install.
+    #[error("No artifact for the deployment")]
+    NoArtifact,
+    /// An equal one goes on.
+    #[error("Invalid deployment definition: there is already an active deployment with the same parameters")]
+    Equal,
+    /// There is one with this id.
+    #[error("a deployment with this id exists already")]
+    IdTaken,
+    /// See [`StorageError`].
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+}
+
+impl Rollout {
+    /// Makes a deployment. Its devices find it on this node from then on, and on others once they have heard.
+    ///
+    /// # Errors
+    /// See [`MakeError`].
+    pub async fn make(&self, wish: Wish) -> Result<DeploymentId, MakeError> {
+        let accepted = || Condition::equals("identity", "status", "accepted");
+        let term = |scope: &str, attribute: &str, operator: &str, value: serde_json::Value| json!({"scope": scope, "attribute": attribute, "type": operator, "value": value});
+        let mut groups = vec![];
+        let (targets, chosen_by) = match wish.chosen {
+            Chosen::Devices(devices) => {
+                if let [only] = &devices[..]
+                    && let Ok(device) = only.parse::<DeviceId>()
+                {
+                    groups.extend(self.0.inventory.group_of(device).await?.flatten());
+                }
+                let terms = json!([term("identity", "id", "$in", json!(devices))]);
+                (Targets::Devices(devices), terms.to_string())
+            }
+            Chosen::Group(group) => {
+                let filter = vec![accepted(), Condition::equals("system", "group", &group)];
+                let devices = self.snapshot(filter).await?;
+                let terms = json!([term("system", "group", "$eq", json!(group))]);
+                groups.push(group);
+                (Targets::Devices(devices), terms.to_string())
+            }
+            Chosen::All => {
+                let devices = self.snapshot(vec![accepted()]).await?;
+                (Targets::Devices(devices), json!([term("identity", "status", "$eq", json!("accepted"))]).to_string())
+            }
+            Chosen::Filter { terms, max_devices } => (Targets::Dynamic { max_devices }, terms),
+        };
+        if matches!(&targets, Targets::Devices(devices) if devices.is_empty()) {
+            return Err(MakeError::NoDevices);
+        }
+        let fingerprint = fingerprint(&wish.name, &wish.artifact_name, wish.forced, &targets, &chosen_by);
+        self.create(NewDeployment {
+            id: DeploymentId::random(),
+            name: wish.name,
+            artifact_name: wish.artifact_name,
+            forced: wish.forced,
+            targets,
+            chosen_by,
+            groups,
+            configuration: None,
+            fingerprint,
+            at: clock::now(),
+        })
+        .await
+    }
+
+    /// Makes a deployment of a configuration (JSON) for one device, with an id of the caller's choice.
+    ///
+    /// # Errors
+    /// `IdTaken`, `Storage`.
+    pub async fn make_configuration(
+        &self,
+        id: DeploymentId,
+        device: DeviceId,
+        name: &str,
+        configuration: String,
+    ) -> Result<DeploymentId, MakeError> {
+        // No two of these are equal: each has its id, of which there is one.
+        let fingerprint = Sha256::digest(id.uuid().as_bytes()).into();
+        self.create(NewDeployment {
+            id,
+            name: name.to_owned(),
+            artifact_name: name.to_owned(),
+            forced: false,
+            targets: Targets::Devices(vec![device.to_string()]),
+            chosen_by: "[]".to_owned(),
+            groups: vec![],
+            configuration: Some(configuration),
+            fingerprint,
+            at: clock::now(),
+        })
+        .await
+    }
+
+    async fn create(&self, new: NewDeployment) -> Result<DeploymentId, MakeError> {
+        match self.0.deployments.create(&new).await? {
+            Creation::Made(_) => {}
+            Creation::NoArtifact => return Err(MakeError::NoArtifact),
+            Creation::Equal => return Err(MakeError::Equal),
+            Creation::IdTaken => return Err(MakeError::IdTaken),
+        }
+        self.publish().await;
+        Ok(new.id)
+    }
+
+    /// Lets devices find a deployment that was stored just now: on this node from then on, on others once they have heard.
+    pub(crate) async fn publish(&self) {
+        if let Err(error) = self.look().await {
+            warn!(%error, "a new deployment cannot be read yet; devices are looked up one by one until it can");
+            self.doubt();
+        }
+        self.tell(&Event::DeploymentMade);
+    }
+
+    /// The devices that pass now.
+    async fn snapshot(&self, conditions: Vec<Condition>) -> Result<Vec<String>, StorageError> {
+        let filter = Filter::new(conditions).map_err(|error| StorageError::Other(error.into()))?;
+        let mut devices = Vec::new();
+        loop {
+            let offset = devices.len() as u64;
+            let search = Search { filter: filter.clone(), offset, limit: PAGE, ..Search::default() };
+            let found = self.0.inventory.search(&search).await?;
+            let is_last = found.devices.len() < PAGE as usize;
+            devices.extend(found.devices.iter().map(|device| device.id.to_string()));
+            if is_last {
+                return Ok(devices);
+            }
+        }
+    }
+}
+
+/// Two deployments are equal that want the same for the same devices, under one name.
+fn fingerprint(name: &str, artifact_name: &str, forced: bool, targets: &Targets, chosen_by: &str) -> [u8; 32] {
+    let chosen = match targets {
+        Targets::Devices(devices) => json!(devices),
+        Targets::Dynamic { max_devices } => json!({ "terms": chosen_by, "max_devices": max_devices }),
+    };
+    Sha256::digest(json!([name, artifact_name, forced, chosen]).to_string()).into()
+}

@@ -1,0 +1,456 @@
+//! Devices that get on with a deployment, and deployments that end.
+
+use super::devices::{DeviceDeploymentId, DeviceRow, device_columns};
+use super::status::{FIRST_ACTIVE, LAST_ACTIVE, NEVER_TOLD};
+use super::{Counts, DeploymentState, Deployments, DeviceState};
+use crate::database::{Transaction, in_transaction};
+use crate::dialect::without_nul;
+use crate::{DeploymentId, DeviceId, StorageError, Timestamp};
+
+/// What a device says about how far it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StateReport<'a> {
+    /// Where it stands.
+    pub state: DeviceState,
+    /// More about it; empty leaves what was said before.
+    pub substate: &'a str,
+    /// Now.
+    pub at: Timestamp,
+}
+
+/// What a device hears that has said something about a deployment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StateReported {
+    /// It is written down.
+    Written,
+    /// It has no part in that deployment, or was never told of it.
+    Unknown,
+    /// It is to stop: it was aborted, or is decommissioned.
+    Stopped(DeviceState),
+}
+
+/// What became of a deployment that was to be aborted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Abortion {
+    /// It is over.
+    Aborted,
+    /// There is none.
+    Unknown,
+    /// It was over before.
+    Finished,
+}
+
+impl Deployments {
+    /// Writes down how far a device is.
+    ///
+    /// # Errors
+    /// `Unavailable`, `Other`.
+    pub async fn report(
+        &self,
+        deployment: DeploymentId,
+        device: DeviceId,
+        report: StateReport<'_>,
+    ) -> Result<StateReported, StorageError> {
+        let reported = async {
+            let mut transaction = self.db.begin().await?;
+            transaction.lock_deployment(deployment).await?;
+            let Some(row) = find(&mut transaction, deployment, device).await? else {
+                return Ok(StateReported::Unknown);
+            };
+            let was = row.state()?;
+            if was.is_stopped() {
+                return Ok(StateReported::Stopped(was));
+            }
+            if was == report.state {
+                return Ok(StateReported::Written);
+            }
+            if !report.substate.is_empty() {
+                in_transaction!(&mut transaction, |connection| {
+                    sqlx::query("UPDATE device_deployments SET substate = $2 WHERE id = $1")
+                        .bind(row.id)
+                        .bind(without_nul(report.substate))
+                        .execute(connection)
+                        .await
+                        .map(drop)
+                })?;
+            }
+            advance(&mut transaction, &row, report.state, report.at).await?;
+            transaction.commit().await?;
+            Ok(StateReported::Written)
+        };
+        self.db.within(Box::pin(reported)).await
+    }
+
+    /// Keeps what a device says went wrong, in place of what it said before. `false` if it has no part in that deployment.
+    ///
+    /// # Errors
+    /// `Unavailable`, `Other`.
+    pub async fn keep_log(
+        &self,
+        deployment: DeploymentId,
+        device: DeviceId,
+        messages: &str,
+    ) -> Result<bool, StorageError> {
+        let kept = async {
+            let mut transaction = self.db.begin().await?;
+            transaction.lock_deployment(deployment).await?;
+            let Some(row) = find(&mut transaction, deployment, device).await? else { return Ok(false) };
+            in_transaction!(&mut transaction, |connection| {
+                sqlx::query(
+                    "INSERT INTO deployment_logs (device_deployment, messages) VALUES ($1, $2) \
+                     ON CONFLICT (device_deployment) DO UPDATE SET messages = excluded.messages",
+                )
+                .bind(row.id)
+                .bind(without_nul(messages))
+                .execute(connection)
+                .await
+                .map(drop)
+            })?;
+            in_transaction!(&mut transaction, |connection| {
+                sqlx::query("UPDATE device_deployments SET has_log = TRUE WHERE id = $1")
+                    .bind(row.id)
+                    .execute(connection)
+                    .await
+                    .map(drop)
+            })?;
+            transaction.commit().await?;
+            Ok(true)
+        };
+        self.db.within(Box::pin(kept)).await
+    }
+
+    /// Ends a deployment: devices that are at it are to stop, and those that were never told never are.
+    ///
+    /// # Errors
+    /// `Unavailable`, `Other`.
+    pub async fn abort(&self, deployment: DeploymentId, at: Timestamp) -> Result<Abortion, StorageError> {
+        let aborted = async {
+            let mut transaction = self.db.begin().await?;
+            transaction.lock_deployment(deployment).await?;
+            let finished: Option<Option<Timestamp>> = in_transaction!(&mut transaction, |connection| {
+                sqlx::query_scalar("SELECT finished FROM deployments WHERE id = $1")
+                    .bind(deployment)
+                    .fetch_optional(connection)
+                    .await
+            })?;
+            match finished {
+                None => return Ok(Abortion::Unknown),
+                Some(Some(_)) => return Ok(Abortion::Finished),
+                Some(None) => {}
+            }
+            in_transaction!(&mut transaction, |connection| {
+                sqlx::query(
+                    "UPDATE device_deployments SET status = CASE WHEN offered IS NULL THEN $2 ELSE $3 END \
+                     WHERE deployment = $1 AND is_current AND status BETWEEN $4 AND $5",
+                )
+                .bind(deployment)
+                .bind(NEVER_TOLD)
+                .bind(DeviceState::Aborted.number())
+                .bind(FIRST_ACTIVE)
+                .bind(LAST_ACTIVE)
+                .execute(connection)
+                .await
+                .map(drop)
+            })?;
+            recount(&mut transaction, deployment).await?;
+            finish(&mut transaction, deployment, at).await?;
+            transaction.commit().await?;
+            Ok(Abortion::Aborted)
+        };
+        self.db.within(Box::pin(aborted)).await
+    }
+
+    /// Ends everything that a device is at, or is still to be told of.
+    ///
+    /// # Errors
+    /// `Unavailable`, `Other`.
+    pub async fn abort_device(&self, device: &str, at: Timestamp) -> Result<(), StorageError> {
+        self.withdraw(device, DeviceState::Aborted, at).await
+    }
+
+    /// The same for a device that is removed.
+    ///
+    /// # Errors
+    /// `Unavailable`, `Other`.
+    pub async fn decommission(&self, device: &str, at: Timestamp) -> Result<(), StorageError> {
+        self.withdraw(device, DeviceState::Decommissioned, at).await
+    }
+
+    async fn withdraw(&self, device: &str, state: DeviceState, at: Timestamp) -> Result<(), StorageError> {
+        let withdrawn = async {
+            let mut transaction = self.db.begin().await?;
+            withdraw(&mut transaction, device, state, at).await?;
+            transaction.commit().await
+        };
+        self.db.within(Box::pin(withdrawn)).await
+    }
+
+    /// Lets a device forget what it went through: its record stays, and counts for nothing it is offered later.
+    ///
+    /// # Errors
+    /// `Unavailable`, `Other`.
+    pub async fn delete_history(&self, device: &str, at: Timestamp) -> Result<(), StorageError> {
+        let deleted = async {
+            let mut transaction = self.db.begin().await?;
+            in_transaction!(&mut transaction, |connection| {
+                sqlx::query(
+                    "UPDATE device_deployments SET deleted = $2 WHERE device = $1 AND offered IS NOT NULL \
+                     AND deleted IS NULL AND NOT status BETWEEN $3 AND $4",
+                )
+                .bind(device)
+                .bind(at)
+                .bind(FIRST_ACTIVE)
+                .bind(LAST_ACTIVE)
+                .execute(connection)
+                .await
+                .map(drop)
+            })?;
+            transaction.commit().await
+        };
+        self.db.within(Box::pin(deleted)).await
+    }
+}
+
+/// Ends everything that a device is at, or is still to be told of, with this status. Deployments are taken in the order of
+/// their ids, as by everybody who takes more than one.
+pub(crate) async fn withdraw(
+    transaction: &mut Transaction,
+    device: &str,
+    state: DeviceState,
+    at: Timestamp,
+) -> Result<(), StorageError> {
+    let deployments: Vec<DeploymentId> = in_transaction!(&mut *transaction, |connection| {
+        sqlx::query_scalar(
+            "SELECT deployment FROM device_deployments WHERE device = $1 AND is_current \
+             AND status BETWEEN $2 AND $3 ORDER BY deployment",
+        )
+        .bind(device)
+        .bind(FIRST_ACTIVE)
+        .bind(LAST_ACTIVE)
+        .fetch_all(connection)
+        .await
+    })?;
+    for deployment in deployments {
+        transaction.lock_deployment(deployment).await?;
+        let row: Option<DeviceRow> = in_transaction!(&mut *transaction, |connection| {
+            sqlx::query_as(concat!(
+                "SELECT ",
+                device_columns!(),
+                " FROM device_deployments WHERE deployment = $1 AND device = $2 AND is_current"
+            ))
+            .bind(deployment)
+            .bind(device)
+            .fetch_optional(connection)
+            .await
+        })?;
+        let Some(row) = row.filter(|row| (FIRST_ACTIVE..=LAST_ACTIVE).contains(&row.status)) else { continue };
+        if row.offered.is_none() {
+            in_transaction!(&mut *transaction, |connection| {
+                sqlx::query("UPDATE device_deployments SET offered = $2 WHERE id = $1")
+                    .bind(row.id)
+                    .bind(at)
+                    .execute(connection)
+                    .await
+                    .map(drop)
+            })?;
+            count_device(transaction, deployment).await?;
+        }
+        advance(transaction, &row, state, at).await?;
+    }
+    Ok(())
+}
+
+/// The part a device has in a deployment that it was told of and has not forgotten.
+async fn find(
+    transaction: &mut Transaction,
+    deployment: DeploymentId,
+    device: DeviceId,
+) -> Result<Option<DeviceRow>, StorageError> {
+    in_transaction!(transaction, |connection| {
+        sqlx::query_as(concat!(
+            "SELECT ",
+            device_columns!(),
+            " FROM device_deployments WHERE deployment = $1 AND device = $2 AND is_current AND offered IS NOT NULL \
+             AND deleted IS NULL"
+        ))
+        .bind(deployment)
+        .bind(device.to_string())
+        .fetch_optional(connection)
+        .await
+    })
+}
+
+/// Moves a device on, with all that follows: counts, the device's last status, the end of the deployment. Its deployment has
+/// to be locked.
+pub(super) async fn advance(
+    transaction: &mut Transaction,
+    row: &DeviceRow,
+    to: DeviceState,
+    at: Timestamp,
+) -> Result<(), StorageError> {
+    in_transaction!(&mut *transaction, |connection| {
+        sqlx::query(
+            "UPDATE device_deployments SET status = $2, started = COALESCE(started, $3), \
+             finished = COALESCE($4, finished) WHERE id = $1",
+        )
+        .bind(row.id)
+        .bind(to.number())
+        .bind(at)
+        .bind((!to.is_active()).then_some(at))
+        .execute(connection)
+        .await
+        .map(drop)
+    })?;
+    count(transaction, row.deployment, row.status, -1).await?;
+    count(transaction, row.deployment, to.number(), 1).await?;
+    if !to.is_active() {
+        note_last(transaction, row.id, row.deployment, &row.device, to).await?;
+    }
+    settle(transaction, row.deployment, at).await
+}
+
+async fn note_last(
+    transaction: &mut Transaction,
+    id: DeviceDeploymentId,
+    deployment: DeploymentId,
+    device: &str,
+    state: DeviceState,
+) -> Result<(), StorageError> {
+    in_transaction!(transaction, |connection| {
+        sqlx::query(
+            "INSERT INTO device_last_deployments (device, deployment, device_deployment, status) \
+             VALUES ($1, $2, $3, $4) ON CONFLICT (device) DO UPDATE SET deployment = excluded.deployment, \
+             device_deployment = excluded.device_deployment, status = excluded.status",
+        )
+        .bind(device)
+        .bind(deployment)
+        .bind(id)
+        .bind(state.number())
+        .execute(connection)
+        .await
+        .map(drop)
+    })
+}
+
+/// Counts more devices with a status, or fewer.
+pub(super) async fn count(
+    transaction: &mut Transaction,
+    deployment: DeploymentId,
+    status: i64,
+    more: i64,
+) -> Result<(), StorageError> {
+    in_transaction!(transaction, |connection| {
+        sqlx::query(
+            "INSERT INTO deployment_counts (deployment, status, devices) VALUES ($1, $2, $3) \
+             ON CONFLICT (deployment, status) DO UPDATE SET devices = deployment_counts.devices + excluded.devices",
+        )
+        .bind(deployment)
+        .bind(status)
+        .bind(more)
+        .execute(connection)
+        .await
+        .map(drop)
+    })
+}
+
+/// Counts one more device that has been told.
+pub(super) async fn count_device(transaction: &mut Transaction, deployment: DeploymentId) -> Result<(), StorageError> {
+    in_transaction!(transaction, |connection| {
+        sqlx::query("UPDATE deployments SET device_count = device_count + 1 WHERE id = $1")
+            .bind(deployment)
+            .execute(connection)
+            .await
+            .map(drop)
+    })
+}
+
+/// Counts all devices of a deployment.
+async fn recount(transaction: &mut Transaction, deployment: DeploymentId) -> Result<(), StorageError> {
+    in_transaction!(&mut *transaction, |connection| {
+        sqlx::query("DELETE FROM deployment_counts WHERE deployment = $1")
+            .bind(deployment)
+            .execute(connection)
+            .await
+            .map(drop)
+    })?;
+    in_transaction!(transaction, |connection| {
+        sqlx::query(
+            "INSERT INTO deployment_counts (deployment, status, devices) SELECT deployment, status, COUNT(*) \
+             FROM device_deployments WHERE deployment = $1 AND is_current AND status <> $2 \
+             GROUP BY deployment, status",
+        )
+        .bind(deployment)
+        .bind(NEVER_TOLD)
+        .execute(connection)
+        .await
+        .map(drop)
+    })
+}
+
+#[derive(sqlx::FromRow)]
+struct Standing {
+    state: String,
+    is_dynamic: bool,
+    max_devices: i64,
+    finished: Option<Timestamp>,
+}
+
+/// Lets a deployment go on to where its counts say that it stands.
+async fn settle(transaction: &mut Transaction, deployment: DeploymentId, at: Timestamp) -> Result<(), StorageError> {
+    let standing: Standing = in_transaction!(&mut *transaction, |connection| {
+        sqlx::query_as("SELECT state, is_dynamic, max_devices, finished FROM deployments WHERE id = $1")
+            .bind(deployment)
+            .fetch_one(connection)
+            .await
+    })?;
+    if standing.finished.is_some() {
+        return Ok(());
+    }
+    let rows: Vec<(i64, i64)> = in_transaction!(&mut *transaction, |connection| {
+        sqlx::query_as("SELECT status, devices FROM deployment_counts WHERE deployment = $1")
+            .bind(deployment)
+            .fetch_all(connection)
+            .await
+    })?;
+    let mut counts = Counts::default();
+    for (status, devices) in rows {
+        counts.put(status, devices);
+    }
+    let state = DeploymentState::of(&counts, standing.max_devices.unsigned_abs(), standing.is_dynamic);
+    if state == DeploymentState::Finished {
+        return finish(transaction, deployment, at).await;
+    }
+    if standing.state == DeploymentState::Pending.as_str() && state == DeploymentState::InProgress {
+        in_transaction!(&mut *transaction, |connection| {
+            sqlx::query("UPDATE deployments SET state = $2 WHERE id = $1")
+                .bind(deployment)
+                .bind(state.as_str())
+                .execute(connection)
+                .await
+                .map(drop)
+        })?;
+    }
+    Ok(())
+}
+
+/// Ends a deployment. The lock comes before the row of uses: an artifact of the name may be on its way in, and must not be
+/// kept by a deployment that is over.
+async fn finish(transaction: &mut Transaction, deployment: DeploymentId, at: Timestamp) -> Result<(), StorageError> {
+    transaction.lock_artifacts().await?;
+    in_transaction!(&mut *transaction, |connection| {
+        sqlx::query("UPDATE deployments SET state = $2, finished = $3 WHERE id = $1")
+            .bind(deployment)
+            .bind(DeploymentState::Finished.as_str())
+            .bind(at)
+            .execute(connection)
+            .await
+            .map(drop)
+    })?;
+    in_transaction!(transaction, |connection| {
+        sqlx::query("UPDATE deployment_artifacts SET is_active = FALSE WHERE deployment = $1")
+            .bind(deployment)
+            .execute(connection)
+            .await
+            .map(drop)
+    })
+}
