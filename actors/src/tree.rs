@@ -103,14 +103,8 @@ impl Tree {
         let triggers =
             Triggers::new(registry.clone(), reach.clone(), bus.clone(), config.trigger_reply_limit, arbiter.clone());
         let jobs = JobQueue::new(storage.jobs.clone(), bus.clone(), &config.jobs);
-        let rollout = Rollout::new(storage, bus.clone());
-        let parts = Parts {
-            registry: registry.clone(),
-            gate: gate.clone(),
-            bus: bus.clone(),
-            jobs: jobs.clone(),
-            rollout: rollout.clone(),
-        };
+        let (rollout, rollout_watcher) = Rollout::start(storage, bus.clone(), arbiter);
+        let parts = Parts::new(&registry, gate, bus, &jobs, &rollout);
 
         let status_writer = {
             let (queues, tail) = ((statuses.clone(), sessions.clone()), events.clone());
@@ -158,10 +152,6 @@ impl Tree {
             Service::start("rule_watcher", arbiter, move |alive| {
                 RuleWatcher::new(&storage, monitor.clone(), period, alive)
             })
-        };
-        let rollout_watcher = {
-            let rollout = rollout.clone();
-            Service::start("rollout", arbiter, move |alive| RolloutWatcher::new(rollout.clone(), alive))
         };
         let job_runner = {
             let (queue, node, config) = (jobs.clone(), bus.node(), config.jobs.clone());
