@@ -11,7 +11,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use actix::{Actor, AsyncContext, Context, Handler, WrapFuture};
+use actix::{Actor, ArbiterHandle, AsyncContext, Context, Handler, WrapFuture};
 use parking_lot::Mutex;
 use serde::Deserialize;
 use serde_json::Value;
@@ -27,7 +27,7 @@ use tokio::sync::{Mutex as TurnMutex, Notify};
 use tracing::{debug, warn};
 
 use crate::bus::{Bus, Event};
-use crate::supervisor::{Alive, Crash};
+use crate::supervisor::{Alive, Crash, Service};
 
 pub use making::{Chosen, MakeError, Wish};
 
@@ -114,6 +114,14 @@ impl Rollout {
             turn: TurnMutex::default(),
             wake: Notify::new(),
         }))
+    }
+
+    /// The same, with the service that keeps its memory whole.
+    pub fn start(storage: &Storage, bus: Bus, arbiter: &ArbiterHandle) -> (Self, Service<RolloutWatcher>) {
+        let rollout = Self::new(storage, bus);
+        let kept = rollout.clone();
+        let service = Service::start("rollout", arbiter, move |alive| RolloutWatcher::new(kept.clone(), alive));
+        (rollout, service)
     }
 
     /// What a device has to do now.

@@ -67,6 +67,17 @@ pub struct Parts {
 }
 
 impl Parts {
+    /// These, shared with their owners.
+    pub fn new(registry: &Registry, gate: &Gate, bus: &Bus, jobs: &JobQueue, rollout: &Rollout) -> Self {
+        Self {
+            registry: registry.clone(),
+            gate: gate.clone(),
+            bus: bus.clone(),
+            jobs: jobs.clone(),
+            rollout: rollout.clone(),
+        }
+    }
+
     /// Carries out an event on this node.
     pub fn carry_out(&self, event: &Event) {
         match event {

@@ -85,24 +85,6 @@ pub struct Equipment {
     pub remove_recordings: RemoveRecordings,
 }
 
-impl Equipment {
-    fn run_jobs(&self, jobs: &JobQueue, bus: &Bus, config: &Config, arbiter: &ArbiterHandle) -> Service<JobRunner> {
-        let (queue, node, config) = (jobs.clone(), bus.node(), config.jobs.clone());
-        let kinds: Arc<[JobKind]> = self.notifications.job_kinds().into();
-        Service::start("jobs", arbiter, move |alive| {
-            JobRunner::new(queue.clone(), node, Arc::clone(&kinds), config.clone(), alive)
-        })
-    }
-
-    fn keep_house(&self, storage: &Storage, config: &Config, arbiter: &ArbiterHandle) -> Service<Housekeeping> {
-        let (storage, retention, equipment) = (storage.clone(), config.retention.clone(), self.clone());
-        Service::start("housekeeping", arbiter, move |alive| {
-            let Self { artifacts, remove_recordings, .. } = equipment.clone();
-            Housekeeping::new(storage.clone(), retention.clone(), remove_recordings, artifacts, alive)
-        })
-    }
-}
-
 impl Tree {
     /// Starts every service on `arbiter`.
     pub fn start(
@@ -121,14 +103,8 @@ impl Tree {
         let triggers =
             Triggers::new(registry.clone(), reach.clone(), bus.clone(), config.trigger_reply_limit, arbiter.clone());
         let jobs = JobQueue::new(storage.jobs.clone(), bus.clone(), &config.jobs);
-        let rollout = Rollout::new(storage, bus.clone());
-        let parts = Parts {
-            registry: registry.clone(),
-            gate: gate.clone(),
-            bus: bus.clone(),
-            jobs: jobs.clone(),
-            rollout: rollout.clone(),
-        };
+        let (rollout, rollout_watcher) = Rollout::start(storage, bus.clone(), arbiter);
+        let parts = Parts::new(&registry, gate, bus, &jobs, &rollout);
 
         let status_writer = {
             let (queues, tail) = ((statuses.clone(), sessions.clone()), events.clone());
@@ -177,12 +153,20 @@ impl Tree {
                 RuleWatcher::new(&storage, monitor.clone(), period, alive)
             })
         };
-        let rollout_watcher = {
-            let rollout = rollout.clone();
-            Service::start("rollout", arbiter, move |alive| RolloutWatcher::new(rollout.clone(), alive))
+        let job_runner = {
+            let (queue, node, config) = (jobs.clone(), bus.node(), config.jobs.clone());
+            let kinds: Arc<[JobKind]> = equipment.notifications.job_kinds().into();
+            Service::start("jobs", arbiter, move |alive| {
+                JobRunner::new(queue.clone(), node, Arc::clone(&kinds), config.clone(), alive)
+            })
         };
-        let job_runner = equipment.run_jobs(&jobs, bus, config, arbiter);
-        let housekeeping = equipment.keep_house(storage, config, arbiter);
+        let housekeeping = {
+            let (storage, retention, equipment) = (storage.clone(), config.retention.clone(), equipment.clone());
+            Service::start("housekeeping", arbiter, move |alive| {
+                let Equipment { artifacts, remove_recordings, .. } = equipment.clone();
+                Housekeeping::new(storage.clone(), retention.clone(), remove_recordings, artifacts, alive)
+            })
+        };
         let announce: Announcer = Arc::new(move |event| parts.announce(&event));
         Self {
             registry,

@@ -442,9 +442,9 @@ async fn a_log_is_kept_line_by_line(set: Set) {
     assert_eq!(log.text(), line("boom") + &line("bäng"));
     assert_eq!(user.deployed(&id).await[0]["log"], true);
     // Clients send up to a million bytes.
-    let long = "x".repeat(1_000_000 - 400);
-    device.logs(&id, &json!({"messages": [message(&long)]})).await.expect(204);
-    assert_eq!(user.get(&path).await.expect(200).text(), line(&long));
+    let endless = "x".repeat(1_000_000 - 400);
+    device.logs(&id, &json!({"messages": [message(&endless)]})).await.expect(204);
+    assert_eq!(user.get(&path).await.expect(200).text(), line(&endless));
 }
 
 async fn devices_of_a_deployment_are_paged(set: Set) {

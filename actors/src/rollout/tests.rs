@@ -2,7 +2,6 @@ use actix::Arbiter;
 use storage::{NodeId, StorageError};
 
 use super::*;
-use crate::supervisor::Service;
 
 async fn storage() -> Storage {
     Storage::open(&storage::Config::in_memory()).await.unwrap()
@@ -100,10 +99,9 @@ async fn a_service_that_is_back_reads_everything() {
     let deployment = configuration_for(&rollout, one).await;
     // As if all of it had been lost.
     *rollout.0.memory.lock() = Memory { is_whole: true, seen: Timestamp(i64::MAX), ..Memory::default() };
-    let service = {
-        let rollout = rollout.clone();
-        Service::start("rollout", &Arbiter::current(), move |alive| RolloutWatcher::new(rollout.clone(), alive))
-    };
+    let watched = rollout.clone();
+    let service =
+        Service::start("rollout", &Arbiter::current(), move |alive| RolloutWatcher::new(watched.clone(), alive));
     let reading = async {
         while rollout.0.memory.lock().busy.is_empty() {
             tokio::task::yield_now().await;

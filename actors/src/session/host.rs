@@ -1,5 +1,5 @@
 //! The actor of one session: it finds the device, again if need be, and passes on what its link decides. What is
-//! written down of it is in [`record`].
+//! written down of it is in `record`.
 //!
 //! Its device's actor and the sockets of those who take part talk to it. It runs on the thread of the socket that opened
 //! it. When it dies by a fault, the device is told and so is everybody who takes part; when its node dies, a session that

@@ -1,5 +1,5 @@
-//! A session as a pure state machine: what goes where. Who takes part is in [`attached`], how it outlives its device's
-//! connection and its node in [`resumption`].
+//! A session as a pure state machine: what goes where. Who takes part is in `attached`, how it outlives its device's
+//! connection and its node in `resumption`.
 
 mod attached;
 mod resumption;

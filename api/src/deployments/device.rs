@@ -220,18 +220,18 @@ pub async fn report_status(
 #[derive(Debug, Deserialize)]
 struct LogBody {
     #[serde(default)]
-    messages: Vec<Message>,
+    messages: Vec<LogLine>,
 }
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
-struct Message {
+struct LogLine {
     timestamp: String,
     level: String,
     message: String,
 }
 
-impl Message {
+impl LogLine {
     /// As it is shown. (Mender API: deployment log.)
     fn line(&self) -> Option<String> {
         let time = chrono::DateTime::parse_from_rfc3339(&self.timestamp).ok()?.to_utc();
@@ -259,7 +259,7 @@ pub async fn send_log(
     if messages.is_empty() {
         return Err(ApiError::bad_request("Validating request body: messages: cannot be blank."));
     }
-    let lines: Option<String> = messages.iter().map(Message::line).collect();
+    let lines: Option<String> = messages.iter().map(LogLine::line).collect();
     let lines = lines.ok_or_else(|| {
         ApiError::bad_request("Validating request body: messages: each needs timestamp, level and message")
     })?;
@@ -275,7 +275,7 @@ mod tests {
     use super::*;
 
     fn line(timestamp: &str, level: &str, message: &str) -> Option<String> {
-        Message { timestamp: timestamp.to_owned(), level: level.to_owned(), message: message.to_owned() }.line()
+        LogLine { timestamp: timestamp.to_owned(), level: level.to_owned(), message: message.to_owned() }.line()
     }
 
     #[test]
