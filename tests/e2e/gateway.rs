@@ -35,6 +35,7 @@ const PUBLIC: &[&str] = &[
     // What opens these stands in the address itself.
     "/api/devices/v1/deployments/download/objects/{id}",
     "/api/devices/v1/deployments/download/uploads/{id}",
+    "/api/devices/v1/deployments/download/configuration/{deployment}/{device_type}/{device}",
 ];
 
 /// Method and a path of every route with this prefix that needs a token.
