@@ -80,7 +80,8 @@ pub async fn set(arguments: &SetArguments) -> anyhow::Result<()> {
     };
     change(&mut configured, &arguments.settings, &arguments.unset)?;
     operator.put(&path(&device.id), &serde_json::json!(configured)).await?;
-    println!("{} has {} keys now", device.id, configured.len());
+    let plural = if configured.len() == 1 { "" } else { "s" };
+    println!("{} has {} key{plural} now", device.id, configured.len());
     Ok(())
 }
 
