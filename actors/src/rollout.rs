@@ -212,8 +212,9 @@ impl Rollout {
     /// # Errors
     /// `Unavailable`, `Other`.
     pub async fn delete_history(&self, device: &str) -> Result<(), StorageError> {
-        self.0.deployments.delete_history(device, clock::now()).await?;
-        if let Ok(device) = device.parse::<DeviceId>() {
+        let is_known = self.0.deployments.delete_history(device, clock::now()).await?;
+        // Memory holds nobody whom storage does not know, however many are asked about.
+        if is_known && let Ok(device) = device.parse::<DeviceId>() {
             self.0.memory.lock().take_in([device]);
             self.tell(&Event::DeviceMayHaveWork { device });
         }

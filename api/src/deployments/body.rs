@@ -6,18 +6,13 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use serde::Serialize;
 use serde_json::{Map, Value};
+use storage::device_configs::masked;
 use storage::{
     ArtifactId, Counts, Deployment, DeploymentId, DeploymentKind, DeviceDeployment, DeviceDeploymentId, DeviceState,
     LastStatus, StorageError, Timestamp,
 };
 
 use crate::artifacts::body::ArtifactBody;
-
-/// Characters of a value of a configuration that are shown: it may be a secret.
-const SHOWN: usize = 3;
-
-/// What stands for the others. (Mender API: this text.)
-const OMITTED: &str = "...<omitted>";
 
 /// A deployment. (Mender API: deployment object.)
 #[derive(Debug, Serialize)]
@@ -105,10 +100,7 @@ impl DeploymentBody {
 /// A configuration with the beginnings of its values, as the Base64 of its JSON; none if some value is no text.
 fn shortened(configuration: &str) -> Option<String> {
     let values: Map<String, Value> = serde_json::from_str(configuration).ok()?;
-    let short = |(key, value): (String, Value)| {
-        let shown: String = value.as_str()?.chars().take(SHOWN).collect();
-        Some((key, Value::String(shown + OMITTED)))
-    };
+    let short = |(key, value): (String, Value)| Some((key, Value::String(masked(value.as_str()?))));
     let short: Map<String, Value> = values.into_iter().map(short).collect::<Option<_>>()?;
     Some(BASE64_STANDARD.encode(Value::Object(short).to_string()))
 }

@@ -185,11 +185,12 @@ impl Deployments {
         self.db.within(Box::pin(withdrawn)).await
     }
 
-    /// Lets a device forget what it went through: its record stays, and counts for nothing it is offered later.
+    /// Lets a device forget what it went through: its record stays, and counts for nothing it is offered later. Says whether
+    /// it ever had a part in a deployment.
     ///
     /// # Errors
     /// `Unavailable`, `Other`.
-    pub async fn delete_history(&self, device: &str, at: Timestamp) -> Result<(), StorageError> {
+    pub async fn delete_history(&self, device: &str, at: Timestamp) -> Result<bool, StorageError> {
         let deleted = async {
             let mut transaction = self.db.begin().await?;
             in_transaction!(&mut transaction, |connection| {
@@ -205,7 +206,14 @@ impl Deployments {
                 .await
                 .map(drop)
             })?;
-            transaction.commit().await
+            let part: Option<DeviceDeploymentId> = in_transaction!(&mut transaction, |connection| {
+                sqlx::query_scalar("SELECT id FROM device_deployments WHERE device = $1 LIMIT 1")
+                    .bind(device)
+                    .fetch_optional(connection)
+                    .await
+            })?;
+            transaction.commit().await?;
+            Ok(part.is_some())
         };
         self.db.within(Box::pin(deleted)).await
     }

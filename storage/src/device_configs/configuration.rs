@@ -14,6 +14,12 @@ pub const TEXT_LIMIT: usize = 4096;
 const SHOWN: usize = 3;
 const OMITTED: &str = "...<omitted>";
 
+/// The beginning of a value. (Mender API: deployments, `configuration`.)
+#[must_use]
+pub fn masked(value: &str) -> String {
+    value.chars().take(SHOWN).chain(OMITTED.chars()).collect()
+}
+
 /// Settings by name. What they mean is between a device and its users, and any of them may be a secret: they are in no log,
 /// and how this prints tells none.
 #[derive(Clone, PartialEq, Eq, Default, Serialize)]
@@ -79,8 +85,7 @@ impl Configuration {
     /// `configuration`.)
     #[must_use]
     pub fn masked(&self) -> BTreeMap<String, String> {
-        let mask = |value: &String| value.chars().take(SHOWN).chain(OMITTED.chars()).collect();
-        self.0.iter().map(|(key, value)| (key.clone(), mask(value))).collect()
+        self.0.iter().map(|(key, value)| (key.clone(), masked(value))).collect()
     }
 
     /// As it is stored.

@@ -16,6 +16,8 @@ use uuid::Uuid;
 pub const WINDOW: usize = 20;
 /// Bytes that may wait for a slow local program. A hub keeps to a window as we do, so more than this is a fault.
 const MOST_WAITING: usize = 1 << 20;
+/// What a message costs beside its bytes: one without any takes a place too.
+const MESSAGE: usize = 64;
 
 /// What the device says to the local end.
 #[derive(Debug, PartialEq, Eq)]
@@ -104,7 +106,8 @@ impl TunnelEnd {
     /// Passes on what the device says; `false` if the hub sends more than it may.
     pub fn hear(&self, said: FromDevice) -> bool {
         if let FromDevice::Data(bytes) = &said {
-            let waiting = self.shared.waiting.fetch_add(bytes.len(), Ordering::Relaxed) + bytes.len();
+            let cost = bytes.len() + MESSAGE;
+            let waiting = self.shared.waiting.fetch_add(cost, Ordering::Relaxed) + cost;
             if waiting > MOST_WAITING {
                 return false;
             }
@@ -129,9 +132,9 @@ impl LocalEnd {
         self.from_device.recv().await
     }
 
-    /// Bytes of the device were handed to the local program: the hub may send as many again.
+    /// A message with so many bytes of the device was handed to the local program: the hub may send as many again.
     pub async fn delivered(&self, length: usize) {
-        self.shared.waiting.fetch_sub(length, Ordering::Relaxed);
+        self.shared.waiting.fetch_sub(length + MESSAGE, Ordering::Relaxed);
         self.upwards.carried.down.fetch_add(length as u64, Ordering::Relaxed);
         let _lost = self.upwards.say(Say::Ack(self.id)).await;
     }
@@ -203,10 +206,13 @@ mod tests {
         let (outgoing, _sent) = mpsc::channel(100);
         let (tunnel, mut local) = pair(Uuid::nil(), outgoing, Arc::default());
         let frame = || FromDevice::Data(vec![0; 4096]);
-        for _ in 0..MOST_WAITING / 4096 {
+        for _ in 0..MOST_WAITING / (4096 + MESSAGE) {
             assert!(tunnel.hear(frame()));
         }
         assert!(!tunnel.hear(frame()));
+        let (tunnel, _local) = pair(Uuid::nil(), local.upwards.outgoing.clone(), Arc::default());
+        let empty = (0..MOST_WAITING).take_while(|_| tunnel.hear(FromDevice::Data(vec![]))).count();
+        assert_eq!(empty, MOST_WAITING / MESSAGE, "those without bytes are counted too");
         // What is delivered makes room.
         let (tunnel, mut other) = pair(Uuid::nil(), local.upwards.outgoing.clone(), Arc::default());
         std::mem::swap(&mut local, &mut other);

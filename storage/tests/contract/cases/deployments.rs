@@ -323,7 +323,8 @@ pub async fn what_a_device_forgot_may_be_offered_again(database: &TestDatabase) 
     storage.deployments.delete_history(&one.to_string(), NOW).await.expect("an answer");
     assert_eq!(told(storage, one).await, Some(deployment), "what it is at is not history");
     says(storage, deployment, one, DeviceState::Failure).await;
-    storage.deployments.delete_history(&one.to_string(), NOW).await.expect("an answer");
+    assert!(storage.deployments.delete_history(&one.to_string(), NOW).await.expect("an answer"));
+    assert!(!storage.deployments.delete_history(&DeviceId::random().to_string(), NOW).await.expect("an answer"));
     let devices = async || storage.deployments.devices(deployment, &[], 0, 10).await.expect("devices").1;
     let history = async || storage.deployments.history(&one.to_string(), &[], 0, 10).await.expect("a history");
     assert_eq!((devices().await, history().await.1), (0, 1));
@@ -468,7 +469,7 @@ pub async fn counts_are_those_of_the_rows_whatever_happens(database: &TestDataba
             2 if random.below(4) == 0 && !deployments.is_empty() => {
                 storage.deployments.abort(*random.pick(&deployments), NOW).await.expect("an answer");
             }
-            3 => storage.deployments.delete_history(&device.to_string(), NOW).await.expect("an answer"),
+            3 => drop(storage.deployments.delete_history(&device.to_string(), NOW).await.expect("an answer")),
             4 if random.below(4) == 0 => {
                 storage.deployments.abort_device(&device.to_string(), NOW).await.expect("an answer");
             }
