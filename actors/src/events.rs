@@ -53,12 +53,32 @@ pub enum Kind {
     SessionClosed,
     /// A device's monitoring, or a rule of the hub, has something to say.
     Alert,
+    /// Somebody has made a deployment.
+    DeploymentCreated,
+    /// A phase of a deployment has opened that is not its first.
+    DeploymentPhaseOpened,
+    /// An operator has paused a deployment, or it has paused itself.
+    DeploymentPaused,
+    /// An operator has let a paused deployment go on.
+    DeploymentResumed,
+    /// A deployment is over.
+    DeploymentFinished,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 5] =
-        [Self::Connected, Self::Disconnected, Self::SessionOpened, Self::SessionClosed, Self::Alert];
+    pub const ALL: [Self; 10] = [
+        Self::Connected,
+        Self::Disconnected,
+        Self::SessionOpened,
+        Self::SessionClosed,
+        Self::Alert,
+        Self::DeploymentCreated,
+        Self::DeploymentPhaseOpened,
+        Self::DeploymentPaused,
+        Self::DeploymentResumed,
+        Self::DeploymentFinished,
+    ];
 
     /// The kind as it is stored and shown.
     pub const fn as_str(self) -> &'static str {
@@ -68,6 +88,11 @@ impl Kind {
             Self::SessionOpened => "session-opened",
             Self::SessionClosed => "session-closed",
             Self::Alert => "alert",
+            Self::DeploymentCreated => "deployment-created",
+            Self::DeploymentPhaseOpened => "deployment-phase-opened",
+            Self::DeploymentPaused => "deployment-paused",
+            Self::DeploymentResumed => "deployment-resumed",
+            Self::DeploymentFinished => "deployment-finished",
         }
     }
 

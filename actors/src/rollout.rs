@@ -6,8 +6,9 @@
 //! When the service dies nothing is lost: until it has read everything again, storage is asked about every device.
 
 mod making;
+mod phasing;
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,22 +21,27 @@ use storage::deployments::StateReported;
 use storage::inventory::filter::{BadFilter, Condition, Filter, Grammar};
 use storage::inventory::search::Search;
 use storage::{
-    Abortion, DeploymentId, Deployments, DeviceId, DeviceState, Inventory, Offer, Poll, StateReport, Storage,
-    StorageError, Timestamp, clock,
+    Abortion, DeploymentId, Deployments, DeviceId, DeviceState, GoingOn, Inventory, Offer, Poll, StateReport, Steered,
+    Storage, StorageError, clock,
 };
-use tokio::sync::{Mutex as TurnMutex, Notify};
-use tracing::{debug, warn};
+use tokio::sync::{Mutex as TurnMutex, Notify, Semaphore};
+use tracing::{debug, info, warn};
 
 use crate::bus::{Bus, Event};
 use crate::supervisor::{Alive, Crash, Service};
 
 pub use making::{Chosen, MakeError, Wish};
+pub use phasing::{BadPhases, Size, WishedPhase};
 
 /// How often storage is looked at for deployments that nobody told this node of.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 
 /// Devices read at a time.
 const PAGE: u32 = 5_000;
+
+/// As many devices at a time are looked up or written down: those of one deployment wait for one another, and must leave
+/// connections to the database for everybody else.
+const AT_ONCE: usize = 5;
 
 /// A device asks for work.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,15 +61,24 @@ struct ByFilter {
     filter: Filter,
 }
 
+/// A deployment whose devices are remembered.
+#[derive(Debug, Clone, Copy)]
+struct Seen {
+    /// How often it had been opened to more devices.
+    openings: i64,
+    has_more_phases: bool,
+}
+
 /// What is remembered.
 #[derive(Debug, Default)]
 struct Memory {
     /// Whether it holds all that storage does. Until then it says nothing.
     is_whole: bool,
-    busy: HashSet<DeviceId>,
+    /// With each device the generation in which it came in last.
+    busy: HashMap<DeviceId, u64>,
     by_filter: Vec<ByFilter>,
-    /// Deployments made until then are in it.
-    seen: Timestamp,
+    /// The deployments whose devices are in it.
+    going_on: HashMap<DeploymentId, Seen>,
     /// Grows whenever something may have gone unheard.
     doubts: u64,
     /// Grows whenever devices come in, so that who looked before that forgets none of them.
@@ -73,17 +88,17 @@ struct Memory {
 impl Memory {
     /// Whether a device need not be looked up.
     fn is_idle(&self, device: DeviceId) -> bool {
-        self.is_whole && self.by_filter.is_empty() && !self.busy.contains(&device)
+        self.is_whole && self.by_filter.is_empty() && !self.busy.contains_key(&device)
     }
 
     fn take_in(&mut self, devices: impl IntoIterator<Item = DeviceId>) {
-        self.busy.extend(devices);
         self.generation += 1;
+        self.busy.extend(devices.into_iter().map(|device| (device, self.generation)));
     }
 
-    /// Forgets a device that storage knew nothing for, unless somebody came in since it was asked.
+    /// Forgets a device that storage knew nothing for, unless it came in again since that was asked.
     fn forget(&mut self, device: DeviceId, generation: u64) {
-        if self.generation == generation {
+        if self.busy.get(&device).is_some_and(|came| *came <= generation) {
             self.busy.remove(&device);
         }
     }
@@ -101,6 +116,7 @@ struct Shared {
     /// Whoever looks at storage.
     turn: TurnMutex<()>,
     wake: Notify,
+    devices_at_once: Semaphore,
 }
 
 impl Rollout {
@@ -113,6 +129,7 @@ impl Rollout {
             memory: Mutex::default(),
             turn: TurnMutex::default(),
             wake: Notify::new(),
+            devices_at_once: Semaphore::new(AT_ONCE),
         }))
     }
 
@@ -151,7 +168,9 @@ impl Rollout {
             passes: &passes,
             at: clock::now(),
         };
+        let permit = self.0.devices_at_once.acquire().await;
         let offer = self.0.deployments.offer(poll).await?;
+        drop(permit);
         let mut memory = self.0.memory.lock();
         match offer {
             Offer::Nothing => memory.forget(device, generation),
@@ -175,12 +194,39 @@ impl Rollout {
         substate: &str,
     ) -> Result<StateReported, StorageError> {
         let report = StateReport { state, substate, at: clock::now() };
+        let permit = self.0.devices_at_once.acquire().await;
         let reported = self.0.deployments.report(deployment, device, report).await?;
+        drop(permit);
         if reported == StateReported::Written {
+            let mut memory = self.0.memory.lock();
             // After what is over something newer may come; and what was over may go on.
-            self.0.memory.lock().take_in([device]);
+            memory.take_in([device]);
+            // It may have been the last of its phase.
+            if !state.is_active() && memory.going_on.get(&deployment).is_some_and(|seen| seen.has_more_phases) {
+                self.0.wake.notify_one();
+            }
         }
         Ok(reported)
+    }
+
+    /// Lets a deployment tell no device anything new; devices that are at it go on.
+    ///
+    /// # Errors
+    /// `Unavailable`, `Other`.
+    pub async fn pause(&self, deployment: DeploymentId, why: &str) -> Result<Steered, StorageError> {
+        self.0.deployments.pause(deployment, why, clock::now()).await
+    }
+
+    /// Lets a paused deployment go on: its devices find it on this node from then on, and on others once they have heard.
+    ///
+    /// # Errors
+    /// `Unavailable`, `Other`.
+    pub async fn resume(&self, deployment: DeploymentId) -> Result<Steered, StorageError> {
+        let steered = self.0.deployments.resume(deployment, clock::now()).await?;
+        if steered == Steered::Done {
+            self.publish().await;
+        }
+        Ok(steered)
     }
 
     /// Ends a deployment.
@@ -245,6 +291,23 @@ impl Rollout {
         }
     }
 
+    /// Pauses what goes wrong, opens the phases whose turn it is, and takes in whom they are for.
+    ///
+    /// # Errors
+    /// `Unavailable`, `Other`.
+    async fn go_on(&self) -> Result<(), StorageError> {
+        let now = clock::now();
+        for deployment in self.0.deployments.watch(now).await? {
+            info!(%deployment, "a deployment has paused itself");
+        }
+        let opened = self.0.deployments.open_due(now).await?;
+        self.look().await?;
+        if !opened.is_empty() {
+            self.tell(&Event::DeploymentMade);
+        }
+        Ok(())
+    }
+
     /// Takes in what storage has and memory has not: everything, if memory is not whole.
     ///
     /// # Errors
@@ -254,35 +317,35 @@ impl Rollout {
         let (was_whole, doubts, seen, mut were_by_filter) = {
             let memory = self.0.memory.lock();
             let by_filter: HashSet<DeploymentId> = memory.by_filter.iter().map(|one| one.deployment).collect();
-            (
-                memory.is_whole,
-                memory.doubts,
-                if memory.is_whole { memory.seen } else { Timestamp::default() },
-                by_filter,
-            )
+            let seen = if memory.is_whole { memory.going_on.clone() } else { HashMap::new() };
+            (memory.is_whole, memory.doubts, seen, by_filter)
         };
-        let going_on = self.0.deployments.going_on(Timestamp::default()).await?;
+        let going_on = self.0.deployments.going_on().await?;
         let mut by_filter = Vec::new();
-        for (deployment, created, terms) in &going_on {
-            if let Some(terms) = terms {
-                were_by_filter.remove(deployment);
+        for GoingOn { id, terms, openings, is_open, .. } in &going_on {
+            if let Some(terms) = terms.as_ref().filter(|_| *is_open) {
+                were_by_filter.remove(id);
                 match read_filter(terms) {
-                    Ok(filter) => by_filter.push(ByFilter { deployment: *deployment, filter }),
-                    Err(error) => warn!(%error, %deployment, "the filter of a deployment cannot be read"),
+                    Ok(filter) => by_filter.push(ByFilter { deployment: *id, filter }),
+                    Err(error) => warn!(%error, deployment = %id, "the filter of a deployment cannot be read"),
                 }
             }
-            if *created > seen {
-                self.take_in_pages(async |after| self.0.deployments.devices_with_work(*deployment, after, PAGE).await)
-                    .await?;
+            if seen.get(id).is_none_or(|seen| seen.openings != *openings) {
+                self.take_in_pages(async |after| self.0.deployments.devices_with_work(*id, after, PAGE).await).await?;
             }
         }
-        // Who is at one that ended may finish it.
-        if !was_whole || !were_by_filter.is_empty() {
-            self.take_in_pages(async |after| self.0.deployments.devices_behind(after, PAGE).await).await?;
+        // Who is at one that tells nobody anything new any more may finish it.
+        let mut left = were_by_filter;
+        if !was_whole {
+            left.extend(self.0.deployments.with_devices_behind().await?);
+        }
+        for id in left {
+            self.take_in_pages(async |after| self.0.deployments.devices_with_work(id, after, PAGE).await).await?;
         }
         let mut memory = self.0.memory.lock();
         memory.by_filter = by_filter;
-        memory.seen = going_on.last().map_or(seen, |(_, created, _)| seen.max(*created));
+        let seen = |one: &GoingOn| Seen { openings: one.openings, has_more_phases: one.has_more_phases };
+        memory.going_on = going_on.iter().map(|one| (one.id, seen(one))).collect();
         // Who doubted meanwhile has this read everything once more.
         memory.is_whole = memory.doubts == doubts;
         Ok(())
@@ -362,7 +425,7 @@ impl Actor for RolloutWatcher {
         rollout.doubt();
         let watching = async move {
             loop {
-                if let Err(error) = rollout.look().await {
+                if let Err(error) = rollout.go_on().await {
                     warn!(%error, "deployments cannot be looked at and will be later");
                 }
                 // Either way it is time to look again.

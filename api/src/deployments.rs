@@ -4,6 +4,8 @@
 //! |---|---|
 //! | `device.rs` | devices: what to install, how far they are, what went wrong |
 //! | `making.rs` | users who make deployments and end them |
+//! | `plan.rs` | phases, retries and limits of a new one |
+//! | `steering.rs` | operators who watch over one, pause it and resume it |
 //! | `listing.rs` | lists, single deployments, statistics |
 //! | `devices.rs` | devices within deployments, and deployments of devices |
 //! | `internal.rs` | other services |
@@ -15,8 +17,11 @@ pub mod devices;
 pub mod internal;
 pub mod listing;
 pub mod making;
+mod plan;
 mod query;
+pub mod steering;
 
+pub use plan::retries;
 use storage::{Deployment, DeploymentId};
 
 use crate::error::ApiError;

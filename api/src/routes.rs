@@ -239,7 +239,7 @@ fn artifact_routes(service: &mut ServiceConfig) {
 
 /// Deployments. What is not an id stands before what may be one, and releases have routes of their own before these.
 fn deployment_routes(service: &mut ServiceConfig) {
-    use deployments::{devices, listing, making};
+    use deployments::{devices, listing, making, steering};
 
     let all = E::at("/api/management/v1/deployments/deployments");
     let by_filter = E::at("/api/management/v2/deployments/deployments");
@@ -257,6 +257,9 @@ fn deployment_routes(service: &mut ServiceConfig) {
         )
         .service(E::at("/api/management/v1/deployments/deployments/{id}").get(listing::get))
         .service(E::at("/api/management/v1/deployments/deployments/{id}/status").put(making::abort))
+        .service(E::at("/api/management/v1/mooring/deployments/{id}").get(steering::get))
+        .service(E::at("/api/management/v1/mooring/deployments/{id}/pause").put(steering::pause))
+        .service(E::at("/api/management/v1/mooring/deployments/{id}/resume").put(steering::resume))
         .service(E::at("/api/management/v1/deployments/deployments/{id}/statistics").get(listing::get_statistics))
         .service(E::at("/api/management/v1/deployments/deployments/{id}/devices").get(devices::list_all))
         .service(E::at("/api/management/v1/deployments/deployments/{id}/devices/list").get(devices::list))

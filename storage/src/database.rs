@@ -30,6 +30,9 @@ const PING_TIMEOUT: Duration = Duration::from_secs(3);
 /// Instructions of `SQLite`'s machine between two looks at the clock: a fraction of a millisecond.
 const STEPS_BETWEEN_LOOKS: i32 = 10_000;
 
+/// As many times as long as one statement may a change of a whole fleet take.
+const BULK: u32 = 60;
+
 /// How often a bulk statement is repeated that lost a deadlock against another node's.
 const DEADLOCK_ATTEMPTS: u32 = 4;
 
@@ -342,6 +345,17 @@ impl Database {
         call: impl Future<Output = Result<T, StorageError>>,
     ) -> Result<T, StorageError> {
         tokio::time::timeout(self.query_timeout, call).await.unwrap_or_else(|late| Err(too_slow(late)))
+    }
+}
+
+impl Database {
+    /// The same for what goes through a whole fleet, which takes so much longer.
+    pub(crate) async fn within_bulk<T>(
+        &self,
+        call: impl Future<Output = Result<T, StorageError>>,
+    ) -> Result<T, StorageError> {
+        let limit = self.query_timeout.saturating_mul(BULK);
+        tokio::time::timeout(limit, call).await.unwrap_or_else(|late| Err(too_slow(late)))
     }
 }
 

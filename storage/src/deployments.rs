@@ -8,20 +8,25 @@
 mod change;
 mod devices;
 mod offer;
+mod phases;
+mod safety;
 mod search;
 mod status;
+mod watch;
 
 use sqlx::QueryBuilder;
 
 use crate::artifacts::begin_use;
 use crate::database::{Database, ROWS_PER_STATEMENT, Transaction, in_transaction};
 use crate::dialect::without_nul;
-use crate::{ArtifactId, DeploymentId, StorageError, Timestamp};
+use crate::{ArtifactId, DeploymentId, NewEvent, StorageError, Timestamp, events};
 
 pub use change::{Abortion, StateReport, StateReported};
 pub use devices::{DeviceDeployment, DeviceDeploymentId, DeviceLog, LastStatus};
 pub use offer::{Offer, Poll};
-pub use search::DeploymentFilter;
+pub use phases::{NewPhase, Phase, Plan};
+pub use safety::{Safety, Steered};
+pub use search::{DeploymentFilter, GoingOn};
 pub use status::{Counts, DeploymentState, DeviceState, UnknownState};
 
 pub(crate) use change::withdraw;
@@ -85,6 +90,8 @@ pub struct NewDeployment {
     pub groups: Vec<String>,
     /// The configuration, as JSON, for a deployment of one; `None` installs a release.
     pub configuration: Option<String>,
+    /// How it goes about its devices.
+    pub plan: Plan,
     /// Hash of all that makes two deployments equal.
     pub fingerprint: [u8; 32],
     /// Now.
@@ -141,6 +148,23 @@ pub struct Deployment {
     pub artifacts: Vec<ArtifactId>,
     /// How many devices stand where.
     pub counts: Counts,
+    /// Its phases, if it has some.
+    pub phases: Vec<Phase>,
+    /// How often a device that has failed is told again.
+    pub retries: u32,
+    /// What pauses it by itself.
+    pub safety: Safety,
+    /// Since when it is paused, if it is.
+    pub paused: Option<Pause>,
+}
+
+/// A deployment that is paused.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pause {
+    /// Since when.
+    pub since: Timestamp,
+    /// Why.
+    pub reason: String,
 }
 
 /// All deployments.
@@ -167,7 +191,7 @@ impl Deployments {
             }
             Ok(creation)
         };
-        self.db.within(Box::pin(created)).await
+        self.db.within_bulk(Box::pin(created)).await
     }
 }
 
@@ -220,9 +244,22 @@ pub(crate) async fn create(transaction: &mut Transaction, new: &NewDeployment) -
             query.build().persistent(false).execute(connection).await.map(drop)
         })?;
     }
-    change::count(transaction, new.id, DeviceState::Pending.number(), i64::try_from(devices.len()).unwrap_or(i64::MAX))
-        .await?;
+    let pending = (0, DeviceState::Pending.number());
+    change::count(transaction, new.id, pending, i64::try_from(devices.len()).unwrap_or(i64::MAX)).await?;
+    phases::begin(transaction, new.id, &new.plan, new.at).await?;
+    events::append(transaction, &[happening("deployment-created", new.id, &new.name, created)]).await?;
     Ok(Creation::Made(created))
+}
+
+/// The event of something that happens to a deployment. There is one of each kind and moment.
+fn happening(kind: &str, deployment: DeploymentId, name: &str, at: Timestamp) -> NewEvent {
+    NewEvent {
+        key: format!("d/{deployment}/{kind}/{}", at.0),
+        at,
+        kind: kind.to_owned(),
+        device: None,
+        body: serde_json::json!({ "deployment": deployment, "name": name }),
+    }
 }
 
 async fn write(
@@ -238,12 +275,16 @@ async fn write(
     };
     let groups =
         serde_json::to_string(&new.groups).map_err(|error| StorageError::other("cannot write groups", error))?;
+    let safety = (!new.plan.safety.is_empty())
+        .then(|| serde_json::to_string(&new.plan.safety))
+        .transpose()
+        .map_err(|error| StorageError::other("cannot write limits", error))?;
     let name = without_nul(&new.name);
     in_transaction!(transaction, |connection| {
         sqlx::query(
             "INSERT INTO deployments (id, kind, name, name_folded, artifact_name, artifact_name_folded, created, state, \
-             forced, targets, target_groups, is_dynamic, max_devices, fingerprint, configuration) \
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)",
+             forced, targets, target_groups, is_dynamic, max_devices, fingerprint, configuration, retries, safety) \
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)",
         )
         .bind(new.id)
         .bind(kind.as_str())
@@ -260,6 +301,8 @@ async fn write(
         .bind(max_devices)
         .bind(&new.fingerprint[..])
         .bind(new.configuration.as_deref().map(without_nul))
+        .bind(i64::from(new.plan.retries))
+        .bind(&safety)
         .execute(connection)
         .await
         .map(drop)

@@ -95,6 +95,8 @@ id! {
     DeploymentId,
     /// A device's part in one.
     DeviceDeploymentId,
+    /// A phase of a deployment.
+    PhaseId,
     /// One running hub process; a restarted process has another one.
     NodeId,
 }

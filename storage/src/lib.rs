@@ -71,8 +71,8 @@ pub use config::{Config, Secret, SecretUrl};
 pub use connections::{Connection, ConnectionChange, Connections, PastConnection};
 pub use deployments::{
     Abortion, Counts, Creation, Deployment, DeploymentFilter, DeploymentKind, DeploymentState, Deployments,
-    DeviceDeployment, DeviceLog, DeviceState, LastStatus, NewDeployment, Offer, Poll, StateReport, StateReported,
-    Targets,
+    DeviceDeployment, DeviceLog, DeviceState, GoingOn, LastStatus, NewDeployment, NewPhase, Offer, Pause, Phase, Plan,
+    Poll, Safety, StateReport, StateReported, Steered, Targets,
 };
 pub use device_configs::{
     Configuration, ConfigurationFault, Deployed, DeployedConfiguration, DeviceConfig, DeviceConfigs, Merged,
@@ -86,7 +86,7 @@ pub use error::StorageError;
 pub use events::{Event, Events, NewEvent};
 pub use id::{
     AlertId, ArtifactId, AttachmentId, AuthSetId, ChannelId, DeploymentId, DeviceDeploymentId, DeviceId, Epoch,
-    FilterId, JobId, MuteId, NodeId, RuleId, SessionId, TokenId, UploadId, UserId,
+    FilterId, JobId, MuteId, NodeId, PhaseId, RuleId, SessionId, TokenId, UploadId, UserId,
 };
 pub use inventory::{Attribute, DeviceReport, Inventory, InventoryDevice, Report, Reported};
 pub use jobs::{Job, JobFilter, JobOutcome, JobState, JobWish, Jobs, NewJob};

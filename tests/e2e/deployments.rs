@@ -373,7 +373,7 @@ async fn an_aborted_deployment_is_over_for_everybody(set: Set) {
     user.put(&path, &json!({"status": "success"})).await.expect(400).error();
     assert_eq!(status(&user, &id).await, "inprogress");
     assert!(user.abort(&id).await.expect(204).body.is_empty());
-    assert_eq!(user.counts(&id).await, json!({"aborted": 1}));
+    assert_eq!(user.counts(&id).await, json!({"aborted": 2}));
     assert_eq!(status(&user, &id).await, "finished");
     assert_eq!(device.says(&id, "installing").await.expect(409).error(), "Deployment aborted");
     user.abort(&id).await.expect(422).error();

@@ -44,6 +44,7 @@ mod releases;
 mod remote_terminal;
 mod reporting;
 mod rolling_restart;
+mod rollouts;
 mod session_survival;
 mod sessions;
 mod sharing;

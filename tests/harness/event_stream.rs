@@ -92,6 +92,16 @@ impl EventStream {
         }
     }
 
+    /// The next event of this kind and deployment.
+    pub async fn hear_of_deployment(&mut self, kind: &str, deployment: &str) -> ServerEvent {
+        loop {
+            let event = self.hear().await;
+            if event.kind == kind && event.data["deployment"] == deployment {
+                return event;
+            }
+        }
+    }
+
     /// Waits until the hub ends the stream.
     pub async fn end(&mut self, limit: Duration) {
         within(limit, "the end of an event stream", async { while self.next().await.is_some() {} }).await;

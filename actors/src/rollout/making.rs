@@ -1,14 +1,17 @@
 //! Deployments in the making: who is chosen, and what makes two of them equal.
 
+use std::collections::HashSet;
+
 use serde_json::json;
 use sha2::{Digest, Sha256};
 use storage::deployments::Creation;
 use storage::inventory::filter::{Condition, Filter};
 use storage::inventory::search::Search;
-use storage::{DeploymentId, DeviceId, NewDeployment, StorageError, Targets, clock};
+use storage::{DeploymentId, DeviceId, NewDeployment, Plan, Safety, StorageError, Targets, clock};
 use tracing::warn;
 
 use super::Rollout;
+use super::phasing::{BadPhases, WishedPhase, divide};
 use crate::bus::Event;
 
 /// Devices read from the inventory at a time.
@@ -25,6 +28,12 @@ pub struct Wish {
     pub forced: bool,
     /// For whom.
     pub chosen: Chosen,
+    /// In which phases, in order; none: for all at once.
+    pub phases: Vec<WishedPhase>,
+    /// How often a device that has failed is told again.
+    pub retries: u32,
+    /// What pauses it by itself.
+    pub safety: Safety,
 }
 
 /// Which devices.
@@ -57,6 +66,9 @@ pub enum MakeError {
     /// An equal one goes on.
     #[error("Invalid deployment definition: there is already an active deployment with the same parameters")]
     Equal,
+    /// Its devices cannot be divided as it wants.
+    #[error("Validating request body: phases: {0}")]
+    BadPhases(#[from] BadPhases),
     /// There is one with this id.
     #[error("a deployment with this id exists already")]
     IdTaken,
@@ -75,7 +87,9 @@ impl Rollout {
         let term = |scope: &str, attribute: &str, operator: &str, value: serde_json::Value| json!({"scope": scope, "attribute": attribute, "type": operator, "value": value});
         let mut groups = vec![];
         let (targets, chosen_by) = match wish.chosen {
-            Chosen::Devices(devices) => {
+            Chosen::Devices(mut devices) => {
+                let mut seen = HashSet::new();
+                devices.retain(|device| seen.insert(device.clone()));
                 if let [only] = &devices[..]
                     && let Ok(device) = only.parse::<DeviceId>()
                 {
@@ -100,6 +114,11 @@ impl Rollout {
         if matches!(&targets, Targets::Devices(devices) if devices.is_empty()) {
             return Err(MakeError::NoDevices);
         }
+        let total = match &targets {
+            Targets::Devices(devices) => Some(devices.len() as u64),
+            Targets::Dynamic { max_devices } => Some(*max_devices).filter(|most| *most > 0),
+        };
+        let plan = Plan { phases: divide(&wish.phases, total)?, retries: wish.retries, safety: wish.safety };
         let fingerprint = fingerprint(&wish.name, &wish.artifact_name, wish.forced, &targets, &chosen_by);
         self.create(NewDeployment {
             id: DeploymentId::random(),
@@ -110,6 +129,7 @@ impl Rollout {
             chosen_by,
             groups,
             configuration: None,
+            plan,
             fingerprint,
             at: clock::now(),
         })
@@ -126,6 +146,7 @@ impl Rollout {
         device: DeviceId,
         name: &str,
         configuration: String,
+        retries: u32,
     ) -> Result<DeploymentId, MakeError> {
         // No two of these are equal: each has its id, of which there is one.
         let fingerprint = Sha256::digest(id.uuid().as_bytes()).into();
@@ -138,6 +159,7 @@ impl Rollout {
             chosen_by: "[]".to_owned(),
             groups: vec![],
             configuration: Some(configuration),
+            plan: Plan { retries, ..Plan::default() },
             fingerprint,
             at: clock::now(),
         })

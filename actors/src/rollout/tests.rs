@@ -17,7 +17,7 @@ fn asking() -> Asking {
 
 async fn configuration_for(rollout: &Rollout, device: DeviceId) -> DeploymentId {
     let id = DeploymentId::random();
-    rollout.make_configuration(id, device, "configuration", "{}".to_owned()).await.unwrap()
+    rollout.make_configuration(id, device, "configuration", "{}".to_owned(), 0).await.unwrap()
 }
 
 #[actix::test]
@@ -98,7 +98,11 @@ async fn a_service_that_is_back_reads_everything() {
     let one = DeviceId::random();
     let deployment = configuration_for(&rollout, one).await;
     // As if all of it had been lost.
-    *rollout.0.memory.lock() = Memory { is_whole: true, seen: Timestamp(i64::MAX), ..Memory::default() };
+    *rollout.0.memory.lock() = Memory {
+        is_whole: true,
+        going_on: HashMap::from([(deployment, Seen { openings: 0, has_more_phases: false })]),
+        ..Memory::default()
+    };
     let watched = rollout.clone();
     let service =
         Service::start("rollout", &Arbiter::current(), move |alive| RolloutWatcher::new(watched.clone(), alive));

@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 use storage::device_configs::masked;
 use storage::{
     ArtifactId, Counts, Deployment, DeploymentId, DeploymentKind, DeviceDeployment, DeviceDeploymentId, DeviceState,
-    LastStatus, StorageError, Timestamp,
+    LastStatus, Phase, PhaseId, StorageError, Timestamp,
 };
 
 use crate::artifacts::body::ArtifactBody;
@@ -39,7 +39,29 @@ pub struct DeploymentBody {
     filter: Option<FilterBody>,
     #[serde(skip_serializing_if = "Option::is_none")]
     configuration: Option<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    phases: Vec<PhaseBody>,
+    #[serde(skip_serializing_if = "is_none_left")]
+    retries: u32,
     statistics: StatisticsBody,
+}
+
+/// A phase. (Mender API: deployment phase; `device_count` are those that were told in it.)
+#[derive(Debug, Serialize)]
+struct PhaseBody {
+    id: PhaseId,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    batch_size: Option<u8>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    start_ts: Option<Timestamp>,
+    device_count: u64,
+}
+
+impl From<Phase> for PhaseBody {
+    fn from(phase: Phase) -> Self {
+        let start_ts = phase.starts.or(phase.opened);
+        Self { id: phase.id, batch_size: phase.percent, start_ts, device_count: phase.counts.all() }
+    }
 }
 
 #[derive(Debug, Serialize)]
@@ -58,6 +80,11 @@ struct StatisticsBody {
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde hands over a reference")]
 const fn is_zero(number: &u64) -> bool {
     *number == 0
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde hands over a reference")]
+const fn is_none_left(retries: &u32) -> bool {
+    *retries == 0
 }
 
 /// How many devices stand where, all thirteen of them.
@@ -88,6 +115,12 @@ impl DeploymentBody {
             groups: deployment.groups,
             artifacts: deployment.artifacts,
             force_installation: deployment.forced,
+            // One that was only made to be counted is none that anybody asked for.
+            phases: match &deployment.phases[..] {
+                [only] if only.percent.is_none() && only.starts.is_none() => vec![],
+                _ => deployment.phases.into_iter().map(PhaseBody::from).collect(),
+            },
+            retries: deployment.retries,
         })
     }
 
@@ -120,6 +153,9 @@ pub struct DeviceBody {
     #[serde(skip_serializing_if = "String::is_empty")]
     substate: String,
     log: bool,
+    /// How often it has failed and was to try again. (Mender API: attempts.)
+    #[serde(skip_serializing_if = "is_none_left")]
+    attempts: u32,
     #[serde(skip_serializing_if = "Option::is_none")]
     image: Option<ArtifactBody>,
 }
@@ -136,6 +172,7 @@ impl DeviceBody {
             deleted: device.deleted,
             substate: device.substate,
             log: device.has_log,
+            attempts: device.attempts,
             image: device.artifact.map(ArtifactBody::of).transpose()?,
         })
     }

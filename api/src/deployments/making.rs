@@ -6,6 +6,7 @@ use actors::rollout::{Chosen, MakeError, Wish};
 use serde::Deserialize;
 use storage::{Abortion, DeploymentId, FilterId};
 
+use super::plan::{Plan, PlanBody};
 use super::query::may_be_device;
 use super::{DEPLOYMENTS, deployment_id, device_name, no_such};
 use crate::auth::AuthenticatedUser;
@@ -33,6 +34,8 @@ struct NewDeploymentBody {
     force_installation: Option<bool>,
     filter_id: Option<String>,
     max_devices: Option<u64>,
+    #[serde(flatten)]
+    plan: PlanBody,
 }
 
 impl NewDeploymentBody {
@@ -59,13 +62,14 @@ impl NewDeploymentBody {
         self.devices.as_ref().is_some_and(|devices| !devices.is_empty())
     }
 
-    fn wish(self, chosen: Chosen) -> Wish {
+    fn wish(self, chosen: Chosen) -> Result<Wish, ApiError> {
         let forced = self.force_installation == Some(true);
-        Wish { name: self.name, artifact_name: self.artifact_name, forced, chosen }
+        let Plan { phases, retries, safety } = self.plan.read()?;
+        Ok(Wish { name: self.name, artifact_name: self.artifact_name, forced, chosen, phases, retries, safety })
     }
 }
 
-fn invalid(why: &str) -> ApiError {
+pub(super) fn invalid(why: &str) -> ApiError {
     ApiError::bad_request(format!("Validating request body: {why}"))
 }
 
@@ -87,7 +91,7 @@ pub async fn create(_: AuthenticatedUser, state: web::Data<ApiState>, body: RawJ
             Chosen::Devices(devices)
         }
     };
-    make(&state, wanted.wish(chosen)).await
+    make(&state, wanted.wish(chosen)?).await
 }
 
 /// `POST /deployments/group/{name}`: for the accepted devices of a group.
@@ -104,7 +108,7 @@ pub async fn create_for_group(
     if wanted.is_for_all() || wanted.has_devices() {
         return Err(invalid("a deployment for a group has neither devices nor all_devices"));
     }
-    make(&state, wanted.wish(Chosen::Group(group.into_inner()))).await
+    make(&state, wanted.wish(Chosen::Group(group.into_inner()))?).await
 }
 
 /// `POST v2 /deployments`: for whoever passes a saved filter when it asks.
@@ -127,7 +131,7 @@ pub async fn create_by_filter(
     if i64::try_from(max_devices).is_err() {
         return Err(invalid("max_devices: is too large"));
     }
-    make(&state, wanted.wish(Chosen::Filter { terms, max_devices })).await
+    make(&state, wanted.wish(Chosen::Filter { terms, max_devices })?).await
 }
 
 async fn make(state: &ApiState, wish: Wish) -> Result<HttpResponse, ApiError> {
@@ -143,7 +147,7 @@ impl From<MakeError> for ApiError {
     fn from(error: MakeError) -> Self {
         let text = error.to_string().into();
         match error {
-            MakeError::NoDevices => Self::BadRequest(text),
+            MakeError::NoDevices | MakeError::BadPhases(_) => Self::BadRequest(text),
             MakeError::NoArtifact => Self::Unprocessable(text),
             MakeError::Equal | MakeError::IdTaken => Self::Conflict(text),
             MakeError::Storage(error) => error.into(),

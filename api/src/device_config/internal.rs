@@ -11,6 +11,7 @@ use storage::{DeploymentId, DeviceId, Merged, Provisioned, clock};
 
 use super::{no_device, note, settings};
 use crate::body::RawJson;
+use crate::deployments::retries;
 use crate::error::ApiError;
 use crate::internal::ours;
 use crate::state::ApiState;
@@ -120,7 +121,8 @@ pub async fn bring(
         return Err(ApiError::bad_request(format!("name: must have 1 to {NAME_LIMIT} bytes.")));
     }
     let configuration = Value::Object(wanted.configuration.read()?).to_string();
-    match state.rollout.make_configuration(deployment, device, &wanted.name, configuration).await {
+    let retries = retries(wanted.retries)?;
+    match state.rollout.make_configuration(deployment, device, &wanted.name, configuration, retries).await {
         Ok(_) => {}
         Err(MakeError::Storage(error)) => return Err(error.into()),
         Err(error) => return Err(ApiError::Conflict(error.to_string().into())),
@@ -137,6 +139,7 @@ const NAME_LIMIT: usize = 2000;
 struct BringBody {
     #[serde(default)]
     name: String,
+    retries: Option<u64>,
     configuration: Written,
 }
 

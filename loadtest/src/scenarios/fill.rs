@@ -48,7 +48,7 @@ SELECT md5('load ' || n)::uuid, identity, sha256(convert_to(identity, 'UTF8')),
 FROM (SELECT n, '{"mac":"' || md5('mac ' || n) || '"}' AS identity,
              (EXTRACT(EPOCH FROM now()) * 1000000)::bigint AS now,
              (EXTRACT(EPOCH FROM now()) * 1000000)::bigint - 2592000000000 AS created
-      FROM generate_series($1, $2) AS n) AS made
+      FROM generate_series($1::bigint, $2::bigint) AS n) AS made
 "#;
 
 const DOCUMENTS: &str = r#"
@@ -82,7 +82,7 @@ SELECT md5('load ' || n)::uuid, jsonb_build_object(
         'uptime', jsonb_build_object('value', n % 100000)
     )),
     (EXTRACT(EPOCH FROM now()) * 1000)::bigint * 1000, 1
-FROM generate_series($1, $2) AS n
+FROM generate_series($1::bigint, $2::bigint) AS n
 "#;
 
 const COUNTS: &str = "UPDATE fleet SET accepted = (SELECT COUNT(*) FROM devices WHERE status = 'accepted'), \

@@ -1,11 +1,16 @@
 //! Devices that get on with a deployment, and deployments that end.
 
 use super::devices::{DeviceDeploymentId, DeviceRow, device_columns};
+use super::phases::{Told, take_place};
+use super::safety::{Failed, after_failure};
 use super::status::{FIRST_ACTIVE, LAST_ACTIVE, NEVER_TOLD};
-use super::{Counts, DeploymentState, Deployments, DeviceState};
+use super::{Counts, DeploymentKind, DeploymentState, Deployments, DeviceState, happening};
 use crate::database::{Transaction, in_transaction};
 use crate::dialect::without_nul;
-use crate::{DeploymentId, DeviceId, StorageError, Timestamp};
+use crate::{DeploymentId, DeviceId, StorageError, Timestamp, events};
+
+/// What is said of a device that is taken out because it went on to a newer deployment.
+const PASSED_OVER: &str = "a newer deployment came first";
 
 /// What a device says about how far it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,7 +66,9 @@ impl Deployments {
             if was.is_stopped() {
                 return Ok(StateReported::Stopped(was));
             }
-            if was == report.state {
+            // Who failed and was not told again yet says the same once more.
+            let is_repeated = row.is_to_try_again() && report.state == DeviceState::Failure;
+            if was == report.state || is_repeated {
                 return Ok(StateReported::Written);
             }
             if !report.substate.is_empty() {
@@ -74,7 +81,11 @@ impl Deployments {
                         .map(drop)
                 })?;
             }
-            advance(&mut transaction, &row, report.state, report.at).await?;
+            let mut told = Told::new();
+            if report.state != DeviceState::Failure || !try_again(&mut transaction, &row).await? {
+                advance(&mut transaction, &row, report.state, report.at, &mut told).await?;
+            }
+            events::append(&mut transaction, &told).await?;
             transaction.commit().await?;
             Ok(StateReported::Written)
         };
@@ -119,7 +130,8 @@ impl Deployments {
         self.db.within(Box::pin(kept)).await
     }
 
-    /// Ends a deployment: devices that are at it are to stop, and those that were never told never are.
+    /// Ends a deployment: devices that are at it are to stop, and those that were never told never are. Both are counted as
+    /// aborted.
     ///
     /// # Errors
     /// `Unavailable`, `Other`.
@@ -140,11 +152,10 @@ impl Deployments {
             }
             in_transaction!(&mut transaction, |connection| {
                 sqlx::query(
-                    "UPDATE device_deployments SET status = CASE WHEN offered IS NULL THEN $2 ELSE $3 END \
-                     WHERE deployment = $1 AND is_current AND status BETWEEN $4 AND $5",
+                    "UPDATE device_deployments SET status = $2 WHERE deployment = $1 AND is_current \
+                     AND status BETWEEN $3 AND $4",
                 )
                 .bind(deployment)
-                .bind(NEVER_TOLD)
                 .bind(DeviceState::Aborted.number())
                 .bind(FIRST_ACTIVE)
                 .bind(LAST_ACTIVE)
@@ -153,11 +164,13 @@ impl Deployments {
                 .map(drop)
             })?;
             recount(&mut transaction, deployment).await?;
-            finish(&mut transaction, deployment, at).await?;
+            let mut told = Told::new();
+            finish(&mut transaction, deployment, at, &mut told).await?;
+            events::append(&mut transaction, &told).await?;
             transaction.commit().await?;
             Ok(Abortion::Aborted)
         };
-        self.db.within(Box::pin(aborted)).await
+        self.db.within_bulk(Box::pin(aborted)).await
     }
 
     /// Ends everything that a device is at, or is still to be told of.
@@ -179,7 +192,8 @@ impl Deployments {
     async fn withdraw(&self, device: &str, state: DeviceState, at: Timestamp) -> Result<(), StorageError> {
         let withdrawn = async {
             let mut transaction = self.db.begin().await?;
-            withdraw(&mut transaction, device, state, at).await?;
+            let told = withdraw(&mut transaction, device, state, at).await?;
+            events::append(&mut transaction, &told).await?;
             transaction.commit().await
         };
         self.db.within(Box::pin(withdrawn)).await
@@ -193,15 +207,41 @@ impl Deployments {
     pub async fn delete_history(&self, device: &str, at: Timestamp) -> Result<bool, StorageError> {
         let deleted = async {
             let mut transaction = self.db.begin().await?;
-            in_transaction!(&mut transaction, |connection| {
-                sqlx::query(
-                    "UPDATE device_deployments SET deleted = $2 WHERE device = $1 AND offered IS NOT NULL \
-                     AND deleted IS NULL AND NOT status BETWEEN $3 AND $4",
+            let over: Vec<DeploymentId> = in_transaction!(&mut transaction, |connection| {
+                sqlx::query_scalar(
+                    "SELECT DISTINCT deployment FROM device_deployments WHERE device = $1 AND offered IS NOT NULL \
+                     AND deleted IS NULL AND NOT status BETWEEN $2 AND $3 ORDER BY deployment",
                 )
                 .bind(device)
-                .bind(at)
                 .bind(FIRST_ACTIVE)
                 .bind(LAST_ACTIVE)
+                .fetch_all(connection)
+                .await
+            })?;
+            for deployment in over {
+                transaction.lock_deployment(deployment).await?;
+                // It may have begun again before the lock.
+                in_transaction!(&mut transaction, |connection| {
+                    sqlx::query(
+                        "UPDATE device_deployments SET deleted = $3 WHERE deployment = $1 AND device = $2 \
+                         AND offered IS NOT NULL AND deleted IS NULL AND NOT status BETWEEN $4 AND $5",
+                    )
+                    .bind(deployment)
+                    .bind(device)
+                    .bind(at)
+                    .bind(FIRST_ACTIVE)
+                    .bind(LAST_ACTIVE)
+                    .execute(connection)
+                    .await
+                    .map(drop)
+                })?;
+            }
+            in_transaction!(&mut transaction, |connection| {
+                sqlx::query(
+                    "DELETE FROM device_last_deployments WHERE device = $1 AND device_deployment IN \
+                     (SELECT id FROM device_deployments WHERE device = $1 AND deleted IS NOT NULL)",
+                )
+                .bind(device)
                 .execute(connection)
                 .await
                 .map(drop)
@@ -220,13 +260,14 @@ impl Deployments {
 }
 
 /// Ends everything that a device is at, or is still to be told of, with this status. Deployments are taken in the order of
-/// their ids, as by everybody who takes more than one.
+/// their ids, as by everybody who takes more than one. Returns the events that the transaction is to tell last.
 pub(crate) async fn withdraw(
     transaction: &mut Transaction,
     device: &str,
     state: DeviceState,
     at: Timestamp,
-) -> Result<(), StorageError> {
+) -> Result<Told, StorageError> {
+    let mut told = Told::new();
     let deployments: Vec<DeploymentId> = in_transaction!(&mut *transaction, |connection| {
         sqlx::query_scalar(
             "SELECT deployment FROM device_deployments WHERE device = $1 AND is_current \
@@ -238,8 +279,11 @@ pub(crate) async fn withdraw(
         .fetch_all(connection)
         .await
     })?;
+    // All of them before any of them ends: what ends takes the lock of artifacts, and whoever has that waits for no deployment.
+    for deployment in &deployments {
+        transaction.lock_deployment(*deployment).await?;
+    }
     for deployment in deployments {
-        transaction.lock_deployment(deployment).await?;
         let row: Option<DeviceRow> = in_transaction!(&mut *transaction, |connection| {
             sqlx::query_as(concat!(
                 "SELECT ",
@@ -251,21 +295,92 @@ pub(crate) async fn withdraw(
             .fetch_optional(connection)
             .await
         })?;
-        let Some(row) = row.filter(|row| (FIRST_ACTIVE..=LAST_ACTIVE).contains(&row.status)) else { continue };
+        let Some(mut row) = row.filter(|row| (FIRST_ACTIVE..=LAST_ACTIVE).contains(&row.status)) else { continue };
         if row.offered.is_none() {
-            in_transaction!(&mut *transaction, |connection| {
-                sqlx::query("UPDATE device_deployments SET offered = $2 WHERE id = $1")
-                    .bind(row.id)
-                    .bind(at)
-                    .execute(connection)
-                    .await
-                    .map(drop)
-            })?;
-            count_device(transaction, deployment).await?;
+            row = place(transaction, row, at).await?;
         }
-        advance(transaction, &row, state, at).await?;
+        advance(transaction, &row, state, at, &mut told).await?;
     }
-    Ok(())
+    Ok(told)
+}
+
+/// Gives a device that was not told of a deployment its place among those that were.
+pub(super) async fn place(
+    transaction: &mut Transaction,
+    row: DeviceRow,
+    at: Timestamp,
+) -> Result<DeviceRow, StorageError> {
+    let phase = take_place(transaction, row.deployment).await?;
+    in_transaction!(&mut *transaction, |connection| {
+        sqlx::query("UPDATE device_deployments SET offered = $2, phase = $3 WHERE id = $1")
+            .bind(row.id)
+            .bind(at)
+            .bind(phase)
+            .execute(connection)
+            .await
+            .map(drop)
+    })?;
+    if phase != row.phase {
+        count(transaction, row.deployment, (row.phase, row.status), -1).await?;
+        count(transaction, row.deployment, (phase, row.status), 1).await?;
+    }
+    Ok(DeviceRow { offered: Some(at), phase, ..row })
+}
+
+/// Lets a device that has failed try again, if it may: it waits until it asks.
+async fn try_again(transaction: &mut Transaction, row: &DeviceRow) -> Result<bool, StorageError> {
+    let retries: i64 = in_transaction!(&mut *transaction, |connection| {
+        sqlx::query_scalar("SELECT retries FROM deployments WHERE id = $1")
+            .bind(row.deployment)
+            .fetch_one(connection)
+            .await
+    })?;
+    // What is over stays over.
+    if row.attempts >= retries || !row.state()?.is_active() {
+        return Ok(false);
+    }
+    let pending = DeviceState::Pending.number();
+    in_transaction!(&mut *transaction, |connection| {
+        sqlx::query(
+            "UPDATE device_deployments SET status = $2, attempts = attempts + 1, request = NULL, provides = NULL \
+             WHERE id = $1",
+        )
+        .bind(row.id)
+        .bind(pending)
+        .execute(connection)
+        .await
+        .map(drop)
+    })?;
+    count(transaction, row.deployment, (row.phase, row.status), -1).await?;
+    count(transaction, row.deployment, (row.phase, pending), 1).await?;
+    Ok(true)
+}
+
+/// Takes a device out of a deployment that it passed over for a newer one: it does not go back. What the device went through
+/// last stays what it is.
+pub(super) async fn pass_over(
+    transaction: &mut Transaction,
+    mut row: DeviceRow,
+    at: Timestamp,
+) -> Result<(), StorageError> {
+    if row.offered.is_none() {
+        row = place(transaction, row, at).await?;
+    }
+    in_transaction!(&mut *transaction, |connection| {
+        sqlx::query("UPDATE device_deployments SET status = $2, finished = $3, substate = $4 WHERE id = $1")
+            .bind(row.id)
+            .bind(DeviceState::Aborted.number())
+            .bind(at)
+            .bind(PASSED_OVER)
+            .execute(connection)
+            .await
+            .map(drop)
+    })?;
+    count(transaction, row.deployment, (row.phase, row.status), -1).await?;
+    count(transaction, row.deployment, (row.phase, DeviceState::Aborted.number()), 1).await?;
+    let mut told = Told::new();
+    settle(transaction, row.deployment, None, at, &mut told).await?;
+    events::append(transaction, &told).await
 }
 
 /// The part a device has in a deployment that it was told of and has not forgotten.
@@ -295,6 +410,7 @@ pub(super) async fn advance(
     row: &DeviceRow,
     to: DeviceState,
     at: Timestamp,
+    told: &mut Told,
 ) -> Result<(), StorageError> {
     in_transaction!(&mut *transaction, |connection| {
         sqlx::query(
@@ -309,12 +425,13 @@ pub(super) async fn advance(
         .await
         .map(drop)
     })?;
-    count(transaction, row.deployment, row.status, -1).await?;
-    count(transaction, row.deployment, to.number(), 1).await?;
+    count(transaction, row.deployment, (row.phase, row.status), -1).await?;
+    count(transaction, row.deployment, (row.phase, to.number()), 1).await?;
     if !to.is_active() {
         note_last(transaction, row.id, row.deployment, &row.device, to).await?;
     }
-    settle(transaction, row.deployment, at).await
+    let failed = (to == DeviceState::Failure).then_some(row.phase);
+    settle(transaction, row.deployment, failed, at, told).await
 }
 
 async fn note_last(
@@ -340,14 +457,14 @@ async fn note_last(
     })
 }
 
-/// Counts more devices with a status, or fewer.
+/// Counts more devices in a phase with a status, or fewer.
 pub(super) async fn count(
     transaction: &mut Transaction,
     deployment: DeploymentId,
-    status: i64,
+    (phase, status): (i64, i64),
     more: i64,
 ) -> Result<(), StorageError> {
-    in_transaction!(transaction, |connection| {
+    in_transaction!(&mut *transaction, |connection| {
         sqlx::query(
             "INSERT INTO deployment_counts (deployment, status, devices) VALUES ($1, $2, $3) \
              ON CONFLICT (deployment, status) DO UPDATE SET devices = deployment_counts.devices + excluded.devices",
@@ -358,34 +475,53 @@ pub(super) async fn count(
         .execute(connection)
         .await
         .map(drop)
-    })
-}
-
-/// Counts one more device that has been told.
-pub(super) async fn count_device(transaction: &mut Transaction, deployment: DeploymentId) -> Result<(), StorageError> {
+    })?;
+    if phase == 0 {
+        return Ok(());
+    }
     in_transaction!(transaction, |connection| {
-        sqlx::query("UPDATE deployments SET device_count = device_count + 1 WHERE id = $1")
-            .bind(deployment)
-            .execute(connection)
-            .await
-            .map(drop)
+        sqlx::query(
+            "INSERT INTO deployment_phase_counts (deployment, phase, status, devices) VALUES ($1, $2, $3, $4) \
+             ON CONFLICT (deployment, phase, status) \
+             DO UPDATE SET devices = deployment_phase_counts.devices + excluded.devices",
+        )
+        .bind(deployment)
+        .bind(phase)
+        .bind(status)
+        .bind(more)
+        .execute(connection)
+        .await
+        .map(drop)
     })
 }
 
 /// Counts all devices of a deployment.
 async fn recount(transaction: &mut Transaction, deployment: DeploymentId) -> Result<(), StorageError> {
+    for clear in [
+        "DELETE FROM deployment_counts WHERE deployment = $1",
+        "DELETE FROM deployment_phase_counts WHERE deployment = $1",
+    ] {
+        in_transaction!(&mut *transaction, |connection| {
+            sqlx::query(clear).bind(deployment).execute(connection).await.map(drop)
+        })?;
+    }
     in_transaction!(&mut *transaction, |connection| {
-        sqlx::query("DELETE FROM deployment_counts WHERE deployment = $1")
-            .bind(deployment)
-            .execute(connection)
-            .await
-            .map(drop)
-    })?;
-    in_transaction!(transaction, |connection| {
         sqlx::query(
             "INSERT INTO deployment_counts (deployment, status, devices) SELECT deployment, status, COUNT(*) \
              FROM device_deployments WHERE deployment = $1 AND is_current AND status <> $2 \
              GROUP BY deployment, status",
+        )
+        .bind(deployment)
+        .bind(NEVER_TOLD)
+        .execute(connection)
+        .await
+        .map(drop)
+    })?;
+    in_transaction!(transaction, |connection| {
+        sqlx::query(
+            "INSERT INTO deployment_phase_counts (deployment, phase, status, devices) \
+             SELECT deployment, phase, status, COUNT(*) FROM device_deployments \
+             WHERE deployment = $1 AND is_current AND status <> $2 AND phase > 0 GROUP BY deployment, phase, status",
         )
         .bind(deployment)
         .bind(NEVER_TOLD)
@@ -397,19 +533,30 @@ async fn recount(transaction: &mut Transaction, deployment: DeploymentId) -> Res
 
 #[derive(sqlx::FromRow)]
 struct Standing {
+    name: String,
     state: String,
     is_dynamic: bool,
     max_devices: i64,
     finished: Option<Timestamp>,
+    paused: Option<Timestamp>,
+    safety: Option<String>,
 }
 
-/// Lets a deployment go on to where its counts say that it stands.
-async fn settle(transaction: &mut Transaction, deployment: DeploymentId, at: Timestamp) -> Result<(), StorageError> {
+/// Lets a deployment go on to where its counts say that it stands. If a device has just failed, `failed` is its phase.
+async fn settle(
+    transaction: &mut Transaction,
+    deployment: DeploymentId,
+    failed: Option<i64>,
+    at: Timestamp,
+    told: &mut Told,
+) -> Result<(), StorageError> {
     let standing: Standing = in_transaction!(&mut *transaction, |connection| {
-        sqlx::query_as("SELECT state, is_dynamic, max_devices, finished FROM deployments WHERE id = $1")
-            .bind(deployment)
-            .fetch_one(connection)
-            .await
+        sqlx::query_as(
+            "SELECT name, state, is_dynamic, max_devices, finished, paused, safety FROM deployments WHERE id = $1",
+        )
+        .bind(deployment)
+        .fetch_one(connection)
+        .await
     })?;
     if standing.finished.is_some() {
         return Ok(());
@@ -426,7 +573,13 @@ async fn settle(transaction: &mut Transaction, deployment: DeploymentId, at: Tim
     }
     let state = DeploymentState::of(&counts, standing.max_devices.unsigned_abs(), standing.is_dynamic);
     if state == DeploymentState::Finished {
-        return finish(transaction, deployment, at).await;
+        return finish(transaction, deployment, at, told).await;
+    }
+    if let (Some(phase), Some(safety), None) = (failed, &standing.safety, standing.paused) {
+        let safety = serde_json::from_str(safety)
+            .map_err(|_| StorageError::Corrupt(format!("safety of deployment {deployment}")))?;
+        let failed = Failed { deployment, name: &standing.name, safety, phase, at };
+        after_failure(transaction, &failed, told).await?;
     }
     if standing.state == DeploymentState::Pending.as_str() && state == DeploymentState::InProgress {
         in_transaction!(&mut *transaction, |connection| {
@@ -443,17 +596,31 @@ async fn settle(transaction: &mut Transaction, deployment: DeploymentId, at: Tim
 
 /// Ends a deployment. The lock comes before the row of uses: an artifact of the name may be on its way in, and must not be
 /// kept by a deployment that is over.
-async fn finish(transaction: &mut Transaction, deployment: DeploymentId, at: Timestamp) -> Result<(), StorageError> {
-    transaction.lock_artifacts().await?;
-    in_transaction!(&mut *transaction, |connection| {
-        sqlx::query("UPDATE deployments SET state = $2, finished = $3 WHERE id = $1")
-            .bind(deployment)
-            .bind(DeploymentState::Finished.as_str())
-            .bind(at)
-            .execute(connection)
-            .await
-            .map(drop)
+async fn finish(
+    transaction: &mut Transaction,
+    deployment: DeploymentId,
+    at: Timestamp,
+    told: &mut Told,
+) -> Result<(), StorageError> {
+    let kind: String = in_transaction!(&mut *transaction, |connection| {
+        sqlx::query_scalar("SELECT kind FROM deployments WHERE id = $1").bind(deployment).fetch_one(connection).await
     })?;
+    // One of a configuration uses no artifact.
+    if kind == DeploymentKind::Software.as_str() {
+        transaction.lock_artifacts().await?;
+    }
+    let name: String = in_transaction!(&mut *transaction, |connection| {
+        sqlx::query_scalar(
+            "UPDATE deployments SET state = $2, finished = $3, paused = NULL, paused_by = NULL WHERE id = $1 \
+             RETURNING name",
+        )
+        .bind(deployment)
+        .bind(DeploymentState::Finished.as_str())
+        .bind(at)
+        .fetch_one(connection)
+        .await
+    })?;
+    told.push(happening("deployment-finished", deployment, &name, at));
     in_transaction!(transaction, |connection| {
         sqlx::query("UPDATE deployment_artifacts SET is_active = FALSE WHERE deployment = $1")
             .bind(deployment)

@@ -39,6 +39,8 @@ pub struct DeviceDeployment {
     pub has_log: bool,
     /// What it was given, or had already.
     pub artifact: Option<StoredArtifact>,
+    /// How often it has failed and was to try again.
+    pub attempts: u32,
 }
 
 /// What a device went through last.
@@ -81,19 +83,31 @@ pub(super) struct DeviceRow {
     pub provides: Option<Vec<u8>>,
     pub artifact: Option<ArtifactId>,
     pub has_log: bool,
+    pub phase: i64,
+    pub attempts: i64,
 }
 
 /// The columns of a [`DeviceRow`].
 macro_rules! device_columns {
     () => {
         "id, deployment, device, status, created, offered, started, finished, deleted, substate, request, provides, \
-         artifact, has_log"
+         artifact, has_log, phase, attempts"
     };
 }
 
 pub(super) use device_columns;
 
 impl DeviceRow {
+    /// Whether the device is still to be told.
+    pub(super) const fn is_untold(&self) -> bool {
+        self.offered.is_none() && self.status == DeviceState::Pending.number()
+    }
+
+    /// Whether the device has failed, and waits to be told again.
+    pub(super) const fn is_to_try_again(&self) -> bool {
+        self.attempts > 0 && self.request.is_none() && self.status == DeviceState::Pending.number()
+    }
+
     /// Where the device stands.
     pub(super) fn state(&self) -> Result<DeviceState, StorageError> {
         DeviceState::from_number(self.status)
@@ -288,20 +302,18 @@ impl Deployments {
         })
     }
 
-    /// The ids of some devices that are at a deployment which is over for others, in order after `after`.
+    /// The deployments that are over, and that some devices are still at.
     ///
     /// # Errors
     /// `Unavailable`, `Other`.
-    pub async fn devices_behind(&self, after: &str, limit: u32) -> Result<Vec<String>, StorageError> {
+    pub async fn with_devices_behind(&self) -> Result<Vec<DeploymentId>, StorageError> {
         on_reader!(self.db, |pool| {
-            // The bounds of what is active are spelt out, as in the index that this is for.
             sqlx::query_scalar(
-                "SELECT DISTINCT p.device FROM device_deployments p JOIN deployments d ON d.id = p.deployment \
-                 WHERE p.is_current AND p.status BETWEEN 768 AND 2304 AND d.finished IS NOT NULL AND p.device > $1 \
-                 ORDER BY p.device LIMIT $2",
+                "SELECT DISTINCT d.id FROM deployment_counts c JOIN deployments d ON d.id = c.deployment \
+                 WHERE c.status BETWEEN $1 AND $2 AND c.devices > 0 AND d.finished IS NOT NULL",
             )
-            .bind(after)
-            .bind(i64::from(limit))
+            .bind(super::status::FIRST_ACTIVE)
+            .bind(super::status::LAST_ACTIVE)
             .fetch_all(pool)
             .await
         })
@@ -341,23 +353,25 @@ impl Deployments {
                 finished: row.finished,
                 deleted: row.deleted,
                 has_log: row.has_log,
+                attempts: u32::try_from(row.attempts).unwrap_or(u32::MAX),
             })
         };
         rows.into_iter().map(whole).collect()
     }
 
-    /// How many devices of a deployment stand where, counted anew: what its counts have to be.
+    /// How many devices of a deployment stand where, counted anew: what its counts have to be. With `phase`, those of one.
     ///
     /// # Errors
     /// `Unavailable`, `Other`.
-    pub async fn counted(&self, deployment: DeploymentId) -> Result<Counts, StorageError> {
+    pub async fn counted(&self, deployment: DeploymentId, phase: Option<u32>) -> Result<Counts, StorageError> {
         let rows: Vec<(i64, i64)> = on_reader!(self.db, |pool| {
             sqlx::query_as(
                 "SELECT status, COUNT(*) FROM device_deployments WHERE deployment = $1 AND is_current AND status <> $2 \
-                 GROUP BY status",
+                 AND phase = COALESCE($3, phase) GROUP BY status",
             )
             .bind(deployment)
             .bind(super::status::NEVER_TOLD)
+            .bind(phase.map(i64::from))
             .fetch_all(pool)
             .await
         })?;

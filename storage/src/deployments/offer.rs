@@ -1,12 +1,13 @@
 //! What a device that asks has to do.
 
-use super::change::{advance, count, count_device};
+use super::change::{advance, count, pass_over, place};
 use super::devices::{DeviceDeploymentId, DeviceRow, device_columns};
+use super::phases::{Told, take_place};
 use super::status::{FIRST_ACTIVE, LAST_ACTIVE};
 use super::{DeploymentKind, Deployments, DeviceState};
 use crate::artifacts::artifact_columns;
 use crate::database::{Transaction, in_transaction};
-use crate::{DeploymentId, DeviceId, StorageError, StoredArtifact, Timestamp};
+use crate::{DeploymentId, DeviceId, StorageError, StoredArtifact, Timestamp, events};
 
 /// A device asks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,6 +48,9 @@ struct Candidate {
     created: Timestamp,
     /// Its row; none if the device has no part in the deployment yet.
     id: Option<DeviceDeploymentId>,
+    /// Whether it is older than what the device went through last.
+    #[sqlx(default)]
+    is_passed_over: bool,
 }
 
 /// What a deployment has to say to a device.
@@ -58,6 +62,22 @@ struct Order {
     max_devices: i64,
     device_count: i64,
     finished: Option<Timestamp>,
+    quota: Option<i64>,
+    paused: Option<Timestamp>,
+}
+
+impl Order {
+    /// Whether a device may be told that was not told before.
+    fn has_place(&self) -> bool {
+        self.finished.is_none() && self.paused.is_none() && self.quota.is_none_or(|quota| self.device_count < quota)
+    }
+}
+
+/// Whether a deployment may tell a device something that it has not told it before, as part of a query.
+macro_rules! has_place {
+    () => {
+        "d.finished IS NULL AND d.paused IS NULL AND (d.quota IS NULL OR d.device_count < d.quota)"
+    };
 }
 
 impl Deployments {
@@ -73,9 +93,19 @@ impl Deployments {
                 transaction.lock_poll(poll.device).await?;
                 let Some(candidate) = choose(&mut transaction, poll).await? else { return Ok(Offer::Nothing) };
                 transaction.lock_deployment(candidate.deployment).await?;
+                if candidate.is_passed_over {
+                    let row = part(&mut transaction, candidate, poll).await?;
+                    if let Some(row) = row.filter(|row| row.status == DeviceState::Pending.number()) {
+                        pass_over(&mut transaction, row, poll.at).await?;
+                    }
+                    transaction.commit().await?;
+                    continue;
+                }
                 // What was chosen before the lock may be over by now; then something else is.
                 if let Some(row) = take(&mut transaction, candidate, poll).await? {
-                    let offer = answer(&mut transaction, &row, poll).await?;
+                    let mut told = Told::new();
+                    let offer = answer(&mut transaction, &row, poll, &mut told).await?;
+                    events::append(&mut transaction, &told).await?;
                     transaction.commit().await?;
                     return Ok(offer);
                 }
@@ -88,20 +118,6 @@ impl Deployments {
 
 async fn choose(transaction: &mut Transaction, poll: Poll<'_>) -> Result<Option<Candidate>, StorageError> {
     let device = poll.device.to_string();
-    let going_on: Option<Candidate> = in_transaction!(&mut *transaction, |connection| {
-        sqlx::query_as(
-            "SELECT deployment, created, id FROM device_deployments WHERE device = $1 AND is_current \
-             AND offered IS NOT NULL AND deleted IS NULL AND status BETWEEN $2 AND $3 ORDER BY created LIMIT 1",
-        )
-        .bind(&device)
-        .bind(FIRST_ACTIVE)
-        .bind(LAST_ACTIVE)
-        .fetch_optional(connection)
-        .await
-    })?;
-    if going_on.is_some() {
-        return Ok(going_on);
-    }
     let last: Option<Timestamp> = in_transaction!(&mut *transaction, |connection| {
         sqlx::query_scalar(
             "SELECT MAX(created) FROM device_deployments WHERE device = $1 AND offered IS NOT NULL \
@@ -114,14 +130,45 @@ async fn choose(transaction: &mut Transaction, poll: Poll<'_>) -> Result<Option<
         .await
     })?;
     let last = last.unwrap_or_default();
-    let named: Option<Candidate> = in_transaction!(&mut *transaction, |connection| {
+    let passed_over: Option<Candidate> = in_transaction!(&mut *transaction, |connection| {
+        sqlx::query_as(
+            "SELECT deployment, created, id, TRUE AS is_passed_over FROM device_deployments WHERE device = $1 \
+             AND created < $2 AND is_current AND deleted IS NULL AND status = $3 LIMIT 1",
+        )
+        .bind(&device)
+        .bind(last)
+        .bind(DeviceState::Pending.number())
+        .fetch_optional(connection)
+        .await
+    })?;
+    if passed_over.is_some() {
+        return Ok(passed_over);
+    }
+    // While a deployment is paused, a device that has not begun with it may go on to a newer one.
+    let going_on: Option<Candidate> = in_transaction!(&mut *transaction, |connection| {
         sqlx::query_as(
             "SELECT p.deployment, p.created, p.id FROM device_deployments p JOIN deployments d ON d.id = p.deployment \
-             WHERE p.device = $1 AND p.is_current AND p.created > $2 AND d.finished IS NULL \
-             AND ((p.offered IS NULL AND p.status = $3) \
-             OR (p.deleted IS NOT NULL AND (d.max_devices = 0 OR d.device_count < d.max_devices))) \
-             ORDER BY p.created LIMIT 1",
+             WHERE p.device = $1 AND p.is_current AND p.offered IS NOT NULL AND p.deleted IS NULL \
+             AND p.status BETWEEN $2 AND $3 AND (p.status < $3 OR d.paused IS NULL) ORDER BY p.created LIMIT 1",
         )
+        .bind(&device)
+        .bind(FIRST_ACTIVE)
+        .bind(DeviceState::Pending.number())
+        .fetch_optional(connection)
+        .await
+    })?;
+    if going_on.is_some() {
+        return Ok(going_on);
+    }
+    let named: Option<Candidate> = in_transaction!(&mut *transaction, |connection| {
+        sqlx::query_as(concat!(
+            "SELECT p.deployment, p.created, p.id FROM device_deployments p \
+             JOIN deployments d ON d.id = p.deployment WHERE p.device = $1 AND p.is_current AND p.created > $2 AND ",
+            has_place!(),
+            " AND ((p.offered IS NULL AND p.status = $3) \
+             OR (p.deleted IS NOT NULL AND (d.max_devices = 0 OR d.device_count < d.max_devices))) \
+             ORDER BY p.created LIMIT 1"
+        ))
         .bind(&device)
         .bind(last)
         .bind(DeviceState::Pending.number())
@@ -142,11 +189,12 @@ async fn choose_passed(
     let mut oldest: Option<Candidate> = None;
     for deployment in poll.passes {
         let created: Option<Timestamp> = in_transaction!(&mut *transaction, |connection| {
-            sqlx::query_scalar(
-                "SELECT created FROM deployments d WHERE id = $1 AND is_dynamic AND finished IS NULL AND created > $2 \
-                 AND NOT EXISTS (SELECT 1 FROM device_deployments p WHERE p.deployment = d.id AND p.device = $3 \
-                 AND p.is_current)",
-            )
+            sqlx::query_scalar(concat!(
+                "SELECT created FROM deployments d WHERE id = $1 AND is_dynamic AND created > $2 AND ",
+                has_place!(),
+                " AND NOT EXISTS (SELECT 1 FROM device_deployments p WHERE p.deployment = d.id AND p.device = $3 \
+                     AND p.is_current)"
+            ))
             .bind(*deployment)
             .bind(last)
             .bind(device)
@@ -156,7 +204,7 @@ async fn choose_passed(
         if let Some(created) = created
             && oldest.is_none_or(|oldest| created < oldest.created)
         {
-            oldest = Some(Candidate { deployment: *deployment, created, id: None });
+            oldest = Some(Candidate { deployment: *deployment, created, id: None, is_passed_over: false });
         }
     }
     Ok(oldest)
@@ -169,35 +217,24 @@ async fn take(
     poll: Poll<'_>,
 ) -> Result<Option<DeviceRow>, StorageError> {
     let order = order(transaction, candidate.deployment).await?;
-    let device = poll.device.to_string();
-    let row: Option<DeviceRow> = in_transaction!(&mut *transaction, |connection| {
-        sqlx::query_as(concat!(
-            "SELECT ",
-            device_columns!(),
-            " FROM device_deployments WHERE deployment = $1 AND device = $2 AND is_current"
-        ))
-        .bind(candidate.deployment)
-        .bind(&device)
-        .fetch_optional(connection)
-        .await
-    })?;
+    let row = part(transaction, candidate, poll).await?;
     // What a device is at it may finish, also when enough others have.
     if let Some(row) = &row
         && row.offered.is_some()
         && row.deleted.is_none()
     {
-        return Ok(if row.state()?.is_active() { Some(row.clone()) } else { None });
+        return go_on(transaction, row.clone(), &order, poll).await;
     }
-    if order.finished.is_some() {
+    if !order.has_place() {
         return Ok(None);
     }
     let Some(row) = row else {
         if candidate.id.is_some() || !order.is_dynamic {
             return Ok(None);
         }
-        let row = begin(transaction, candidate, &device, poll).await?;
-        count(transaction, candidate.deployment, row.status, 1).await?;
-        count_device(transaction, candidate.deployment).await?;
+        let phase = take_place(transaction, candidate.deployment).await?;
+        let row = begin(transaction, candidate, phase, poll).await?;
+        count(transaction, candidate.deployment, (row.phase, row.status), 1).await?;
         return Ok(Some(row));
     };
     if row.deleted.is_some() {
@@ -212,34 +249,76 @@ async fn take(
                 .map(drop)
         })?;
         // Its place is taken by the new row, so a device still counts once.
-        count(transaction, row.deployment, row.status, -1).await?;
-        let begun = begin(transaction, candidate, &device, poll).await?;
-        count(transaction, row.deployment, begun.status, 1).await?;
+        count(transaction, row.deployment, (row.phase, row.status), -1).await?;
+        let begun = begin(transaction, candidate, row.phase, poll).await?;
+        count(transaction, row.deployment, (begun.phase, begun.status), 1).await?;
         return Ok(Some(begun));
     }
-    if row.status != DeviceState::Pending.number() {
+    if !row.is_untold() {
         return Ok(None);
     }
-    let request = request(poll);
-    in_transaction!(&mut *transaction, |connection| {
-        sqlx::query("UPDATE device_deployments SET offered = $2, request = $3, provides = $4 WHERE id = $1")
+    let row = place(transaction, row, poll.at).await?;
+    note_request(transaction, row, poll).await.map(Some)
+}
+
+/// The row of a device that was told of a deployment before, if there is still something to do.
+async fn go_on(
+    transaction: &mut Transaction,
+    row: DeviceRow,
+    order: &Order,
+    poll: Poll<'_>,
+) -> Result<Option<DeviceRow>, StorageError> {
+    let is_pending = row.status == DeviceState::Pending.number();
+    if !row.state()?.is_active() || (is_pending && order.paused.is_some()) {
+        return Ok(None);
+    }
+    // Who tries again may say anything else than before.
+    if row.is_to_try_again() { note_request(transaction, row, poll).await.map(Some) } else { Ok(Some(row)) }
+}
+
+/// The part that a device has in what was chosen.
+async fn part(
+    transaction: &mut Transaction,
+    candidate: Candidate,
+    poll: Poll<'_>,
+) -> Result<Option<DeviceRow>, StorageError> {
+    in_transaction!(transaction, |connection| {
+        sqlx::query_as(concat!(
+            "SELECT ",
+            device_columns!(),
+            " FROM device_deployments WHERE deployment = $1 AND device = $2 AND is_current"
+        ))
+        .bind(candidate.deployment)
+        .bind(poll.device.to_string())
+        .fetch_optional(connection)
+        .await
+    })
+}
+
+/// Keeps what a device says when it is told, by which it is measured later.
+async fn note_request(
+    transaction: &mut Transaction,
+    row: DeviceRow,
+    poll: Poll<'_>,
+) -> Result<DeviceRow, StorageError> {
+    let row = DeviceRow { request: Some(request(poll)), provides: poll.provides.map(|hash| hash.to_vec()), ..row };
+    in_transaction!(transaction, |connection| {
+        sqlx::query("UPDATE device_deployments SET request = $2, provides = $3 WHERE id = $1")
             .bind(row.id)
-            .bind(poll.at)
-            .bind(&request)
-            .bind(poll.provides.map(|hash| hash.to_vec()))
+            .bind(&row.request)
+            .bind(&row.provides)
             .execute(connection)
             .await
             .map(drop)
     })?;
-    count_device(transaction, row.deployment).await?;
-    let provides = poll.provides.map(|hash| hash.to_vec());
-    Ok(Some(DeviceRow { offered: Some(poll.at), request: Some(request), provides, ..row }))
+    Ok(row)
 }
 
 async fn order(transaction: &mut Transaction, deployment: DeploymentId) -> Result<Order, StorageError> {
     in_transaction!(transaction, |connection| {
         sqlx::query_as(
-            "SELECT kind, forced, is_dynamic, max_devices, device_count, finished FROM deployments WHERE id = $1",
+            "SELECT kind, forced, is_dynamic, max_devices, device_count, finished, quota, paused FROM deployments \
+             WHERE id = $1",
         )
         .bind(deployment)
         .fetch_one(connection)
@@ -247,17 +326,17 @@ async fn order(transaction: &mut Transaction, deployment: DeploymentId) -> Resul
     })
 }
 
-/// A new row for a device that is told of a deployment now.
+/// A new row for a device that is told of a deployment now, in this phase.
 async fn begin(
     transaction: &mut Transaction,
     candidate: Candidate,
-    device: &str,
+    phase: i64,
     poll: Poll<'_>,
 ) -> Result<DeviceRow, StorageError> {
     let row = DeviceRow {
         id: DeviceDeploymentId::random(),
         deployment: candidate.deployment,
-        device: device.to_owned(),
+        device: poll.device.to_string(),
         status: DeviceState::Pending.number(),
         created: candidate.created,
         offered: Some(poll.at),
@@ -269,11 +348,13 @@ async fn begin(
         provides: poll.provides.map(|hash| hash.to_vec()),
         artifact: None,
         has_log: false,
+        phase,
+        attempts: 0,
     };
     in_transaction!(transaction, |connection| {
         sqlx::query(
             "INSERT INTO device_deployments (id, deployment, device, status, is_current, created, offered, request, \
-             provides) VALUES ($1, $2, $3, $4, TRUE, $5, $6, $7, $8)",
+             provides, phase) VALUES ($1, $2, $3, $4, TRUE, $5, $6, $7, $8, $9)",
         )
         .bind(row.id)
         .bind(row.deployment)
@@ -283,6 +364,7 @@ async fn begin(
         .bind(row.offered)
         .bind(&row.request)
         .bind(&row.provides)
+        .bind(row.phase)
         .execute(connection)
         .await
         .map(drop)
@@ -295,14 +377,19 @@ fn request(poll: Poll<'_>) -> Vec<u8> {
     format!("{}\0{}", poll.artifact_name, poll.device_type).into_bytes()
 }
 
-async fn answer(transaction: &mut Transaction, row: &DeviceRow, poll: Poll<'_>) -> Result<Offer, StorageError> {
+async fn answer(
+    transaction: &mut Transaction,
+    row: &DeviceRow,
+    poll: Poll<'_>,
+    told: &mut Told,
+) -> Result<Offer, StorageError> {
     let says_otherwise = row.request.as_deref().is_some_and(|before| before != request(poll));
     let has_otherwise = match (&row.provides, poll.provides) {
         (Some(before), Some(now)) => before[..] != now[..],
         _ => false,
     };
     if says_otherwise || has_otherwise {
-        advance(transaction, row, DeviceState::Failure, poll.at).await?;
+        advance(transaction, row, DeviceState::Failure, poll.at, told).await?;
         return Ok(Offer::Contradiction);
     }
     let order = order(transaction, row.deployment).await?;
@@ -310,7 +397,7 @@ async fn answer(transaction: &mut Transaction, row: &DeviceRow, poll: Poll<'_>) 
         return Ok(Offer::Configuration(row.deployment));
     }
     let Some(artifact) = artifact_for(transaction, row, poll).await? else {
-        advance(transaction, row, DeviceState::NoArtifact, poll.at).await?;
+        advance(transaction, row, DeviceState::NoArtifact, poll.at, told).await?;
         return Ok(Offer::Settled);
     };
     let is_installed =
@@ -319,7 +406,7 @@ async fn answer(transaction: &mut Transaction, row: &DeviceRow, poll: Poll<'_>) 
         assign(transaction, row, &artifact, if is_installed { 0 } else { artifact.size }).await?;
     }
     if is_installed {
-        advance(transaction, row, DeviceState::AlreadyInstalled, poll.at).await?;
+        advance(transaction, row, DeviceState::AlreadyInstalled, poll.at, told).await?;
         return Ok(Offer::Settled);
     }
     Ok(Offer::Artifact(row.deployment, Box::new(artifact)))
@@ -371,7 +458,10 @@ async fn assign(
     in_transaction!(&mut *transaction, |connection| {
         sqlx::query(
             "INSERT INTO deployed_artifacts (id, name, description, size, modified, object, document) \
-             VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (id) DO NOTHING",
+             VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (id) DO UPDATE SET name = excluded.name, \
+             description = excluded.description, size = excluded.size, modified = excluded.modified, \
+             object = excluded.object, document = excluded.document \
+             WHERE deployed_artifacts.object <> excluded.object",
         )
         .bind(artifact.id)
         .bind(&artifact.name)

@@ -1,10 +1,10 @@
 //! Lists of deployments.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use sqlx::QueryBuilder;
 
-use super::{Counts, Deployment, DeploymentKind, DeploymentState, Deployments};
+use super::{Counts, Deployment, DeploymentKind, DeploymentState, Deployments, Pause, Safety};
 use crate::database::{ROWS_PER_STATEMENT, on_reader};
 use crate::{ArtifactId, DeploymentId, Direction, StorageError, Timestamp, dialect};
 
@@ -46,13 +46,32 @@ struct DeploymentRow {
     device_count: i64,
     total_size: i64,
     configuration: Option<String>,
+    retries: i64,
+    safety: Option<String>,
+    paused: Option<Timestamp>,
+    paused_by: Option<String>,
+}
+
+/// A deployment that goes on, as those see it who remember whom it is for.
+#[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
+pub struct GoingOn {
+    /// Which.
+    pub id: DeploymentId,
+    /// The filter it goes by, as JSON, if it does.
+    pub terms: Option<String>,
+    /// How often it was opened to more devices.
+    pub openings: i64,
+    /// Whether it has something to tell a device that it has not told before.
+    pub is_open: bool,
+    /// Whether there are phases that are still to open.
+    pub has_more_phases: bool,
 }
 
 /// The columns of a [`DeploymentRow`].
 macro_rules! deployment_columns {
     () => {
         "id, kind, name, artifact_name, created, finished, state, forced, targets, target_groups, is_dynamic, \
-         max_devices, device_count, total_size, configuration"
+         max_devices, device_count, total_size, configuration, retries, safety, paused, paused_by"
     };
 }
 
@@ -158,21 +177,19 @@ impl Deployments {
         self.complete(rows).await
     }
 
-    /// The deployments that go on and were made after `since`, in the order of their making: which, when, and whether they
-    /// go by a filter (as JSON).
+    /// The deployments that go on, in the order of their making.
     ///
     /// # Errors
     /// `Unavailable`, `Other`.
-    pub async fn going_on(
-        &self,
-        since: Timestamp,
-    ) -> Result<Vec<(DeploymentId, Timestamp, Option<String>)>, StorageError> {
+    pub async fn going_on(&self) -> Result<Vec<GoingOn>, StorageError> {
         on_reader!(self.db, |pool| {
             sqlx::query_as(
-                "SELECT id, created, CASE WHEN is_dynamic THEN targets END FROM deployments \
-                 WHERE finished IS NULL AND created > $1 ORDER BY created",
+                "SELECT id, CASE WHEN is_dynamic THEN targets END AS terms, openings, \
+                 paused IS NULL AND (quota IS NULL OR device_count < quota) AS is_open, \
+                 EXISTS (SELECT 1 FROM deployment_phases WHERE deployment = deployments.id \
+                 AND number > deployments.phase) AS has_more_phases \
+                 FROM deployments WHERE finished IS NULL ORDER BY created",
             )
-            .bind(since)
             .fetch_all(pool)
             .await
         })
@@ -202,6 +219,10 @@ impl Deployments {
                 artifacts.entry(deployment).or_default().push(artifact);
             }
         }
+        let mut phases = BTreeMap::new();
+        for rows in rows.chunks(ROWS_PER_STATEMENT) {
+            phases.extend(self.phases_of(&rows.iter().map(|row| row.id).collect::<Vec<_>>()).await?);
+        }
         let whole = |row: DeploymentRow| {
             let corrupt = |what: &str| StorageError::Corrupt(format!("{what} of deployment {}", row.id));
             Ok(Deployment {
@@ -210,6 +231,13 @@ impl Deployments {
                 groups: serde_json::from_str(&row.target_groups).map_err(|_| corrupt("groups"))?,
                 artifacts: artifacts.remove(&row.id).unwrap_or_default(),
                 counts: counts.remove(&row.id).unwrap_or_default(),
+                phases: phases.remove(&row.id).unwrap_or_default(),
+                safety: match row.safety {
+                    Some(safety) => serde_json::from_str(&safety).map_err(|_| corrupt("safety"))?,
+                    None => Safety::default(),
+                },
+                paused: row.paused.map(|since| Pause { since, reason: row.paused_by.unwrap_or_default() }),
+                retries: u32::try_from(row.retries).unwrap_or(u32::MAX),
                 id: row.id,
                 name: row.name,
                 artifact_name: row.artifact_name,

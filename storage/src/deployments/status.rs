@@ -115,7 +115,8 @@ pub(super) const FIRST_ACTIVE: i64 = DeviceState::PauseBeforeInstalling as i64;
 /// The greatest.
 pub(super) const LAST_ACTIVE: i64 = DeviceState::Pending as i64;
 
-/// The number of a device that was never told of a deployment before it was over: it counts nowhere.
+/// The number that earlier versions gave a device which was never told of a deployment before it was aborted: it counts
+/// nowhere.
 pub(super) const NEVER_TOLD: i64 = 0;
 
 impl std::str::FromStr for DeviceState {
@@ -129,6 +130,8 @@ impl std::str::FromStr for DeviceState {
 /// Where a deployment stands. It only ever goes on to a later one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum DeploymentState {
+    /// Its time has not come.
+    Scheduled,
     /// No device has done anything yet.
     Pending,
     /// Some have.
@@ -142,6 +145,7 @@ impl DeploymentState {
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
+            Self::Scheduled => "scheduled",
             Self::Pending => "pending",
             Self::InProgress => "inprogress",
             Self::Finished => "finished",
@@ -170,7 +174,7 @@ impl std::str::FromStr for DeploymentState {
     type Err = UnknownState;
 
     fn from_str(word: &str) -> Result<Self, UnknownState> {
-        [Self::Pending, Self::InProgress, Self::Finished]
+        [Self::Scheduled, Self::Pending, Self::InProgress, Self::Finished]
             .into_iter()
             .find(|state| state.as_str() == word)
             .ok_or(UnknownState)
@@ -188,10 +192,16 @@ impl Counts {
         self.0.get(&state.number()).copied().unwrap_or(0)
     }
 
-    /// Puts down how many have the status of this number.
+    /// How many there are.
+    #[must_use]
+    pub fn all(&self) -> u64 {
+        self.0.values().sum()
+    }
+
+    /// Puts down how many more have the status of this number.
     pub(super) fn put(&mut self, status: i64, devices: i64) {
         if devices > 0 {
-            self.0.insert(status, devices.unsigned_abs());
+            *self.0.entry(status).or_default() += devices.unsigned_abs();
         }
     }
 }

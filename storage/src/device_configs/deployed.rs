@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 use super::{DeviceConfig, DeviceConfigs, find_locked};
 use crate::database::{Transaction, in_transaction, on_reader};
 use crate::deployments::{DeploymentKind, DeviceState, Targets, create};
-use crate::{Creation, DeploymentId, DeviceId, NewDeployment, StorageError, Timestamp};
+use crate::{Creation, DeploymentId, DeviceId, NewDeployment, Plan, StorageError, Timestamp};
 
 /// What came of deploying a configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -119,6 +119,7 @@ fn new_deployment(config: &DeviceConfig, id: DeploymentId, groups: Vec<String>, 
         chosen_by: "[]".to_owned(),
         groups,
         configuration: Some(config.configured.to_json()),
+        plan: Plan::default(),
         fingerprint,
         at,
     }

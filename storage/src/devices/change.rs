@@ -7,7 +7,8 @@ use super::row::{self, DeviceRow, FleetRow, select_device};
 use super::{AuthSet, Decision, Device, DeviceChange, DeviceKey, DeviceStatus, IssuedToken, SetStatus};
 use crate::database::{Database, Transaction, in_transaction};
 use crate::{
-    AuthSetId, DeviceId, DeviceState, Fleet, StorageError, Timestamp, clock, deployments, device_configs, inventory,
+    AuthSetId, DeviceId, DeviceState, Fleet, StorageError, Timestamp, clock, deployments, device_configs, events,
+    inventory,
 };
 
 /// See [`Devices::change`](super::Devices::change).
@@ -279,7 +280,8 @@ async fn remove(transaction: &mut Transaction, device: &Device) -> Result<(), St
     transaction.lock_device(device.id).await?;
     // Sets and tokens go with the device, by their foreign keys.
     inventory::forget(transaction, device.id).await?;
-    deployments::withdraw(transaction, &device.id.to_string(), DeviceState::Decommissioned, clock::now()).await?;
+    let name = device.id.to_string();
+    let told = deployments::withdraw(transaction, &name, DeviceState::Decommissioned, clock::now()).await?;
     device_configs::forget_deployed(transaction, device.id).await?;
     for table in [
         "DELETE FROM connection_log WHERE device = $1",
@@ -290,7 +292,8 @@ async fn remove(transaction: &mut Transaction, device: &Device) -> Result<(), St
             sqlx::query(table).bind(device.id).execute(connection).await.map(drop)
         })?;
     }
-    count(transaction, Some(device.status()), None).await
+    count(transaction, Some(device.status()), None).await?;
+    events::append(transaction, &told).await
 }
 
 /// Moves one device from one count to another.

@@ -17,6 +17,7 @@ pub mod objects;
 pub mod opening;
 pub mod outages;
 pub mod presence;
+pub mod rollout_phases;
 pub mod search;
 pub mod sessions;
 pub mod uploads;

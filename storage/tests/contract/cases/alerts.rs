@@ -15,7 +15,7 @@ use crate::backends::{TestDatabase, remove, stored_device};
 
 const ALL: AlertFilter = AlertFilter { issued_after: None, issued_before: None };
 
-fn alert(level: AlertLevel, subject: &str, at: Timestamp) -> NewAlert {
+pub fn alert(level: AlertLevel, subject: &str, at: Timestamp) -> NewAlert {
     NewAlert {
         name: format!("{subject} \0 speaks"),
         level,
@@ -31,7 +31,7 @@ async fn record(storage: &Storage, reports: &[AlertReport], now: Timestamp) -> V
     storage.alerts.record(reports, now, |_| FollowUp::default()).await.expect("recorded")
 }
 
-async fn report(storage: &Storage, device: DeviceId, alerts: Vec<NewAlert>, now: Timestamp) {
+pub async fn report(storage: &Storage, device: DeviceId, alerts: Vec<NewAlert>, now: Timestamp) {
     assert_eq!(record(storage, &[AlertReport { device, alerts }], now).await, [true]);
 }
 

@@ -9,7 +9,7 @@ use storage::{
 
 use crate::backends::{TestDatabase, remove, stored_device, write};
 
-fn change(device: DeviceId, node: NodeId, epoch: i64, connected: bool, at: i64) -> ConnectionChange {
+pub fn change(device: DeviceId, node: NodeId, epoch: i64, connected: bool, at: i64) -> ConnectionChange {
     let reason = (!connected).then_some("closed by the device");
     ConnectionChange {
         device,
