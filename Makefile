@@ -8,7 +8,7 @@ export RUST_TEST_THREADS ?= 4
 export RUST_BACKTRACE = 0
 
 .DEFAULT_GOAL := help
-.PHONY: help run test setup lint build fuzz memory bench storm
+.PHONY: help run test setup lint build fuzz memory storm bench capacity
 
 help: ## This list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /make \1\t/' | expand -t 16
@@ -41,5 +41,11 @@ storm: ## How soon 10,000 devices are back, on a release hub, whose connections 
 	cargo build --release --bins
 	sh tests/measure.sh storm --devices 10000 --within 60
 
-bench: memory ## The same, and how long a keystroke takes with 1,000 devices connected
-	sh tests/measure.sh keystrokes --idle 1000
+bench: ## Every budget of a release hub against the least that a server has to do: a table, target/bench.json and .html
+	cargo build --release --bins
+	sh tests/measure.sh bench --json target/bench.json --html target/bench.html $(ARGUMENTS)
+
+capacity: ## 90,000 devices on five release hubs for ten minutes, with a hundred terminals across nodes
+	cargo build --release --bins
+	sh tests/measure.sh --hubs 5 connect --devices 90000 --processes 5 --hold 600 --terminals 100 \
+		--json target/capacity.json --html target/capacity.html $(ARGUMENTS)

@@ -1,37 +1,161 @@
 #!/bin/sh
-# Measures a release hub with simulated devices: measure.sh idle|keystrokes|storm [ARGUMENTS…]
-# The hub is embedded, lives in a temporary folder, and ends with this script.
+# Measures release hubs with simulated devices:
+#
+#   measure.sh [--hubs N] [--postgres] SCENARIO [ARGUMENTS…]   a scenario of `loadtest`
+#   measure.sh bench [ARGUMENTS…]                              every budget, against floors that run beside the hub
+#
+# One hub is embedded; with --postgres it has a Postgres, and several hubs have Redis and NATS too. All of it lives in a
+# temporary folder and ends with this script. MOORING_PORT is the first of the ports that are used (18080).
 set -eu
 cd "$(dirname "$0")/.."
+export PATH="$PATH:/usr/sbin:/sbin"
 
 # A socket per device on each side.
 ulimit -n "$(ulimit -H -n)"
 programs=${CARGO_TARGET_DIR:-target}/release
 folder=$(mktemp -d)
-hub=""
-trap '[ -z "$hub" ] || kill "$hub" 2>/dev/null || true; wait; rm -rf "$folder"' EXIT INT TERM
+started=""
+finish() {
+    # The hubs first: they say goodbye to the servers.
+    for pid in $started; do kill "$pid" 2>/dev/null || true; done
+    wait
+    rm -rf "$folder"
+}
+trap finish EXIT
+trap 'exit 130' INT TERM
 
-scenario=${1:?idle, keystrokes or storm}
+hubs=1
+postgres=""
+while :; do
+    case ${1:-} in
+    --hubs) hubs=$2; shift 2 ;;
+    --postgres) postgres=yes; shift ;;
+    *) break ;;
+    esac
+done
+[ "$hubs" -gt 1 ] && postgres=yes
+scenario=${1:?which scenario of loadtest, or bench}
 shift
 port=${MOORING_PORT:-18080}
-export MOORING_DATA_DIR="$folder" MOORING_LOG=warn
-# All devices come from one address here, and at once.
-export MOORING_API__AUTH_REQUEST_LIMIT__QUOTA=0 MOORING_API__LOGIN_LIMIT__QUOTA=0
+
+start() { # LOG PROGRAM ARGUMENTS…
+    log=$folder/$1
+    shift
+    "$@" >"$log" 2>&1 &
+    started="$! $started"
+}
+
+until_answers() { # WHAT LOG COMMAND…
+    what=$1 log=$folder/$2 tries=0
+    shift 2
+    until "$@" >/dev/null 2>&1; do
+        tries=$((tries + 1))
+        [ "$tries" -lt 300 ] || { echo "measure.sh: $what does not start:" >&2; cat "$log" >&2; exit 1; }
+        sleep 0.1
+    done
+}
+
+listens() { # PORT
+    grep -q ":$(printf %04X "$1") 00000000:0000 0A" /proc/net/tcp
+}
+
+start_postgres() {
+    tools=$(ls -d /usr/lib/postgresql/*/bin 2>/dev/null | sort | tail -n 1)
+    as=""
+    mkdir "$folder/postgres"
+    # It refuses to run as root.
+    if [ "$(id -u)" = 0 ]; then
+        as="setpriv --reuid=postgres --regid=postgres --clear-groups"
+        chmod 711 "$folder"
+        chown postgres "$folder/postgres"
+    fi
+    (cd "$folder/postgres" && $as "$tools/initdb" --no-sync --auth=trust --username=postgres --encoding=UTF8 --locale=C \
+        --pgdata "$folder/postgres" >/dev/null)
+    start postgres.log $as "$tools/postgres" -D "$folder/postgres" -p $((port + 50)) -k "" -h 127.0.0.1 -c max_connections=400
+    until_answers Postgres postgres.log "$tools/pg_isready" --quiet --host=127.0.0.1 --port $((port + 50))
+    export MOORING_DATABASE_URL="postgres://postgres@127.0.0.1:$((port + 50))/postgres"
+}
+
+start_redis_and_nats() {
+    start redis.log redis-server --bind 127.0.0.1 --save "" --appendonly no --dir "$folder" --port $((port + 51))
+    start nats.log nats-server -a 127.0.0.1 -p $((port + 52))
+    until_answers Redis redis.log redis-cli -p $((port + 51)) ping
+    until_answers NATS nats.log listens $((port + 52))
+    export MOORING_REDIS_URL="redis://127.0.0.1:$((port + 51))" MOORING_NATS_URL="nats://127.0.0.1:$((port + 52))"
+    export MOORING_OBJECTS_URL="file:$folder/objects"
+    mkdir -p "$folder/objects"
+}
+
+email=load@example.com
 password=$(od -An -N16 -tx1 /dev/urandom | tr -d ' \n')
-echo "$password" | "$programs/mooring" user add load@example.com --password-stdin >/dev/null
-"$programs/mooring" serve --listen "127.0.0.1:$port" &
-hub=$!
-set -- "$scenario" --server "http://127.0.0.1:$port" --user load@example.com --password-stdin "$@"
-[ "$scenario" = idle ] && set -- "$@" --pid "$hub"
-tries=0
-until "$programs/mooring" devices --server "http://127.0.0.1:$port" --user load@example.com --password-stdin \
-    >/dev/null 2>&1 <<EOF
+as_operator() { # COMMAND…
+    "$@" --user "$email" --password-stdin <<END
 $password
-EOF
-do
-    tries=$((tries + 1))
-    [ "$tries" -lt 100 ] && kill -0 "$hub" || { echo "measure.sh: the hub does not start" >&2; exit 1; }
-    sleep 0.1
+END
+}
+
+start_hub() { # NUMBER
+    start "hub$1.log" env MOORING_DATA_DIR="$folder/hub$1" \
+        "$programs/mooring" serve --listen "127.0.0.1:$((port + $1))"
+    hub_pids="${hub_pids:+$hub_pids,}$!"
+    until_answers "hub $1" "hub$1.log" as_operator "$programs/mooring" devices --server "http://127.0.0.1:$((port + $1))"
+}
+
+hub_pids=""
+export MOORING_LOG=warn
+# All devices come from one address here, and at once; one operator listens and types for all.
+export MOORING_API__AUTH_REQUEST_LIMIT__QUOTA=0 MOORING_API__LOGIN_LIMIT__QUOTA=0 MOORING_ACTORS__SESSIONS__PER_USER=100000
+if [ -n "$postgres" ]; then start_postgres; fi
+if [ "$hubs" -gt 1 ]; then start_redis_and_nats; fi
+# Floors check the tokens that hubs sign.
+openssl genpkey -algorithm ED25519 -out "$folder/device-tokens.pem" 2>/dev/null
+export MOORING_ACTORS__DEVICE_KEY_FILE="$folder/device-tokens.pem"
+mkdir -p "$folder/hub0"
+echo "$password" | MOORING_DATA_DIR="$folder/hub0" "$programs/mooring" user add "$email" --password-stdin >/dev/null
+number=0
+others=""
+while [ "$number" -lt "$hubs" ]; do
+    start_hub "$number"
+    [ "$number" = 0 ] || others="$others --and-server http://127.0.0.1:$((port + number))"
+    number=$((number + 1))
 done
-unset MOORING_DATA_DIR MOORING_LOG MOORING_API__AUTH_REQUEST_LIMIT__QUOTA MOORING_API__LOGIN_LIMIT__QUOTA
-echo "$password" | "$programs/loadtest" "$@"
+
+start_floor() { # NAME PORT ARGUMENTS…
+    name=$1 address=127.0.0.1:$2
+    shift 2
+    start "$name.log" "$programs/floor" "$name" --listen "$address" "$@"
+    floor_pid=$!
+    until_answers "floor $name" "$name.log" listens "${address##*:}"
+}
+
+case $scenario in
+bench)
+    start_floor http $((port + 60)) --key "$folder/device-tokens.pem"
+    set -- --floor-http "http://127.0.0.1:$((port + 60))" --floor-http-pid "$floor_pid" "$@"
+    start_floor relay $((port + 61))
+    set -- --floor-relay "127.0.0.1:$((port + 61))" --floor-relay-pid "$floor_pid" "$@"
+    start_floor websocket $((port + 62))
+    set -- --floor-websocket "http://127.0.0.1:$((port + 62))" --floor-websocket-pid "$floor_pid" "$@"
+    ;;
+inventory)
+    # Another hub on the same database, in which no report shares a transaction.
+    if [ -n "$postgres" ]; then
+        export MOORING_ACTORS__GATHER_REPORTS=false
+        start_hub "$hubs"
+        unset MOORING_ACTORS__GATHER_REPORTS
+        set -- --against-single "http://127.0.0.1:$((port + hubs))" --single-pid "${hub_pids##*,}" "$@"
+        hub_pids=${hub_pids%,*}
+    fi
+    ;;
+esac
+case $scenario in
+keystrokes | searches) ;;
+*) set -- --pid "$hub_pids" "$@" ;;
+esac
+case $scenario in
+connect | storm) set -- $others "$@" ;;
+esac
+# What was for the hubs is not for the load test.
+unset MOORING_LOG MOORING_API__AUTH_REQUEST_LIMIT__QUOTA MOORING_API__LOGIN_LIMIT__QUOTA MOORING_ACTORS__SESSIONS__PER_USER
+unset MOORING_ACTORS__DEVICE_KEY_FILE MOORING_DATABASE_URL MOORING_REDIS_URL MOORING_NATS_URL MOORING_OBJECTS_URL
+as_operator "$programs/loadtest" "$scenario" --server "http://127.0.0.1:$port" "$@"

@@ -80,6 +80,9 @@ pub struct Config {
     /// Bytes of alerts that may wait on this node to be written; what is more is sent back for later.
     #[serde(with = "units::size")]
     pub alerts_waiting_limit: usize,
+    /// Whether reports of attributes that come at the same time share a transaction. Otherwise each has its own, as a
+    /// measure of what sharing is worth.
+    pub gather_reports: bool,
     /// How often rules of alerts are looked at.
     #[serde(with = "units::duration")]
     pub alert_rules_period: Duration,
@@ -218,6 +221,7 @@ impl Default for Config {
             retention: Retention::default(),
             events: EventStreams::default(),
             alerts_waiting_limit: 32 * 1024 * 1024,
+            gather_reports: true,
             alert_rules_period: Duration::from_secs(30),
             jobs: jobs::Config::default(),
             notifications: notifications::Config::default(),

@@ -48,6 +48,8 @@ pub enum ReportError {
 #[derive(Clone)]
 pub struct Reports {
     writer: Service<InventoryWriter>,
+    /// Where reports are written without the writer, one by one; see [`Self::one_by_one`].
+    alone: Option<Inventory>,
     /// A permit for each byte that may still come.
     room: Arc<Semaphore>,
 }
@@ -60,8 +62,15 @@ impl Reports {
             writer: Service::start("inventory_writer", arbiter, move |alive| {
                 InventoryWriter::new(inventory.clone(), alive)
             }),
+            alone: None,
             room: Arc::new(Semaphore::new(WAITING_BYTES as usize)),
         }
+    }
+
+    /// The same, but each report has a transaction of its own: what the writer wins is measured against that.
+    #[must_use]
+    pub fn one_by_one(self, inventory: &Inventory) -> Self {
+        Self { alone: Some(inventory.clone()), ..self }
     }
 
     /// Takes in a report; returns when it is committed.
@@ -71,6 +80,10 @@ impl Reports {
     pub async fn take(&self, report: DeviceReport) -> Result<Reported, ReportError> {
         let room = Arc::clone(&self.room).try_acquire_many_owned(weight(&report));
         let room = room.map_err(|_| ReportError::Overloaded)?;
+        if let Some(inventory) = &self.alone {
+            let outcomes = inventory.report_all(&[report]).await?;
+            return Ok(outcomes.first().copied().unwrap_or(Reported::NoDevice));
+        }
         let (answer, answered) = oneshot::channel();
         let writer = self.writer.address().ok_or(ReportError::Overloaded)?;
         writer.try_send(TakeReport { report, room, answer }).map_err(|refused| match refused {
@@ -300,6 +313,15 @@ mod tests {
         for answer in futures_util::future::join_all(answers).await {
             assert_eq!(answer.unwrap(), Reported::NoDevice);
         }
+    }
+
+    #[actix::test]
+    async fn one_by_one_nobody_waits_for_the_writer() {
+        let storage = Storage::open(&Config::in_memory()).await.unwrap();
+        let reports = Reports::start(&storage.inventory, &Arbiter::current()).one_by_one(&storage.inventory);
+        // The writer has had no time to start.
+        assert_eq!(reports.take(report(DeviceId::random())).await.unwrap(), Reported::NoDevice);
+        assert_eq!(reports.room.available_permits(), WAITING_BYTES as usize);
     }
 
     #[actix::test]

@@ -113,7 +113,10 @@ impl Tree {
                 StatusWriter::new(queues.clone(), tail.clone(), &storage, gate.clone(), alive)
             })
         };
-        let reports = Reports::start(&storage.inventory, arbiter);
+        let mut reports = Reports::start(&storage.inventory, arbiter);
+        if !config.gather_reports {
+            reports = reports.one_by_one(&storage.inventory);
+        }
         let event_reader = {
             let tail = events.clone();
             Service::start("event_reader", arbiter, move |alive| EventReader::new(tail.clone(), alive))

@@ -230,6 +230,11 @@ impl SimulatedDevice {
         &self.identity
     }
 
+    /// What it signs with.
+    pub fn key(&self) -> &DeviceKey {
+        &self.key
+    }
+
     /// Its public key as PEM.
     pub fn public_pem(&self) -> String {
         self.key.public_pem()

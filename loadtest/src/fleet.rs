@@ -1,8 +1,8 @@
 //! Many simulated devices on one hub.
 
 use crate::{
-    DeviceKey, DeviceSettings, Leave, Server, Shell, SimulatedDevice, device::DeviceHandle, operator::Operator,
-    server::source_of,
+    DeviceKey, DeviceSettings, Leave, Server, Services, Shell, SimulatedDevice, device::DeviceHandle,
+    operator::Operator, server::source_of,
 };
 use anyhow::Context;
 use futures_util::{StreamExt, TryStreamExt, stream};
@@ -37,6 +37,21 @@ impl Fleet {
         let settings = Arc::get_mut(&mut self.settings).expect("settings that no device has yet");
         settings.entering = Semaphore::new(entering);
         self
+    }
+
+    /// The same, whose devices offer these beside shells.
+    ///
+    /// # Panics
+    /// When devices of it were made already.
+    #[must_use]
+    pub fn offering(mut self, services: Services) -> Self {
+        Arc::get_mut(&mut self.settings).expect("settings that no device has yet").services = services;
+        self
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
     /// Its devices' common settings, with the counters of what they do.
@@ -99,6 +114,13 @@ impl Fleet {
     pub fn reconnect_all(&self, how: Leave, away: impl Fn() -> Duration) {
         for device in &self.running {
             device.reconnect(how, away());
+        }
+    }
+
+    /// Has any one device leave its websocket, to come back after this time.
+    pub fn reconnect_one(&self, how: Leave, away: Duration) {
+        if !self.running.is_empty() {
+            self.running[rand::random_range(0..self.running.len())].reconnect(how, away);
         }
     }
 

@@ -9,7 +9,11 @@
 //!     │                      └────▶ agent                      what is behind it, and survives it
 //!     │                               ├──▶ terminals           shells: echo in memory or a real PTY
 //!     │                               └──▶ sessions            file transfers, port forwards, commands
-//!     └──▶ operator                                            logs in, admits devices, opens terminals
+//!     ├──▶ operator ──▶ event_feed                             logs in, admits devices, opens terminals, listens
+//!     ├──▶ roster, schedule, traffic ──▶ line                  requests of many devices, at a rate or at saturation
+//!     ├──▶ deployments, artifact, updating                     updates, as operators make them and devices install them
+//!     ├──▶ comparison ─ ─ ▶ floor                              the least that a server has to do, in the same run
+//!     └──▶ latency, live, report                               what it took: while it runs, for people, for programs
 //! ```
 
 pub mod message;
@@ -34,11 +38,53 @@ pub mod connection;
 
 pub mod device;
 
+pub mod event_feed;
+
 pub mod operator;
+
+pub mod artifact;
+
+pub mod deployments;
+
+pub mod typing;
+
+pub mod forwarding;
+
+pub mod slow_line;
+
+pub mod updating;
 
 pub mod fleet;
 
+pub mod part;
+
+pub mod crew;
+
+pub mod roster;
+
+pub mod schedule;
+
+pub mod line;
+
+pub mod line_pool;
+
+pub mod traffic;
+
 pub mod process;
+
+pub mod slope;
+
+pub mod latency;
+
+pub mod live;
+
+pub mod comparison;
+
+pub mod bench_row;
+
+pub mod plain_device;
+
+pub mod floor;
 
 pub mod report;
 

@@ -3,6 +3,7 @@
 use crate::{
     Server,
     admission::retry_after,
+    event_feed::EventFeed,
     message::{Message, SHELL},
     server::Socket,
 };
@@ -13,6 +14,15 @@ use std::time::Duration;
 use tokio_tungstenite::tungstenite::{Message as Frame, protocol::WebSocketConfig};
 
 const ATTEMPTS_WHEN_BUSY: usize = 30;
+
+/// A boundary of forms that nothing of ours has in it.
+pub(crate) const BOUNDARY: &str = "loadtest-form-boundary-7f3a91";
+
+/// The longest that a file may take.
+const UPLOAD_LIMIT: Duration = Duration::from_mins(10);
+
+/// The longest that a stream of events is listened to.
+const STREAM_LIMIT: Duration = Duration::from_hours(7 * 24);
 
 /// A logged-in operator. Cheap to clone.
 #[derive(Clone)]
@@ -63,6 +73,14 @@ impl Operator {
             bail!("the hub answered {status} to the login of {email}: {text}");
         }
         Ok(Self { server: server.clone(), http, token: text.trim().to_owned() })
+    }
+
+    /// The same operator at another hub of the cluster.
+    ///
+    /// # Errors
+    /// When no client can be made for it.
+    pub fn at(&self, server: &Server) -> anyhow::Result<Self> {
+        Ok(Self { server: server.clone(), http: server.http(None)?, token: self.token.clone() })
     }
 
     /// Makes sure that the device with this identity and key is let in, and returns its id.
@@ -120,12 +138,100 @@ impl Operator {
         Ok(shown["status"] == "connected")
     }
 
+    /// Hears what happens from now on, or from after an event; `query` narrows it, e.g. `kind=alert`.
+    ///
+    /// # Errors
+    /// When the hub cannot be reached or refuses.
+    pub async fn events(&self, query: &str, after: Option<i64>) -> anyhow::Result<EventFeed> {
+        let path = format!("/api/management/v1/mooring/events?{query}");
+        let mut request = self.http.get(self.server.url(&path)).timeout(STREAM_LIMIT).bearer_auth(&self.token);
+        if let Some(after) = after {
+            request = request.header("Last-Event-ID", after.to_string());
+        }
+        let answer = request.send().await.context("cannot listen to events")?;
+        if answer.status().as_u16() != 200 {
+            bail!("the hub answered {} to the event stream: {}", answer.status(), answer.text().await?);
+        }
+        EventFeed::begin(answer).await
+    }
+
+    /// Gets JSON; an error says what was refused.
+    ///
+    /// # Errors
+    /// When the hub cannot be reached, answers with another status than 200, or with something else than JSON.
+    pub async fn get(&self, path: &str) -> anyhow::Result<serde_json::Value> {
+        let answer = self.send(self.http.get(self.server.url(path))).await?;
+        if answer.status().as_u16() != 200 {
+            bail!("the hub answered {} to GET {path}: {}", answer.status(), answer.text().await?);
+        }
+        answer.json().await.with_context(|| format!("cannot read the answer to GET {path}"))
+    }
+
+    /// How many sessions the hub says are open.
+    ///
+    /// # Errors
+    /// When the hub cannot be reached or does not say.
+    pub async fn open_sessions(&self) -> anyhow::Result<u64> {
+        let path = "/api/management/v1/mooring/sessions?open=true&per_page=1";
+        let answer = self.send(self.http.get(self.server.url(path))).await?.error_for_status()?;
+        let total = answer.headers().get("x-total-count").and_then(|value| value.to_str().ok()?.parse().ok());
+        total.context("the hub does not say how many sessions are open")
+    }
+
     /// Posts JSON.
     ///
     /// # Errors
     /// When the hub cannot be reached.
     pub async fn post(&self, path: &str, body: &serde_json::Value) -> anyhow::Result<reqwest::Response> {
         self.send(self.http.post(self.server.url(path)).json(body)).await
+    }
+
+    /// Puts JSON.
+    ///
+    /// # Errors
+    /// When the hub cannot be reached.
+    pub async fn put(&self, path: &str, body: &serde_json::Value) -> anyhow::Result<reqwest::Response> {
+        self.send(self.http.put(self.server.url(path)).json(body)).await
+    }
+
+    /// Fetches a file from a device, which comes as the answer's body.
+    ///
+    /// # Errors
+    /// When the hub or the device refuses.
+    pub async fn download(&self, device: &str, path: &str) -> anyhow::Result<reqwest::Response> {
+        let url = self.server.url(&format!("/api/management/v1/deviceconnect/devices/{device}/download"));
+        let request = self.http.get(url).query(&[("path", path)]).timeout(UPLOAD_LIMIT);
+        let answer = self.send(request).await?;
+        match answer.status().as_u16() {
+            200 => Ok(answer),
+            status => bail!("the hub answered {status} to a download: {}", answer.text().await?),
+        }
+    }
+
+    /// Sends a file to a device.
+    ///
+    /// # Errors
+    /// When the hub or the device refuses.
+    pub async fn send_file(&self, device: &str, path: &str, content: &[u8]) -> anyhow::Result<()> {
+        let part = |disposition: &str| format!("--{BOUNDARY}\r\nContent-Disposition: form-data; {disposition}\r\n\r\n");
+        let (path_part, file_part) = (part("name=\"path\""), part("name=\"file\"; filename=\"file\""));
+        let mut form = format!("{path_part}{path}\r\n{file_part}").into_bytes();
+        form.extend_from_slice(content);
+        form.extend_from_slice(format!("\r\n--{BOUNDARY}--\r\n").as_bytes());
+        let url = self.server.url(&format!("/api/management/v1/deviceconnect/devices/{device}/upload"));
+        let request = self.http.put(url).timeout(UPLOAD_LIMIT).body(form);
+        let kind = format!("multipart/form-data; boundary={BOUNDARY}");
+        let answer = self.send(request.header("Content-Type", kind)).await?;
+        match answer.status().as_u16() {
+            201 => Ok(()),
+            status => bail!("the hub answered {status} to an upload: {}", answer.text().await?),
+        }
+    }
+
+    /// Posts a form that is written already.
+    pub(crate) async fn post_form(&self, path: &str, form: Vec<u8>) -> anyhow::Result<reqwest::Response> {
+        let request = self.http.post(self.server.url(path)).timeout(UPLOAD_LIMIT).body(form);
+        self.send(request.header("Content-Type", format!("multipart/form-data; boundary={BOUNDARY}"))).await
     }
 
     /// Sends with the token, and again when the hub says that it is busy.
@@ -141,14 +247,19 @@ impl Operator {
         bail!("the hub was busy {ATTEMPTS_WHEN_BUSY} times in a row")
     }
 
+    /// Opens a websocket to a device.
+    pub(crate) async fn open_device(&self, device: &str, config: WebSocketConfig) -> anyhow::Result<Socket> {
+        let path = format!("/api/management/v1/deviceconnect/devices/{device}/connect");
+        Ok(self.server.open_socket(&path, &self.token, None, config).await?)
+    }
+
     /// Opens a terminal on the device and starts its shell.
     ///
     /// # Errors
     /// When the device is not connected, or its shell does not start.
     pub async fn open_terminal(&self, device: &str) -> anyhow::Result<OperatorTerminal> {
-        let path = format!("/api/management/v1/deviceconnect/devices/{device}/connect");
         let config = WebSocketConfig::default().read_buffer_size(4096).write_buffer_size(0);
-        let socket = self.server.open_socket(&path, &self.token, None, config).await?;
+        let socket = self.open_device(device, config).await?;
         let mut terminal = OperatorTerminal { socket, session: String::new() };
         terminal.send(&Message::new(SHELL, "new").integer("terminal_width", 80).integer("terminal_height", 24)).await?;
         let started = terminal.next().await?;

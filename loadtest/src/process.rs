@@ -47,6 +47,15 @@ pub async fn settled_memory(pid: u32, limit: Duration) -> anyhow::Result<Memory>
     memory(pid)
 }
 
+/// How many files, sockets among them, a process has open.
+///
+/// # Errors
+/// When there is no such process, or it is somebody else's.
+pub fn open_files(pid: u32) -> anyhow::Result<usize> {
+    let path = format!("/proc/{pid}/fd");
+    Ok(std::fs::read_dir(&path).with_context(|| format!("cannot read {path}"))?.count())
+}
+
 /// Processor time the process has used so far, user and system.
 ///
 /// # Errors
@@ -55,6 +64,23 @@ pub fn processor_time(pid: u32) -> anyhow::Result<Duration> {
     let path = format!("/proc/{pid}/stat");
     let stat = std::fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
     parse_stat(&stat).with_context(|| format!("{path} tells no processor time"))
+}
+
+/// The same to the nanosecond, as the scheduler has counted it for the threads that there are now; for what takes less than
+/// a few ticks of [`processor_time`].
+///
+/// # Errors
+/// When there is no such process, or its kernel does not count.
+pub fn scheduled_time(pid: u32) -> anyhow::Result<Duration> {
+    let path = format!("/proc/{pid}/task");
+    let mut total = 0;
+    for thread in std::fs::read_dir(&path).with_context(|| format!("cannot read {path}"))? {
+        // A thread may end in between.
+        let Ok(counted) = std::fs::read_to_string(thread?.path().join("schedstat")) else { continue };
+        let nanoseconds = counted.split_whitespace().next().and_then(|number| number.parse::<u64>().ok());
+        total += nanoseconds.context("the kernel does not count the time of threads")?;
+    }
+    Ok(Duration::from_nanos(total))
 }
 
 fn parse_status(status: &str) -> Option<Memory> {
@@ -92,7 +118,18 @@ mod tests {
     }
 
     #[test]
+    fn this_process_has_used_the_processor() {
+        let before = scheduled_time(std::process::id()).expect("a time");
+        let mut sum = 0_u64;
+        while scheduled_time(std::process::id()).expect("a time") <= before {
+            sum = sum.wrapping_add(std::hint::black_box(1));
+        }
+        assert!(sum > 0);
+    }
+
+    #[test]
     fn this_process_has_memory() {
         assert!(memory(std::process::id()).expect("memory").resident_bytes > 0);
+        assert!(open_files(std::process::id()).expect("files") >= 3);
     }
 }

@@ -1,12 +1,21 @@
 //! What can be measured, one file each.
 
+pub mod alerts;
+pub mod bench;
+pub mod connect;
 pub mod fill;
+pub mod forward;
 pub mod idle;
+pub mod inventory;
 pub mod keystrokes;
+pub mod mixed;
+pub mod poll;
+pub mod rollout;
 pub mod searches;
 pub mod storm;
+pub mod transfer;
 
-use crate::{Server, Shell, fleet::Fleet, operator::Operator};
+use crate::{Server, Shell, fleet::Fleet, operator::Operator, report::Output};
 use anyhow::{Context, bail};
 use std::{io::BufRead, time::Duration};
 
@@ -28,12 +37,23 @@ pub struct Target {
     /// How long the devices may take to connect
     #[arg(long, value_name = "SECONDS", default_value_t = 600)]
     pub patience: u64,
-    /// Write the report as JSON to this file, `-` for standard output
-    #[arg(long, value_name = "FILE", default_value = "-")]
-    pub json: String,
+    /// What becomes of the report
+    #[command(flatten)]
+    pub output: Output,
 }
 
 impl Target {
+    /// The hub under test.
+    async fn hub(&self) -> anyhow::Result<Server> {
+        Server::at(&self.server).await
+    }
+
+    /// The operator, without whom this cannot be done.
+    async fn needed_operator(&self, server: &Server, what: &str) -> anyhow::Result<Operator> {
+        let operator = self.operator(server).await?;
+        operator.with_context(|| format!("{what} takes an operator: give --user and --password-stdin"))
+    }
+
     async fn operator(&self, server: &Server) -> anyhow::Result<Option<Operator>> {
         let Some(user) = &self.user else { return Ok(None) };
         let mut password = String::new();
@@ -53,4 +73,15 @@ impl Target {
     fn patience(&self) -> Duration {
         Duration::from_secs(self.patience)
     }
+}
+
+fn positive(text: &str) -> Result<f64, String> {
+    text.parse()
+        .ok()
+        .filter(|number: &f64| *number > 0.0 && number.is_finite())
+        .ok_or_else(|| "must be more than 0".into())
+}
+
+fn at_least_one(text: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|number| *number > 0).ok_or_else(|| "must be a number from 1".to_owned())
 }

@@ -1,13 +1,16 @@
 //! Where the hub is, and how to reach it from a chosen source address.
 
-use anyhow::{Context, bail};
 use std::{
     collections::HashMap,
     net::{IpAddr, Ipv4Addr, SocketAddr},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
     time::Duration,
 };
+
+use anyhow::{Context, bail};
+use rustls::pki_types::ServerName;
 use tokio::net::{TcpSocket, TcpStream};
+use tokio_rustls::TlsConnector;
 use tokio_tungstenite::{
     MaybeTlsStream, WebSocketStream, client_async_tls_with_config,
     tungstenite::{client::IntoClientRequest, handshake::client::Request, protocol::WebSocketConfig},
@@ -33,12 +36,21 @@ pub struct Server {
     shared: Arc<Shared>,
 }
 
-#[derive(Debug)]
 struct Shared {
     base: Url,
+    /// Host and port, as they stand in a request.
+    authority: String,
     address: SocketAddr,
+    /// For connections of our own to a hub behind TLS.
+    tls: OnceLock<TlsConnector>,
     /// One HTTP client per source address, made when first needed: connections are pooled in the client.
     clients: Mutex<HashMap<Option<IpAddr>, reqwest::Client>>,
+}
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shared").field("authority", &self.authority).finish_non_exhaustive()
+    }
 }
 
 impl Server {
@@ -60,7 +72,14 @@ impl Server {
             // Source addresses of a fleet are 127.x.y.z, so the older family first.
             .min_by_key(SocketAddr::is_ipv6)
             .with_context(|| format!("{host} has no address"))?;
-        Ok(Self { shared: Arc::new(Shared { base, address, clients: Mutex::default() }) })
+        let authority = base.port().map_or_else(|| host.clone(), |port| format!("{host}:{port}"));
+        let (tls, clients) = (OnceLock::new(), Mutex::default());
+        Ok(Self { shared: Arc::new(Shared { base, authority, address, tls, clients }) })
+    }
+
+    /// Host and port, as they stand in a request.
+    pub fn authority(&self) -> &str {
+        &self.shared.authority
     }
 
     /// The address the hub's name resolved to.
@@ -129,6 +148,22 @@ impl Server {
         Ok(request)
     }
 
+    /// A connection to the hub, TLS included.
+    pub(crate) async fn open_line(&self, source: Option<IpAddr>) -> std::io::Result<MaybeTlsStream<TcpStream>> {
+        let opening = async {
+            let stream = self.dial(source).await?;
+            if self.shared.base.scheme() == "http" {
+                return Ok(MaybeTlsStream::Plain(stream));
+            }
+            let host = self.shared.base.host_str().unwrap_or_default().trim_matches(['[', ']']).to_owned();
+            let name = ServerName::try_from(host).map_err(std::io::Error::other)?;
+            let connector = self.shared.tls.get_or_init(tls_connector);
+            connector.connect(name, stream).await.map(MaybeTlsStream::Rustls)
+        };
+        let timed_out = |_elapsed| std::io::Error::from(std::io::ErrorKind::TimedOut);
+        tokio::time::timeout(HANDSHAKE_TIMEOUT, opening).await.map_err(timed_out)?
+    }
+
     async fn dial(&self, source: Option<IpAddr>) -> std::io::Result<TcpStream> {
         let socket = if self.shared.address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
         if let Some(source) = source {
@@ -138,6 +173,15 @@ impl Server {
         stream.set_nodelay(true)?;
         Ok(stream)
     }
+}
+
+/// Trusts whom the machine trusts.
+fn tls_connector() -> TlsConnector {
+    crate::install_tls_provider();
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    let config = rustls::ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+    TlsConnector::from(Arc::new(config))
 }
 
 /// Why a websocket did not open.

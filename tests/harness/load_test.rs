@@ -6,19 +6,39 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::door::Door;
-use crate::process::run;
+use crate::ports::free_port;
+use crate::process::{Output, Process, run};
 use crate::site::{ADMIN_EMAIL, ADMIN_PASSWORD};
-use crate::workspace::program;
+use crate::wait::{LIMIT, wait_until};
+use crate::workspace::{program, temporary_directory};
 
 /// Runs a scenario to its end; its report.
 ///
 /// # Panics
 /// When it fails, takes too long or reports nothing.
 pub async fn load_test(door: &Door, scenario: &[&str], limit: Duration) -> Value {
-    let mut command = Command::new(program("loadtest"));
-    command.args(scenario).args(["--server", &door.url(), "--user", ADMIN_EMAIL, "--password-stdin"]);
-    let output = run(&command, &format!("{ADMIN_PASSWORD}\n"), limit).await;
+    let output = try_load_test(door, scenario, limit).await;
     assert!(output.status.success(), "{output:?}");
     eprintln!("{}", output.stderr);
     serde_json::from_str(&output.stdout).unwrap_or_else(|error| panic!("no report ({error}): {output:?}"))
+}
+
+/// The same, however it ends.
+///
+/// # Panics
+/// When it takes too long.
+pub async fn try_load_test(door: &Door, scenario: &[&str], limit: Duration) -> Output {
+    let mut command = Command::new(program("loadtest"));
+    command.args(scenario).args(["--server", &door.url(), "--user", ADMIN_EMAIL, "--password-stdin"]);
+    run(&command, &format!("{ADMIN_PASSWORD}\n"), limit).await
+}
+
+/// A floor (`http`, `relay`, `websocket`) on a port of its own; its address.
+pub async fn load_test_floor(arguments: &[&str]) -> (Process, String) {
+    let address = format!("127.0.0.1:{}", free_port());
+    let mut command = Command::new(program("floor"));
+    command.args(arguments).args(["--listen", &address]);
+    let floor = Process::start(&command, &temporary_directory().join("floor.log"));
+    wait_until(LIMIT, "a floor to listen", async || tokio::net::TcpStream::connect(&address).await.ok()).await;
+    (floor, address)
 }

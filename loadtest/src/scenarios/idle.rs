@@ -5,7 +5,6 @@ use crate::{
     Server, Shell,
     fleet::Fleet,
     process::{self, Memory},
-    report,
 };
 use serde::Serialize;
 use std::time::{Duration, Instant};
@@ -105,7 +104,7 @@ impl Idle {
                 .map(|used| used.as_secs_f64() * 1e6 / as_f64(fleet.len()) / as_f64(self.hold.max(1))),
         };
         print(&report);
-        report::write_json(&report, &self.target.json)
+        self.target.output.finish(&report, Vec::new())
     }
 
     async fn watch(&self, fleet: &Fleet) -> anyhow::Result<()> {

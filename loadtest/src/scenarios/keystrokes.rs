@@ -1,11 +1,7 @@
 //! Somebody types: how long until the key comes back on the screen?
 
 use super::Target;
-use crate::{
-    Server, Shell,
-    operator::OperatorTerminal,
-    report::{self, Percentiles},
-};
+use crate::{Server, Shell, operator::OperatorTerminal, report::Percentiles};
 use anyhow::Context;
 use serde::Serialize;
 use std::time::{Duration, Instant};
@@ -69,7 +65,7 @@ impl Keystrokes {
         let echo = Percentiles::of(&echoes).context("no key was typed")?;
         let report = KeystrokesReport { scenario: "keystrokes", terminals: self.terminals, idle: self.idle, echo };
         eprintln!("echo through the hub, {} terminals, {} idle devices: {echo}", self.terminals, self.idle);
-        report::write_json(&report, &self.target.json)
+        self.target.output.finish(&report, Vec::new())
     }
 }
 

@@ -1,11 +1,7 @@
 //! Operators look for devices: how long until they see them?
 
 use super::Target;
-use crate::{
-    Server,
-    operator::Operator,
-    report::{self, Percentiles},
-};
+use crate::{Server, operator::Operator, report::Percentiles};
 use anyhow::{Context, bail};
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -65,7 +61,7 @@ impl Searches {
             eprintln!("{name:40} {:>8} found, {} refused: {}", kind.total, kind.refused, kind.answer);
             kinds.push(kind);
         }
-        report::write_json(&SearchesReport { scenario: "searches", devices, kinds }, &self.target.json)
+        self.target.output.finish(&SearchesReport { scenario: "searches", devices, kinds }, Vec::new())
     }
 }
 

@@ -8,7 +8,13 @@ use futures_util::{StreamExt, stream};
 use serde::Serialize;
 
 use super::Target;
-use crate::{Leave, Server, Shell, fleet::Fleet, operator::Operator, report};
+use crate::Shell;
+use crate::crew::{Crew, CrewPlan};
+use crate::latency::LatencyReport;
+use crate::live::{Gauge, Series, Watch};
+use crate::operator::Operator;
+use crate::part::{Order, Told};
+use crate::typing::Typing;
 
 /// Questions about devices' states that are asked at the same time.
 const ASKED_AT_ONCE: usize = 32;
@@ -21,9 +27,15 @@ const STATES_LIMIT: Duration = Duration::from_secs(10);
 pub struct Storm {
     #[command(flatten)]
     target: Target,
+    /// More hubs of the cluster; the devices take all of them in turn
+    #[arg(long, value_name = "URL")]
+    and_server: Vec<String>,
     /// How many devices there are
-    #[arg(long, value_name = "N", default_value_t = 10_000)]
+    #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = super::at_least_one)]
     devices: usize,
+    /// Processes that hold them: one may have no more files open than `ulimit -Hn` says
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = super::at_least_one)]
+    processes: usize,
     /// The shortest time before a device calls again, as the real agent needs it
     #[arg(long, value_name = "SECONDS", default_value_t = 10)]
     away_min: u64,
@@ -31,15 +43,20 @@ pub struct Storm {
     #[arg(long, value_name = "SECONDS", default_value_t = 21)]
     away_max: u64,
     /// Devices that may be on their way in at the same time, as far as this program is concerned
-    #[arg(long, value_name = "N", default_value_t = 4096, value_parser = at_least_one)]
+    #[arg(long, value_name = "N", default_value_t = 4096, value_parser = super::at_least_one)]
     entering: usize,
+    /// Terminals on more devices, which are not cut off and are typed in before and during the storm
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    terminals: usize,
+    /// From one key to the next in each terminal
+    #[arg(long, value_name = "MILLISECONDS", default_value_t = 200, value_parser = clap::value_parser!(u64).range(1..))]
+    key_every: u64,
     /// Fail unless all are back within this time and were refused with no other status than 429 and 503
     #[arg(long, value_name = "SECONDS")]
     within: Option<u64>,
-}
-
-fn at_least_one(text: &str) -> Result<usize, String> {
-    text.parse().ok().filter(|number| *number > 0).ok_or_else(|| "must be a number from 1".to_owned())
+    /// Process ids of the hubs, to show their memory and processor time (comma)
+    #[arg(long, value_name = "PID", value_delimiter = ',')]
+    pid: Vec<u32>,
 }
 
 /// What [`Storm`] found out.
@@ -47,17 +64,27 @@ fn at_least_one(text: &str) -> Result<usize, String> {
 pub struct StormReport {
     scenario: &'static str,
     devices: usize,
+    hubs: usize,
+    processes: usize,
     /// Shortest and longest time away, in seconds.
     away: (u64, u64),
     /// From the cut until so many were back, in seconds.
-    half_back: f64,
-    nearly_all_back: f64,
-    all_back: f64,
+    half_back_seconds: f64,
+    nearly_all_back_seconds: f64,
+    all_back_seconds: f64,
     /// Attempts to connect that were refused in the storm, by status; 0 stands for no answer.
     refused: BTreeMap<u16, u64>,
     /// Devices that the hub does not show as connected though they are, some seconds later; absent without an operator.
     wrong_states: Option<usize>,
+    terminals: usize,
+    /// From when a key was due until it was back, before the storm and in it.
+    echo_calm: Option<LatencyReport>,
+    echo_storm: Option<LatencyReport>,
+    series: Vec<Series>,
 }
+
+/// How long terminals are typed in before the storm.
+const CALM: Duration = Duration::from_secs(10);
 
 impl Storm {
     /// Runs it and prints the report.
@@ -68,81 +95,134 @@ impl Storm {
         if self.away_min > self.away_max {
             bail!("--away-min is more than --away-max");
         }
-        let server = Server::at(&self.target.server).await?;
+        let server = self.target.hub().await?;
         let operator = self.target.operator(&server).await?;
-        let mut fleet = self.target.fleet(&server, Shell::Echo).entering_at_once(self.entering);
-        let all = 0..self.devices;
+        let fleet = self.target.fleet(&server, Shell::Echo);
+        let mut crew = Crew::start(&self.plan(fleet.name(), 0, self.devices, self.processes)).await?;
         let mut ids = Vec::new();
         if let Some(operator) = &operator {
-            eprintln!("admitting {} devices …", self.devices);
-            ids = fleet.admit(operator, all.clone()).await?;
+            eprintln!("admitting {} devices …", self.devices + self.terminals);
+            ids = fleet.admit(operator, 0..self.devices + self.terminals).await?;
         }
-        eprintln!("connecting them …");
-        fleet.start(all);
-        fleet.all_connected(self.target.patience()).await?;
+        let calm = self.open_terminals(operator.as_ref(), fleet.name(), &ids[self.devices.min(ids.len())..]).await?;
+        eprintln!("connecting {} devices …", self.devices);
+        crew.order(Order::Start).await?;
+        let before =
+            crew.wait_until("connected", self.target.patience(), |told| told.connected >= self.devices).await?;
+        let echo_calm = match &calm {
+            Some((_crew, typing)) => {
+                let _echo_while_connecting = typing.measured();
+                tokio::time::sleep(CALM).await;
+                typing.measured()
+            }
+            None => None,
+        };
 
         eprintln!("cutting all connections …");
-        let progress = &fleet.settings().progress;
-        let (connections, refused) = (progress.connections(), progress.refused_connections());
+        let watch = self.watch(&crew);
         let cut = Instant::now();
-        fleet.reconnect_all(Leave::Cut, || {
-            Duration::from_millis(rand::random_range(self.away_min * 1000..=self.away_max * 1000))
-        });
-        let back = async |share: f64| self.back(&fleet, connections, share, cut).await;
-        let (half_back, nearly_all_back, all_back) = (back(0.5).await?, back(0.999).await?, back(1.0).await?);
-        fleet.all_connected(self.target.patience()).await?;
+        let (away_min_ms, away_max_ms) = (self.away_min * 1000, self.away_max * 1000);
+        crew.order(Order::Cut { away_min_ms, away_max_ms }).await?;
+        let back = async |share: f64| self.back(&crew, before.connections, share, cut).await;
+        let (half_back_seconds, nearly_all_back_seconds) = (back(0.5).await?, back(0.999).await?);
+        let all_back_seconds = back(1.0).await?;
+        let all = |told: &Told| told.connected >= self.devices;
+        let after = crew.wait_until("connected again", self.target.patience(), all).await?;
+        let (mut echo_storm, mut lost) = (None, None);
+        if let Some((_crew, typing)) = calm {
+            match typing.finish().await {
+                Ok(echo) => echo_storm = echo,
+                Err(error) => lost = Some(format!("{error:#}")),
+            }
+        }
         let wrong_states = match &operator {
-            Some(operator) => Some(wrong_states(operator, &ids).await?),
+            Some(operator) => Some(wrong_states(operator, &ids[..self.devices]).await?),
             None => None,
         };
 
         let report = StormReport {
             scenario: "storm",
             devices: self.devices,
+            hubs: 1 + self.and_server.len(),
+            processes: crew.processes(),
             away: (self.away_min, self.away_max),
-            half_back,
-            nearly_all_back,
-            all_back,
-            refused: difference(&refused, &fleet.settings().progress.refused_connections()),
+            half_back_seconds,
+            nearly_all_back_seconds,
+            all_back_seconds,
+            refused: difference(&before.refused, &after.refused),
             wrong_states,
+            terminals: self.terminals,
+            echo_calm,
+            echo_storm,
+            series: watch.finish(),
         };
         print(&report);
-        report::write_json(&report, &self.target.json)?;
-        self.judge(&report)
+        let mut flaws = self.flaws(&report);
+        flaws.extend(lost);
+        self.target.output.finish(&report, flaws)
+    }
+
+    fn plan(&self, fleet: &str, first: usize, devices: usize, processes: usize) -> CrewPlan {
+        let servers = std::iter::once(&self.target.server).chain(&self.and_server).cloned().collect();
+        CrewPlan { servers, fleet: fleet.to_owned(), first, devices, processes, entering: self.entering }
+    }
+
+    /// Terminals on devices in a process of their own.
+    async fn open_terminals(
+        &self,
+        operator: Option<&Operator>,
+        fleet: &str,
+        ids: &[String],
+    ) -> anyhow::Result<Option<(Crew, Typing)>> {
+        if self.terminals == 0 {
+            return Ok(None);
+        }
+        let operator = operator.context("terminals take an operator: give --user and --password-stdin")?;
+        let mut crew = Crew::start(&self.plan(fleet, self.devices, self.terminals, 1)).await?;
+        crew.order(Order::Start).await?;
+        crew.wait_until("connected", self.target.patience(), |told| told.connected >= self.terminals).await?;
+        let every = Duration::from_millis(self.key_every);
+        let typing = Typing::start(std::slice::from_ref(operator), ids, every).await?;
+        Ok(Some((crew, typing)))
+    }
+
+    fn watch(&self, crew: &Crew) -> Watch {
+        let (back, refused) = (crew.look(), crew.look());
+        #[expect(clippy::cast_precision_loss)]
+        let mut gauges = vec![
+            Gauge::level("connected", "", move || back().connected as f64),
+            Gauge::rate("refused", "/s", move || refused().refused.values().sum()),
+        ];
+        gauges.extend(Gauge::of_processes(&self.pid));
+        Watch::start("storm", None, gauges)
     }
 
     /// Seconds from the cut until this share of the devices has connected again.
-    async fn back(&self, fleet: &Fleet, before: u64, share: f64, cut: Instant) -> anyhow::Result<f64> {
+    async fn back(&self, crew: &Crew, before: u64, share: f64, cut: Instant) -> anyhow::Result<f64> {
         #[expect(clippy::cast_possible_truncation, clippy::cast_precision_loss, clippy::cast_sign_loss)]
         let wanted = before + (self.devices as f64 * share).ceil() as u64;
-        let progress = &fleet.settings().progress;
-        let limit = self.target.patience();
-        let came = tokio::time::timeout(limit, progress.wait_until(|progress| progress.connections() >= wanted)).await;
-        came.ok().with_context(|| {
-            let trouble = progress.last_trouble().unwrap_or_else(|| "nothing went wrong".to_owned());
-            let back = progress.connections() - before;
-            format!("only {back} of {} devices are back; last trouble: {trouble}", self.devices)
-        })?;
+        crew.wait_until("back", self.target.patience(), |told| told.connections >= wanted).await?;
         Ok(cut.elapsed().as_secs_f64())
     }
 
-    fn judge(&self, report: &StormReport) -> anyhow::Result<()> {
-        let Some(within) = self.within else { return Ok(()) };
-        if report.all_back > Duration::from_secs(within).as_secs_f64() {
-            bail!("it took {:.1} s until all were back, more than {within} s", report.all_back);
+    fn flaws(&self, report: &StormReport) -> Vec<String> {
+        let mut flaws = Vec::new();
+        let Some(within) = self.within else { return flaws };
+        if report.all_back_seconds > Duration::from_secs(within).as_secs_f64() {
+            flaws.push(format!("it took {:.1} s until all were back, more than {within} s", report.all_back_seconds));
         }
         if let Some(status) = report.refused.keys().find(|status| !matches!(status, 429 | 503)) {
-            bail!("devices were refused with status {status}");
+            flaws.push(format!("devices were refused with status {status}"));
         }
-        match report.wrong_states {
-            Some(wrong) if wrong > 0 => bail!("the hub shows {wrong} devices as not connected that are"),
-            _ => Ok(()),
+        if let Some(wrong) = report.wrong_states.filter(|wrong| *wrong > 0) {
+            flaws.push(format!("the hub shows {wrong} devices as not connected that are"));
         }
+        flaws
     }
 }
 
 /// How many of these devices, all connected, the hub shows otherwise, after a time in which it may find out.
-async fn wrong_states(operator: &Operator, ids: &[String]) -> anyhow::Result<usize> {
+pub(super) async fn wrong_states(operator: &Operator, ids: &[String]) -> anyhow::Result<usize> {
     let started = Instant::now();
     let mut asked = ids.to_vec();
     loop {
@@ -159,23 +239,28 @@ async fn wrong_states(operator: &Operator, ids: &[String]) -> anyhow::Result<usi
     }
 }
 
-fn difference(before: &BTreeMap<Option<u16>, u64>, after: &BTreeMap<Option<u16>, u64>) -> BTreeMap<u16, u64> {
+fn difference(before: &BTreeMap<u16, u64>, after: &BTreeMap<u16, u64>) -> BTreeMap<u16, u64> {
     let counted = after.iter().map(|(status, count)| {
         let already = before.get(status).copied().unwrap_or_default();
-        (status.unwrap_or_default(), count - already)
+        (*status, count - already)
     });
     counted.filter(|(_, count)| *count > 0).collect()
 }
 
 fn print(report: &StormReport) {
-    let StormReport { devices, away, half_back, nearly_all_back, all_back, refused, wrong_states, .. } = report;
+    let StormReport { devices, away, refused, .. } = report;
     eprintln!("{devices} devices cut off at once, each away for {} to {} s", away.0, away.1);
-    eprintln!("  back: half               {half_back:.1} s");
-    eprintln!("  back: 99.9 %             {nearly_all_back:.1} s");
-    eprintln!("  back: all                {all_back:.1} s");
+    eprintln!("  back: half               {:.1} s", report.half_back_seconds);
+    eprintln!("  back: 99.9 %             {:.1} s", report.nearly_all_back_seconds);
+    eprintln!("  back: all                {:.1} s", report.all_back_seconds);
     eprintln!("  refused, by status       {refused:?}");
-    if let Some(wrong) = wrong_states {
+    if let Some(wrong) = report.wrong_states {
         eprintln!("  shown wrong              {wrong}");
+    }
+    for (when, echo) in [("calm", &report.echo_calm), ("in the storm", &report.echo_storm)] {
+        if let Some(echo) = echo {
+            eprintln!("  keys, {when:18} {echo}");
+        }
     }
 }
 
@@ -185,8 +270,8 @@ mod tests {
 
     #[test]
     fn only_what_came_in_the_storm_is_counted() {
-        let before = BTreeMap::from([(Some(429), 2), (Some(500), 1)]);
-        let after = BTreeMap::from([(Some(429), 5), (Some(500), 1), (None, 3)]);
+        let before = BTreeMap::from([(429, 2), (500, 1)]);
+        let after = BTreeMap::from([(429, 5), (500, 1), (0, 3)]);
         assert_eq!(difference(&before, &after), BTreeMap::from([(0, 3), (429, 3)]));
     }
 }
