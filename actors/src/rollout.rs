@@ -6,6 +6,7 @@
 //! When the service dies nothing is lost: until it has read everything again, storage is asked about every device.
 
 mod making;
+mod waking;
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -28,6 +29,7 @@ use tracing::{debug, warn};
 
 use crate::bus::{Bus, Event};
 use crate::supervisor::{Alive, Crash, Service};
+use crate::wake_up::WakeUps;
 
 pub use making::{Chosen, MakeError, Wish};
 
@@ -66,6 +68,10 @@ struct Memory {
     seen: Timestamp,
     /// Grows whenever something may have gone unheard.
     doubts: u64,
+    /// How often other nodes told of a deployment, and how many of these are in it. A device that was woken for one asks
+    /// at once, maybe here, and is looked up until that is read.
+    told: u64,
+    read: u64,
     /// Grows whenever devices come in, so that who looked before that forgets none of them.
     generation: u64,
 }
@@ -73,7 +79,7 @@ struct Memory {
 impl Memory {
     /// Whether a device need not be looked up.
     fn is_idle(&self, device: DeviceId) -> bool {
-        self.is_whole && self.by_filter.is_empty() && !self.busy.contains(&device)
+        self.is_whole && self.told == self.read && self.by_filter.is_empty() && !self.busy.contains(&device)
     }
 
     fn take_in(&mut self, devices: impl IntoIterator<Item = DeviceId>) {
@@ -101,6 +107,7 @@ struct Shared {
     /// Whoever looks at storage.
     turn: TurnMutex<()>,
     wake: Notify,
+    wake_ups: WakeUps,
 }
 
 impl Rollout {
@@ -113,6 +120,7 @@ impl Rollout {
             memory: Mutex::default(),
             turn: TurnMutex::default(),
             wake: Notify::new(),
+            wake_ups: WakeUps::default(),
         }))
     }
 
@@ -228,6 +236,7 @@ impl Rollout {
 
     /// Another node has made a deployment.
     pub fn hear_of_deployments(&self) {
+        self.0.memory.lock().told += 1;
         self.0.wake.notify_one();
     }
 
@@ -251,12 +260,13 @@ impl Rollout {
     /// `Unavailable`, `Other`. Memory holds what it did then.
     async fn look(&self) -> Result<(), StorageError> {
         let _turn = self.0.turn.lock().await;
-        let (was_whole, doubts, seen, mut were_by_filter) = {
+        let (was_whole, doubts, told, seen, mut were_by_filter) = {
             let memory = self.0.memory.lock();
             let by_filter: HashSet<DeploymentId> = memory.by_filter.iter().map(|one| one.deployment).collect();
             (
                 memory.is_whole,
                 memory.doubts,
+                memory.told,
                 if memory.is_whole { memory.seen } else { Timestamp::default() },
                 by_filter,
             )
@@ -282,6 +292,7 @@ impl Rollout {
         }
         let mut memory = self.0.memory.lock();
         memory.by_filter = by_filter;
+        memory.read = told;
         memory.seen = going_on.last().map_or(seen, |(_, created, _)| seen.max(*created));
         // Who doubted meanwhile has this read everything once more.
         memory.is_whole = memory.doubts == doubts;

@@ -30,6 +30,7 @@ use crate::status_writer::{SessionQueue, StatusQueue, StatusWriter};
 use crate::supervisor::{Crash, Service};
 use crate::switchboard::{Parts, Switchboard};
 use crate::trigger::Triggers;
+use crate::wake_up::WakeUpCaller;
 
 /// The services of a running hub and what their callers share with them.
 #[derive(Clone)]
@@ -70,6 +71,7 @@ pub struct Tree {
     alert_writer: Service<AlertWriter>,
     rule_watcher: Service<RuleWatcher>,
     rollout_watcher: Service<RolloutWatcher>,
+    wake_up_caller: Service<WakeUpCaller>,
     job_runner: Service<JobRunner>,
     housekeeping: Service<Housekeeping>,
 }
@@ -104,6 +106,7 @@ impl Tree {
             Triggers::new(registry.clone(), reach.clone(), bus.clone(), config.trigger_reply_limit, arbiter.clone());
         let jobs = JobQueue::new(storage.jobs.clone(), bus.clone(), &config.jobs);
         let (rollout, rollout_watcher) = Rollout::start(storage, bus.clone(), arbiter);
+        let wake_up_caller = rollout.wake_ups().start(&triggers, &reach, config.wake_ups_per_second, arbiter);
         let parts = Parts::new(&registry, gate, bus, &jobs, &rollout);
 
         let status_writer = {
@@ -192,6 +195,7 @@ impl Tree {
             alert_writer,
             rule_watcher,
             rollout_watcher,
+            wake_up_caller,
             job_runner,
             housekeeping,
         }
@@ -238,6 +242,7 @@ impl Tree {
         self.dead_nodes.retire();
         self.rule_watcher.retire();
         self.rollout_watcher.retire();
+        self.wake_up_caller.retire();
         self.alert_writer.retire();
         self.job_runner.retire();
         self.housekeeping.retire();
@@ -275,6 +280,7 @@ impl Tree {
             "alert_writer" => Some(self.alert_writer.restarts()),
             "rule_watcher" => Some(self.rule_watcher.restarts()),
             "rollout" => Some(self.rollout_watcher.restarts()),
+            "wake_up_caller" => Some(self.wake_up_caller.restarts()),
             "jobs" => Some(self.job_runner.restarts()),
             "housekeeping" => Some(self.housekeeping.restarts()),
             _ => None,
@@ -282,7 +288,7 @@ impl Tree {
     }
 
     /// The names of all services.
-    pub fn services(&self) -> [&'static str; 11] {
+    pub fn services(&self) -> [&'static str; 12] {
         [
             self.status_writer.name(),
             self.reports.service().name(),
@@ -293,6 +299,7 @@ impl Tree {
             self.alert_writer.name(),
             self.rule_watcher.name(),
             self.rollout_watcher.name(),
+            self.wake_up_caller.name(),
             self.job_runner.name(),
             self.housekeeping.name(),
         ]
@@ -310,6 +317,7 @@ impl Tree {
             "alert_writer" => self.alert_writer.address().map(|service| service.do_send(Crash)).is_some(),
             "rule_watcher" => self.rule_watcher.address().map(|service| service.do_send(Crash)).is_some(),
             "rollout" => self.rollout_watcher.address().map(|service| service.do_send(Crash)).is_some(),
+            "wake_up_caller" => self.wake_up_caller.address().map(|service| service.do_send(Crash)).is_some(),
             "jobs" => self.job_runner.address().map(|service| service.do_send(Crash)).is_some(),
             "housekeeping" => self.housekeeping.address().map(|service| service.do_send(Crash)).is_some(),
             _ => false,

@@ -55,4 +55,5 @@ mod triggers;
 mod two_nodes;
 mod user_administration;
 mod users;
+mod wake_ups;
 mod wrong_input;

@@ -10,6 +10,7 @@ use tracing::warn;
 
 use super::Rollout;
 use crate::bus::Event;
+use crate::trigger::Asker;
 
 /// Devices read from the inventory at a time.
 const PAGE: u32 = 500;
@@ -152,6 +153,7 @@ impl Rollout {
             Creation::IdTaken => return Err(MakeError::IdTaken),
         }
         self.publish().await;
+        self.wake_for(&new, Asker::Service).await;
         Ok(new.id)
     }
 
