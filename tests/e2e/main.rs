@@ -39,6 +39,7 @@ mod paste;
 mod personal_tokens;
 mod port_forward;
 mod real_clients;
+mod real_deployments;
 mod recordings;
 mod releases;
 mod remote_terminal;
