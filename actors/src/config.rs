@@ -63,6 +63,9 @@ pub struct Config {
     /// as not answered. Nobody waits for it.
     #[serde(with = "units::duration")]
     pub trigger_reply_limit: Duration,
+    /// Connected devices that one node tells each second that there is something to install. They fetch it at once, so this
+    /// is how fast the object store is asked. 0: none is told; devices find it when they ask by themselves.
+    pub wake_ups_per_second: u32,
     /// NATS server that connects several nodes. Without it there is one node.
     pub nats_url: Option<SecretUrl>,
     /// First word of all subjects; hubs with different ones do not hear one another.
@@ -215,6 +218,7 @@ impl Default for Config {
             verified_tokens_limit: 200_000,
             lease: Duration::from_secs(30),
             trigger_reply_limit: Duration::from_secs(10),
+            wake_ups_per_second: 50,
             nats_url: None,
             nats_prefix: "mooring".to_owned(),
             sessions: session::Config::default(),

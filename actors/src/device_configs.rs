@@ -3,10 +3,10 @@
 use std::error::Error;
 
 use storage::{Deployed, DeploymentId, DeviceId, Storage, StorageError, clock};
-use tracing::{debug, warn};
+use tracing::warn;
 
 use crate::rollout::Rollout;
-use crate::trigger::{Asker, Command, TriggerError, Triggers};
+use crate::trigger::Asker;
 
 /// Deploys what a device is told to be now; `None` if there is no such device. The device is told to look for it at once, if
 /// it is connected; otherwise it finds it when it asks by itself.
@@ -16,7 +16,6 @@ use crate::trigger::{Asker, Command, TriggerError, Triggers};
 pub async fn deploy(
     storage: &Storage,
     rollout: &Rollout,
-    triggers: &Triggers,
     device: DeviceId,
     asker: Asker,
 ) -> Result<Option<DeploymentId>, StorageError> {
@@ -24,9 +23,9 @@ pub async fn deploy(
     let groups = storage.inventory.group_of(device).await?.flatten().into_iter().collect();
     match storage.device_configs.deploy(device, deployment, groups, clock::now()).await? {
         Deployed::Made { superseded } => {
-            rollout.publish().await;
+            rollout.hear_of_devices([device]);
             call_off(rollout, &superseded).await;
-            wake(triggers, device, asker).await;
+            rollout.wake_ups().nudge([device], asker);
             Ok(Some(deployment))
         }
         Deployed::NoDevice => Ok(None),
@@ -42,13 +41,5 @@ async fn call_off(rollout: &Rollout, superseded: &[DeploymentId]) {
         if let Err(error) = rollout.abort(*deployment).await {
             warn!(error = &error as &dyn Error, deployment.id = %deployment, "an older configuration is still deployed");
         }
-    }
-}
-
-/// Tells a device to look for what it has to do, if it is connected.
-pub async fn wake(triggers: &Triggers, device: DeviceId, asker: Asker) {
-    match triggers.send(device, Command::CheckUpdate, asker).await {
-        Ok(()) | Err(TriggerError::NotConnected) => {}
-        Err(error) => debug!(error = &error as &dyn Error, device.id = %device, "a device was not woken"),
     }
 }

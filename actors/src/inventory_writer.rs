@@ -48,7 +48,7 @@ pub enum ReportError {
 #[derive(Clone)]
 pub struct Reports {
     writer: Service<InventoryWriter>,
-    /// Where reports are written without the writer, one by one; see [`Self::one_by_one`].
+    /// Where reports are written without the writer, one by one; see [`Self::gathered`].
     alone: Option<Inventory>,
     /// A permit for each byte that may still come.
     room: Arc<Semaphore>,
@@ -67,10 +67,11 @@ impl Reports {
         }
     }
 
-    /// The same, but each report has a transaction of its own: what the writer wins is measured against that.
+    /// The same; unless they are gathered, each report has a transaction of its own: what the writer wins is measured against
+    /// that.
     #[must_use]
-    pub fn one_by_one(self, inventory: &Inventory) -> Self {
-        Self { alone: Some(inventory.clone()), ..self }
+    pub fn gathered(self, are_gathered: bool, inventory: &Inventory) -> Self {
+        Self { alone: (!are_gathered).then(|| inventory.clone()), ..self }
     }
 
     /// Takes in a report; returns when it is committed.
@@ -318,7 +319,7 @@ mod tests {
     #[actix::test]
     async fn one_by_one_nobody_waits_for_the_writer() {
         let storage = Storage::open(&Config::in_memory()).await.unwrap();
-        let reports = Reports::start(&storage.inventory, &Arbiter::current()).one_by_one(&storage.inventory);
+        let reports = Reports::start(&storage.inventory, &Arbiter::current()).gathered(false, &storage.inventory);
         // The writer has had no time to start.
         assert_eq!(reports.take(report(DeviceId::random())).await.unwrap(), Reported::NoDevice);
         assert_eq!(reports.room.available_permits(), WAITING_BYTES as usize);

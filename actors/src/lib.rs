@@ -15,6 +15,7 @@
 //! ├─ AlertWriter    what devices' monitoring reports, written in batches with all that follows
 //! ├─ RuleWatcher    rules by which the hub raises alerts itself
 //! ├─ RolloutWatcher  which devices have something to install, kept in memory
+//! ├─ WakeUpCaller   devices that are told of something to install, a few at a time
 //! ├─ JobRunner      durable background work, taken in turns with the other nodes
 //! └─ Housekeeping   what has run out: tokens, events, connections and sessions of long ago
 //!
@@ -43,7 +44,7 @@
 //! | [`monitor`], [`notifications`] | alerts, and who is told of them |
 //! | [`alert_rules`], [`audit`] | alerts of the hub's own, and what is written down about sessions |
 //! | [`jobs`] | background work that is done at least once |
-//! | [`trigger`] | commands to devices' update clients |
+//! | [`trigger`], [`wake_up`] | commands to devices' update clients, and the pace of those that bring work |
 //! | [`bus`], [`switchboard`] | how nodes talk |
 //! | [`supervisor`], [`tree`] | what restarts what |
 
@@ -72,6 +73,7 @@ pub mod reach;
 pub mod registry;
 pub mod rollout;
 pub mod trigger;
+pub mod wake_up;
 
 pub mod bus;
 pub mod switchboard;

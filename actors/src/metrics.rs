@@ -24,6 +24,8 @@ pub const CONNECTIONS_UNLOGGED: &str = "mooring_connections_unlogged_total";
 pub const SESSIONS_UNLOGGED: &str = "mooring_sessions_unlogged_total";
 /// Commands that devices were told, by `command` and `outcome`.
 pub const TRIGGERS: &str = "mooring_triggers_total";
+/// Devices that were not told of something to install, because too many waited to be.
+pub const WAKE_UPS_DROPPED: &str = "mooring_wake_ups_dropped_total";
 /// Chunks of recordings that could not be written and are kept.
 pub const RECORDING_RETRIES: &str = "mooring_recording_retries_total";
 /// Recordings that stopped before their session did.
@@ -52,6 +54,7 @@ pub fn describe() {
     describe_histogram!(REPORT_BATCH, Unit::Count, "reports of devices written per batch");
     describe_counter!(SESSIONS_UNLOGGED, Unit::Count, "sessions that left no record, because too many waited");
     describe_counter!(TRIGGERS, Unit::Count, "commands that devices were told, by command and outcome");
+    describe_counter!(WAKE_UPS_DROPPED, Unit::Count, "devices not told of work, because too many waited to be");
     describe_counter!(STATUS_RETRIES, Unit::Count, "status batches that could not be written and were kept");
     describe_counter!(CONNECTIONS_UNLOGGED, Unit::Count, "past connections dropped unwritten, because too many waited");
     describe_counter!(RECORDING_RETRIES, Unit::Count, "chunks of recordings that could not be written and were kept");

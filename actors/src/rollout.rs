@@ -7,6 +7,7 @@
 
 mod making;
 mod phasing;
+mod waking;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -29,6 +30,7 @@ use tracing::{debug, info, warn};
 
 use crate::bus::{Bus, Event};
 use crate::supervisor::{Alive, Crash, Service};
+use crate::wake_up::WakeUps;
 
 pub use making::{Chosen, MakeError, Wish};
 pub use phasing::{BadPhases, Size, WishedPhase};
@@ -81,6 +83,10 @@ struct Memory {
     going_on: HashMap<DeploymentId, Seen>,
     /// Grows whenever something may have gone unheard.
     doubts: u64,
+    /// How often other nodes told of a deployment, and how many of these are in it. A device that was woken for one asks
+    /// at once, maybe here, and is looked up until that is read.
+    told: u64,
+    read: u64,
     /// Grows whenever devices come in, so that who looked before that forgets none of them.
     generation: u64,
 }
@@ -88,7 +94,7 @@ struct Memory {
 impl Memory {
     /// Whether a device need not be looked up.
     fn is_idle(&self, device: DeviceId) -> bool {
-        self.is_whole && self.by_filter.is_empty() && !self.busy.contains_key(&device)
+        self.is_whole && self.told == self.read && self.by_filter.is_empty() && !self.busy.contains_key(&device)
     }
 
     fn take_in(&mut self, devices: impl IntoIterator<Item = DeviceId>) {
@@ -117,6 +123,7 @@ struct Shared {
     turn: TurnMutex<()>,
     wake: Notify,
     devices_at_once: Semaphore,
+    wake_ups: WakeUps,
 }
 
 impl Rollout {
@@ -130,6 +137,7 @@ impl Rollout {
             turn: TurnMutex::default(),
             wake: Notify::new(),
             devices_at_once: Semaphore::new(AT_ONCE),
+            wake_ups: WakeUps::default(),
         }))
     }
 
@@ -225,6 +233,7 @@ impl Rollout {
         let steered = self.0.deployments.resume(deployment, clock::now()).await?;
         if steered == Steered::Done {
             self.publish().await;
+            self.wake_whoever_waits(deployment).await;
         }
         Ok(steered)
     }
@@ -267,6 +276,14 @@ impl Rollout {
         Ok(())
     }
 
+    /// There is work for some devices since just now, of which other nodes are told, too.
+    pub(crate) fn hear_of_devices(&self, devices: impl IntoIterator<Item = DeviceId>) {
+        for device in devices {
+            self.0.memory.lock().take_in([device]);
+            self.tell(&Event::DeviceMayHaveWork { device });
+        }
+    }
+
     /// Another node knows of work for a device.
     pub fn hear_of(&self, device: DeviceId) {
         self.0.memory.lock().take_in([device]);
@@ -274,6 +291,7 @@ impl Rollout {
 
     /// Another node has made a deployment.
     pub fn hear_of_deployments(&self) {
+        self.0.memory.lock().told += 1;
         self.0.wake.notify_one();
     }
 
@@ -305,6 +323,9 @@ impl Rollout {
         if !opened.is_empty() {
             self.tell(&Event::DeploymentMade);
         }
+        for deployment in opened {
+            self.wake_whoever_waits(deployment).await;
+        }
         Ok(())
     }
 
@@ -314,11 +335,11 @@ impl Rollout {
     /// `Unavailable`, `Other`. Memory holds what it did then.
     async fn look(&self) -> Result<(), StorageError> {
         let _turn = self.0.turn.lock().await;
-        let (was_whole, doubts, seen, mut were_by_filter) = {
+        let (was_whole, doubts, told, seen, mut were_by_filter) = {
             let memory = self.0.memory.lock();
             let by_filter: HashSet<DeploymentId> = memory.by_filter.iter().map(|one| one.deployment).collect();
             let seen = if memory.is_whole { memory.going_on.clone() } else { HashMap::new() };
-            (memory.is_whole, memory.doubts, seen, by_filter)
+            (memory.is_whole, memory.doubts, memory.told, seen, by_filter)
         };
         let going_on = self.0.deployments.going_on().await?;
         let mut by_filter = Vec::new();
@@ -344,6 +365,7 @@ impl Rollout {
         }
         let mut memory = self.0.memory.lock();
         memory.by_filter = by_filter;
+        memory.read = told;
         let seen = |one: &GoingOn| Seen { openings: one.openings, has_more_phases: one.has_more_phases };
         memory.going_on = going_on.iter().map(|one| (one.id, seen(one))).collect();
         // Who doubted meanwhile has this read everything once more.

@@ -30,6 +30,7 @@ use crate::status_writer::{SessionQueue, StatusQueue, StatusWriter};
 use crate::supervisor::{Crash, Service};
 use crate::switchboard::{Parts, Switchboard};
 use crate::trigger::Triggers;
+use crate::wake_up::WakeUpCaller;
 
 /// The services of a running hub and what their callers share with them.
 #[derive(Clone)]
@@ -70,6 +71,7 @@ pub struct Tree {
     alert_writer: Service<AlertWriter>,
     rule_watcher: Service<RuleWatcher>,
     rollout_watcher: Service<RolloutWatcher>,
+    wake_up_caller: Service<WakeUpCaller>,
     job_runner: Service<JobRunner>,
     housekeeping: Service<Housekeeping>,
 }
@@ -95,8 +97,7 @@ impl Tree {
         equipment: &Equipment,
         arbiter: &ArbiterHandle,
     ) -> Self {
-        let lease = config.lease;
-        let registry = Registry::default();
+        let (lease, registry) = (config.lease, Registry::default());
         let (statuses, sessions) = (StatusQueue::default(), SessionQueue::default());
         let events = EventTail::new(storage.events.clone(), &config.events);
         let reach = Reach::new(registry.clone(), storage.connections.clone(), storage.presence.clone(), bus.clone());
@@ -104,19 +105,17 @@ impl Tree {
             Triggers::new(registry.clone(), reach.clone(), bus.clone(), config.trigger_reply_limit, arbiter.clone());
         let jobs = JobQueue::new(storage.jobs.clone(), bus.clone(), &config.jobs);
         let (rollout, rollout_watcher) = Rollout::start(storage, bus.clone(), arbiter);
+        let wake_up_caller = rollout.wake_ups().start(&triggers, &reach, config.wake_ups_per_second, arbiter);
         let parts = Parts::new(&registry, gate, bus, &jobs, &rollout);
 
         let status_writer = {
-            let (queues, tail) = ((statuses.clone(), sessions.clone()), events.clone());
-            let (gate, storage) = (gate.clone(), storage.clone());
+            let queues = (statuses.clone(), sessions.clone());
+            let (tail, gate, storage) = (events.clone(), gate.clone(), storage.clone());
             Service::start("status_writer", arbiter, move |alive| {
                 StatusWriter::new(queues.clone(), tail.clone(), &storage, gate.clone(), alive)
             })
         };
-        let mut reports = Reports::start(&storage.inventory, arbiter);
-        if !config.gather_reports {
-            reports = reports.one_by_one(&storage.inventory);
-        }
+        let reports = Reports::start(&storage.inventory, arbiter).gathered(config.gather_reports, &storage.inventory);
         let event_reader = {
             let tail = events.clone();
             Service::start("event_reader", arbiter, move |alive| EventReader::new(tail.clone(), alive))
@@ -130,8 +129,8 @@ impl Tree {
         };
         let is_draining: Arc<AtomicBool> = Arc::default();
         let switchboard = {
-            let (parts, presence, reach) = (parts.clone(), storage.presence.clone(), reach.clone());
-            let is_draining = Arc::clone(&is_draining);
+            let (parts, presence, reach, is_draining) =
+                (parts.clone(), storage.presence.clone(), reach.clone(), Arc::clone(&is_draining));
             Service::start("switchboard", arbiter, move |alive| {
                 Switchboard::new(parts.clone(), presence.clone(), reach.clone(), Arc::clone(&is_draining), alive)
             })
@@ -195,6 +194,7 @@ impl Tree {
             alert_writer,
             rule_watcher,
             rollout_watcher,
+            wake_up_caller,
             job_runner,
             housekeeping,
         }
@@ -241,6 +241,7 @@ impl Tree {
         self.dead_nodes.retire();
         self.rule_watcher.retire();
         self.rollout_watcher.retire();
+        self.wake_up_caller.retire();
         self.alert_writer.retire();
         self.job_runner.retire();
         self.housekeeping.retire();
@@ -278,6 +279,7 @@ impl Tree {
             "alert_writer" => Some(self.alert_writer.restarts()),
             "rule_watcher" => Some(self.rule_watcher.restarts()),
             "rollout" => Some(self.rollout_watcher.restarts()),
+            "wake_up_caller" => Some(self.wake_up_caller.restarts()),
             "jobs" => Some(self.job_runner.restarts()),
             "housekeeping" => Some(self.housekeeping.restarts()),
             _ => None,
@@ -285,7 +287,7 @@ impl Tree {
     }
 
     /// The names of all services.
-    pub fn services(&self) -> [&'static str; 11] {
+    pub fn services(&self) -> [&'static str; 12] {
         [
             self.status_writer.name(),
             self.reports.service().name(),
@@ -296,6 +298,7 @@ impl Tree {
             self.alert_writer.name(),
             self.rule_watcher.name(),
             self.rollout_watcher.name(),
+            self.wake_up_caller.name(),
             self.job_runner.name(),
             self.housekeeping.name(),
         ]
@@ -313,6 +316,7 @@ impl Tree {
             "alert_writer" => self.alert_writer.address().map(|service| service.do_send(Crash)).is_some(),
             "rule_watcher" => self.rule_watcher.address().map(|service| service.do_send(Crash)).is_some(),
             "rollout" => self.rollout_watcher.address().map(|service| service.do_send(Crash)).is_some(),
+            "wake_up_caller" => self.wake_up_caller.address().map(|service| service.do_send(Crash)).is_some(),
             "jobs" => self.job_runner.address().map(|service| service.do_send(Crash)).is_some(),
             "housekeeping" => self.housekeeping.address().map(|service| service.do_send(Crash)).is_some(),
             _ => false,

@@ -81,7 +81,7 @@ async fn deploy(
     let device: DeviceId = id.parse().map_err(|_| no_device())?;
     state.storage.device_configs.find(device).await?.ok_or_else(no_device)?;
     body.object::<DeployBody>("failed to decode deployment")?.check()?;
-    let deployment = device_configs::deploy(&state.storage, &state.rollout, &state.triggers, device, asker).await?;
+    let deployment = device_configs::deploy(&state.storage, &state.rollout, device, asker).await?;
     let answer = json!({ "deployment_id": deployment.ok_or_else(no_device)? });
     request.extensions_mut().insert(AuditDetails(answer.clone()));
     Ok(answer_json(&mut HttpResponse::Ok(), &answer))

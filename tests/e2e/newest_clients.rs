@@ -1,11 +1,13 @@
 //! The requests of clients that are not on this machine, as they send them: device clients from 3.4 to 5.1 from their first
 //! request to their removal, and the web UI of two generations.
 
-use harness::{Answer, Key, Set, TestDevice, TestHub, TestUser, both_sets, part};
+use harness::{ARTIFACTS, Answer, ArtifactRecipe, Key, Set, TestDevice, TestHub, TestUser, both_sets, part};
 use serde_json::{Value, json};
 
 both_sets!([
     device_clients_of_every_generation_live_their_whole_life,
+    the_newest_updater_completes_an_update,
+    the_newest_cli_lists_and_downloads_artifacts,
     a_web_ui_starts_and_keeps_its_settings,
     the_web_ui_of_4_1_shows_its_accept_buttons,
 ]);
@@ -150,6 +152,77 @@ async fn device_clients_of_every_generation_live_their_whole_life(set: Set) {
         client.is_refused(&rotated).await;
         assert_ne!(row(&user, "pending", &identity).await["id"], device.id.as_str(), "{}", client.name);
     }
+}
+
+/// A request of `mender-update`: on a connection of its own, with what its library sends.
+async fn updater_asks(device: &TestDevice, method: &str, path: &str, body: &Value) -> Answer {
+    let request = device.request(method, &format!("/api/devices/{path}"));
+    let request = request.header("Accept", "application/json").header("User-Agent", "Mender/5.1.0");
+    Answer::to(request.header("Connection", "close").json(body)).await
+}
+
+async fn the_newest_updater_completes_an_update(set: Set) {
+    let hub = set.hub().await;
+    let user = hub.user().await;
+    let [newest, ..] = clients();
+    let mut device = hub.accepted_by(&user).await;
+    let content: Vec<u8> =
+        (0..200_000_u32).flat_map(|number| number.wrapping_mul(2_654_435_761).to_be_bytes()).collect();
+    let file = ArtifactRecipe::module("app-2.1", "rpi4").with_content(content).make();
+    user.has_uploaded(&file).await;
+    let next = "v2/deployments/device/deployments/next";
+    // Before its first installation it does not know what it runs.
+    let asks = json!({"device_provides": {"artifact_name": "unknown", "device_type": "rpi4"}});
+    updater_asks(&device, "POST", next, &asks).await.expect(204);
+    let id = user.has_deployed("app-2.1", &[&device.id]).await;
+
+    let offer = updater_asks(&device, "POST", next, &asks).await.expect(200).json();
+
+    assert_eq!(offer["id"], id.as_str());
+    assert_eq!(offer["artifact"]["artifact_name"], "app-2.1");
+    assert_eq!(offer["artifact"]["device_types_compatible"], json!(["rpi4"]));
+    let status = format!("v1/deployments/device/deployments/{id}/status");
+    let says = async |device: &TestDevice, word: &str| {
+        updater_asks(device, "PUT", &status, &json!({"status": word})).await.expect(204);
+    };
+    says(&device, "downloading").await;
+    // Straight from where the link leads, without a token; the rest of it after a loss.
+    let http = reqwest::Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none()).build().unwrap();
+    let uri = offer["artifact"]["source"]["uri"].as_str().unwrap();
+    let (length, half) = (file.len(), file.len() / 2);
+    let whole = Answer::to(http.get(uri)).await.expect(200);
+    assert_eq!(whole.header("content-length"), length.to_string());
+    let rest = Answer::to(http.get(uri).header("Range", format!("bytes={half}-{}", length - 1))).await.expect(206);
+    assert_eq!(rest.header("content-range"), format!("bytes {half}-{}/{length}", length - 1));
+    assert!(whole.body == file && rest.body == whole.body.slice(half..));
+    says(&device, "installing").await;
+    newest.takes_token(&mut device).await;
+    says(&device, "installing").await;
+    says(&device, "success").await;
+    let asks = json!({"device_provides": {
+        "artifact_name": "app-2.1", "device_type": "rpi4", "rootfs-image.demo.version": "app-2.1",
+    }});
+    updater_asks(&device, "POST", next, &asks).await.expect(204);
+    assert_eq!(user.counts(&id).await, json!({"success": 1}));
+    // Older ones take exactly 404 for a server without this version; anything else has to be the whole of it.
+    updater_asks(&device, "POST", next, &json!({"device_provides": {"device_type": "rpi4"}})).await.expect(400).error();
+}
+
+async fn the_newest_cli_lists_and_downloads_artifacts(set: Set) {
+    let hub = set.hub().await;
+    let user = hub.user().await;
+    let file = ArtifactRecipe::module("app-2.1", "rpi4").make();
+    let id = user.has_uploaded(&file).await;
+    let listed = user.get(&format!("{ARTIFACTS}/list?page=1&per_page=20")).await.expect(200).json();
+    assert_eq!(listed[0]["id"], id.as_str());
+    // An object would stop it; a list is what it reads.
+    assert!(listed[0]["updates"][0]["meta_data"].is_array());
+    let link = user.get(&format!("{ARTIFACTS}/{id}/download")).await.expect(200).json();
+    assert_eq!(link["method"], "GET");
+    let http = reqwest::Client::builder().no_proxy().build().unwrap();
+    let fetched = Answer::to(http.get(link["uri"].as_str().unwrap())).await.expect(200);
+    assert!(fetched.body == file);
+    assert!(fetched.header("content-disposition").contains("app-2.1.mender"), "{fetched}");
 }
 
 /// The login page: a token only if the answer is exactly what the UI compares with.

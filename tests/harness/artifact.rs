@@ -1,5 +1,6 @@
 //! Artifacts made by the unmodified `mender-artifact`, and how they are uploaded.
 
+use std::path::Path;
 use std::process::Command;
 
 use crate::answer::Answer;
@@ -14,6 +15,9 @@ pub const ARTIFACTS: &str = "/api/management/v1/deployments/artifacts";
 pub struct ArtifactRecipe {
     arguments: Vec<String>,
     content: Vec<u8>,
+    content_name: String,
+    /// More files, by their names.
+    files: Vec<(&'static str, Vec<u8>)>,
 }
 
 impl ArtifactRecipe {
@@ -22,9 +26,31 @@ impl ArtifactRecipe {
         Self::of(&["module-image", "-T", "demo", "-n", name, "-t", device_type]).with_content(b"hello\n".to_vec())
     }
 
+    /// One that Debian's update module `single-file` installs: these bytes as `file` in `folder` of the device.
+    pub fn single_file(name: &str, device_type: &str, folder: &Path, file: &str, content: Vec<u8>) -> Self {
+        let mut this = Self::of(&["module-image", "-T", "single-file", "-n", name, "-t", device_type]);
+        this.files = vec![
+            ("dest_dir", format!("{}\n", folder.display()).into_bytes()),
+            ("filename", format!("{file}\n").into_bytes()),
+            ("permissions", b"644\n".to_vec()),
+        ];
+        this.with_content(content).with_name(file)
+    }
+
+    /// One that Debian's update module `script` installs: this script, run on the device.
+    pub fn script(name: &str, device_type: &str, script: &str) -> Self {
+        let this = Self::of(&["module-image", "-T", "script", "-n", name, "-t", device_type]);
+        this.with_content(format!("#!/bin/sh\n{script}\n").into_bytes()).with_name("install.sh")
+    }
+
     /// What `mender-artifact write` is called with, but for files.
     pub fn of(arguments: &[&str]) -> Self {
-        Self { arguments: arguments.iter().map(|&argument| argument.to_owned()).collect(), content: Vec::new() }
+        Self {
+            arguments: arguments.iter().map(|&argument| argument.to_owned()).collect(),
+            content: Vec::new(),
+            content_name: "app.bin".to_owned(),
+            files: Vec::new(),
+        }
     }
 
     /// With more arguments.
@@ -41,6 +67,11 @@ impl ArtifactRecipe {
         self
     }
 
+    fn with_name(mut self, name: &str) -> Self {
+        name.clone_into(&mut self.content_name);
+        self
+    }
+
     /// The whole file.
     ///
     /// # Panics
@@ -49,9 +80,13 @@ impl ArtifactRecipe {
         let directory = temporary_directory();
         let mut command = Command::new("mender-artifact");
         command.arg("write").args(&self.arguments).args(["-o", "made.mender"]).current_dir(&directory);
+        let mut files: Vec<(&str, &[u8])> = self.files.iter().map(|(name, content)| (*name, &content[..])).collect();
         if !self.content.is_empty() {
-            std::fs::write(directory.join("app.bin"), &self.content).expect("a file can be written");
-            command.args(["-f", "app.bin"]);
+            files.push((&self.content_name, &self.content));
+        }
+        for (name, content) in files {
+            std::fs::write(directory.join(name), content).expect("a file can be written");
+            command.args(["-f", name]);
         }
         let run = command.output().expect("mender-artifact is installed (tests/setup.sh)");
         std::fs::read(directory.join("made.mender"))

@@ -46,7 +46,12 @@ impl MenderCli {
 
     /// Runs a command to its end.
     pub async fn run(&self, arguments: &[&str]) -> Output {
-        run(&self.command(arguments), "", LIMIT).await
+        self.run_within(LIMIT, arguments).await
+    }
+
+    /// The same for one that may take longer.
+    pub async fn run_within(&self, limit: Duration, arguments: &[&str]) -> Output {
+        run(&self.command(arguments), "", limit).await
     }
 
     /// Logs in.

@@ -32,6 +32,9 @@ const MODULES: &str = "/usr/share/mender/modules/v3";
 /// The agent may wait for ten seconds twice before it looks whether it could connect.
 const CONNECT_LIMIT: Duration = Duration::from_mins(1);
 
+/// Between two questions of a client that is to notice by itself what there is.
+const EAGER: Duration = Duration::from_secs(5);
+
 /// Name of the file with the configuration of a device.
 const CONFIGURATION: &str = "device-config.json";
 
@@ -72,25 +75,30 @@ pub struct RealDevice {
 impl RealDevice {
     /// Starts one that knows this address.
     pub async fn start(door: &Door) -> Self {
-        Self::start_with(door, None, &json!({})).await
+        Self::start_with(door, None, &json!({}), EAGER).await
+    }
+
+    /// Starts one that asks for updates, and sends its inventory, every half hour, as it does unless it is told otherwise.
+    pub async fn start_patient(door: &Door) -> Self {
+        Self::start_with(door, None, &json!({}), Duration::from_mins(30)).await
     }
 
     /// Starts one that trusts this certificate.
     pub async fn start_trusting(door: &Door, certificate: &Certificate) -> Self {
-        Self::start_with(door, Some(certificate), &json!({})).await
+        Self::start_with(door, Some(certificate), &json!({}), EAGER).await
     }
 
     /// Starts one whose `mender-connect` has these settings beside the usual ones.
     pub async fn start_configured(door: &Door, settings: &Value) -> Self {
-        Self::start_with(door, None, settings).await
+        Self::start_with(door, None, settings, EAGER).await
     }
 
-    async fn start_with(door: &Door, certificate: Option<&Certificate>, settings: &Value) -> Self {
+    async fn start_with(door: &Door, certificate: Option<&Certificate>, settings: &Value, interval: Duration) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(1);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let mac = format!("06:00:00:00:{:02x}:{:02x}", number >> 8 & 0xff, number & 0xff);
         let directory = temporary_directory();
-        write_files(&directory, door, certificate, settings);
+        write_files(&directory, &client_settings(&directory, door, certificate, interval), settings);
 
         let socket = directory.join("bus.sock");
         let mut bus = Command::new("dbus-daemon");
@@ -255,7 +263,22 @@ fn client_command(directory: &Path, bus_address: &str, mac: &str) -> Command {
     command
 }
 
-fn write_files(directory: &Path, door: &Door, certificate: Option<&Certificate>, settings: &Value) {
+fn client_settings(directory: &Path, door: &Door, certificate: Option<&Certificate>, interval: Duration) -> Value {
+    let mut client = json!({
+        "ServerURL": door.url(),
+        "UpdatePollIntervalSeconds": interval.as_secs(),
+        "InventoryPollIntervalSeconds": interval.as_secs(),
+        "RetryPollIntervalSeconds": 1,
+        "DeviceTypeFile": directory.join("device_type"),
+        "TenantToken": "",
+    });
+    if let Some(certificate) = certificate {
+        client["ServerCertificate"] = json!(certificate.file());
+    }
+    client
+}
+
+fn write_files(directory: &Path, client: &Value, settings: &Value) {
     for name in ["bin", "data", "etc", "identity", "inventory", "modules"] {
         std::fs::create_dir(directory.join(name)).expect("a directory can be made");
     }
@@ -284,17 +307,6 @@ fn write_files(directory: &Path, door: &Door, certificate: Option<&Certificate>,
     }
     let socket = directory.join("bus.sock");
     write("bus.conf", &BUS_CONFIG.replace("SOCKET", &socket.display().to_string()));
-    let mut client = json!({
-        "ServerURL": door.url(),
-        "UpdatePollIntervalSeconds": 5,
-        "InventoryPollIntervalSeconds": 5,
-        "RetryPollIntervalSeconds": 1,
-        "DeviceTypeFile": directory.join("device_type"),
-        "TenantToken": "",
-    });
-    if let Some(certificate) = certificate {
-        client["ServerCertificate"] = json!(certificate.file());
-    }
     write("mender.conf", &client.to_string());
     let mut connect = json!({
         // Plain sh: bash would put escape sequences between the lines.

@@ -10,6 +10,7 @@ use s3s::service::S3ServiceBuilder;
 use s3s_fs::FileSystem;
 use tokio::net::TcpListener;
 
+use crate::door::Door;
 use crate::workspace::files_below;
 
 /// The one key.
@@ -74,6 +75,11 @@ impl S3Server {
         let entries = std::fs::read_dir(&self.directory).into_iter().flatten().flatten();
         found.extend(entries.filter_map(|entry| entry.file_name().into_string().ok()).filter(is_part));
         found
+    }
+
+    /// The way to it.
+    pub fn door(&self) -> Door {
+        Door::plain(self.address)
     }
 
     /// Where it listens.

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use crate::backends::{REDIS_DATABASES, ServerUrls, Servers, Set};
+use crate::door::Door;
 use crate::hub::TestHub;
 use crate::s3_server::{ACCESS_KEY, S3Server, SECRET_KEY};
 use crate::tls::Certificate;
@@ -121,6 +122,11 @@ impl Site {
         }
         let objects = self.place.directory.join("objects");
         folders.iter().flat_map(|folder| files_below(&objects, folder)).collect()
+    }
+
+    /// Where its object store listens, if it is a server.
+    pub fn objects_door(&self) -> Option<Door> {
+        self.place.objects_server.as_ref().map(S3Server::door)
     }
 
     /// A hub in this process.

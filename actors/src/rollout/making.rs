@@ -13,6 +13,7 @@ use tracing::warn;
 use super::Rollout;
 use super::phasing::{BadPhases, WishedPhase, divide};
 use crate::bus::Event;
+use crate::trigger::Asker;
 
 /// Devices read from the inventory at a time.
 const PAGE: u32 = 500;
@@ -173,7 +174,14 @@ impl Rollout {
             Creation::Equal => return Err(MakeError::Equal),
             Creation::IdTaken => return Err(MakeError::IdTaken),
         }
-        self.publish().await;
+        match &new.targets {
+            // Of many such deployments each is for one device: nothing else need be read again.
+            Targets::Devices(devices) if new.configuration.is_some() => {
+                self.hear_of_devices(devices.iter().filter_map(|device| device.parse().ok()));
+            }
+            _ => self.publish().await,
+        }
+        self.wake_for(&new, Asker::Service).await;
         Ok(new.id)
     }
 

@@ -92,6 +92,30 @@ async fn another_node_hears_of_work_or_finds_it() {
 }
 
 #[actix::test]
+async fn a_device_that_asks_before_a_deployment_of_another_node_is_read_is_looked_up() {
+    let storage = storage().await;
+    let (here, there) = (rollout(&storage), rollout(&storage));
+    let one = DeviceId::random();
+    there.look().await.unwrap();
+    let deployment = configuration_for(&here, one).await;
+    // As the other node says; the look that follows takes its time.
+    there.hear_of_deployments();
+    assert_eq!(there.next(one, &asking()).await.unwrap(), Offer::Configuration(deployment));
+    assert!(!there.0.memory.lock().is_idle(DeviceId::random()));
+    there.look().await.unwrap();
+    assert!(there.0.memory.lock().is_idle(DeviceId::random()));
+}
+
+#[actix::test]
+async fn the_devices_of_a_new_deployment_are_woken() {
+    let storage = storage().await;
+    let rollout = rollout(&storage);
+    let one = DeviceId::random();
+    configuration_for(&rollout, one).await;
+    assert_eq!(rollout.wake_ups().waiting(), [one]);
+}
+
+#[actix::test]
 async fn a_service_that_is_back_reads_everything() {
     let storage = storage().await;
     let rollout = rollout(&storage);

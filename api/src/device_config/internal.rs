@@ -2,7 +2,6 @@
 
 use actix_web::http::header;
 use actix_web::{HttpRequest, HttpResponse, web};
-use actors::device_configs::wake;
 use actors::rollout::MakeError;
 use actors::trigger::Asker;
 use serde::Deserialize;
@@ -127,7 +126,6 @@ pub async fn bring(
         Err(MakeError::Storage(error)) => return Err(error.into()),
         Err(error) => return Err(ApiError::Conflict(error.to_string().into())),
     }
-    wake(&state.triggers, device, Asker::Service).await;
     let location = format!("./deployments/{deployment}");
     Ok(HttpResponse::Created().insert_header((header::LOCATION, location)).finish())
 }
