@@ -16,6 +16,7 @@ use serde_json::Value;
 use storage::{DeviceReport, Inventory, Reported, StorageError};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
+use crate::Config;
 use crate::supervisor::{Alive, Crash, Service};
 
 /// Reports in one transaction.
@@ -48,7 +49,7 @@ pub enum ReportError {
 #[derive(Clone)]
 pub struct Reports {
     writer: Service<InventoryWriter>,
-    /// Where reports are written without the writer, one by one; see [`Self::one_by_one`].
+    /// Where reports are written without the writer, one by one; see [`Self::configured`].
     alone: Option<Inventory>,
     /// A permit for each byte that may still come.
     room: Arc<Semaphore>,
@@ -67,10 +68,11 @@ impl Reports {
         }
     }
 
-    /// The same, but each report has a transaction of its own: what the writer wins is measured against that.
-    #[must_use]
-    pub fn one_by_one(self, inventory: &Inventory) -> Self {
-        Self { alone: Some(inventory.clone()), ..self }
+    /// The same; unless `gather_reports` is on, each report has a transaction of its own, which is what the writer is measured
+    /// against.
+    pub fn configured(inventory: &Inventory, config: &Config, arbiter: &ArbiterHandle) -> Self {
+        let alone = (!config.gather_reports).then(|| inventory.clone());
+        Self { alone, ..Self::start(inventory, arbiter) }
     }
 
     /// Takes in a report; returns when it is committed.
@@ -239,7 +241,7 @@ impl Handler<Crash> for InventoryWriter {
 mod tests {
     use actix::Arbiter;
     use serde_json::json;
-    use storage::{Attribute, Config, DeviceId, Report, Storage, Timestamp};
+    use storage::{Attribute, DeviceId, Report, Storage, Timestamp};
 
     use super::*;
 
@@ -287,7 +289,7 @@ mod tests {
 
     #[actix::test]
     async fn more_bytes_than_may_wait_are_turned_away() {
-        let storage = Storage::open(&Config::in_memory()).await.unwrap();
+        let storage = Storage::open(&storage::Config::in_memory()).await.unwrap();
         let reports = Reports::start(&storage.inventory, &Arbiter::current());
         while reports.take(report(DeviceId::random())).await.is_err() {
             tokio::task::yield_now().await;
@@ -304,7 +306,7 @@ mod tests {
 
     #[actix::test]
     async fn every_report_of_a_burst_is_answered() {
-        let storage = Storage::open(&Config::in_memory()).await.unwrap();
+        let storage = Storage::open(&storage::Config::in_memory()).await.unwrap();
         let reports = Reports::start(&storage.inventory, &Arbiter::current());
         while reports.take(report(DeviceId::random())).await.is_err() {
             tokio::task::yield_now().await;
@@ -317,8 +319,9 @@ mod tests {
 
     #[actix::test]
     async fn one_by_one_nobody_waits_for_the_writer() {
-        let storage = Storage::open(&Config::in_memory()).await.unwrap();
-        let reports = Reports::start(&storage.inventory, &Arbiter::current()).one_by_one(&storage.inventory);
+        let storage = Storage::open(&storage::Config::in_memory()).await.unwrap();
+        let settings = crate::Config { gather_reports: false, ..crate::Config::default() };
+        let reports = Reports::configured(&storage.inventory, &settings, &Arbiter::current());
         // The writer has had no time to start.
         assert_eq!(reports.take(report(DeviceId::random())).await.unwrap(), Reported::NoDevice);
         assert_eq!(reports.room.available_permits(), WAITING_BYTES as usize);
@@ -326,7 +329,7 @@ mod tests {
 
     #[actix::test]
     async fn more_than_may_wait_are_turned_away() {
-        let storage = Storage::open(&Config::in_memory()).await.unwrap();
+        let storage = Storage::open(&storage::Config::in_memory()).await.unwrap();
         let (alive, _ended) = crate::supervisor::testing::alive();
         let mut writer = InventoryWriter::new(storage.inventory.clone(), alive);
         // As if a batch were under way for ever.
@@ -345,7 +348,7 @@ mod tests {
 
     #[actix::test]
     async fn whoever_waits_while_it_dies_hears_that_nothing_is_known() {
-        let storage = Storage::open(&Config::in_memory()).await.unwrap();
+        let storage = Storage::open(&storage::Config::in_memory()).await.unwrap();
         let (alive, _ended) = crate::supervisor::testing::alive();
         let mut writer = InventoryWriter::new(storage.inventory.clone(), alive);
         writer.is_writing = true;

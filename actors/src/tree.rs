@@ -113,10 +113,7 @@ impl Tree {
                 StatusWriter::new(queues.clone(), tail.clone(), &storage, gate.clone(), alive)
             })
         };
-        let mut reports = Reports::start(&storage.inventory, arbiter);
-        if !config.gather_reports {
-            reports = reports.one_by_one(&storage.inventory);
-        }
+        let reports = Reports::configured(&storage.inventory, config, arbiter);
         let event_reader = {
             let tail = events.clone();
             Service::start("event_reader", arbiter, move |alive| EventReader::new(tail.clone(), alive))
