@@ -5,14 +5,15 @@
 #   measure.sh bench [ARGUMENTS…]                              every budget, against floors that run beside the hub
 #
 # One hub is embedded; with --postgres it has a Postgres, and several hubs have Redis and NATS too. All of it lives in a
-# temporary folder and ends with this script. MOORING_PORT is the first of the ports that are used (18080).
+# temporary folder and ends with this script. LOAD_PORT is the first of the ports that are used (18080), LOAD_PROGRAMS
+# where the programs are (target/release).
 set -eu
 cd "$(dirname "$0")/.."
 export PATH="$PATH:/usr/sbin:/sbin"
 
 # A socket per device on each side.
 ulimit -n "$(ulimit -H -n)"
-programs=${CARGO_TARGET_DIR:-target}/release
+programs=${LOAD_PROGRAMS:-${CARGO_TARGET_DIR:-target}/release}
 folder=$(mktemp -d)
 started=""
 finish() {
@@ -36,7 +37,7 @@ done
 [ "$hubs" -gt 1 ] && postgres=yes
 scenario=${1:?which scenario of loadtest, or bench}
 shift
-port=${MOORING_PORT:-18080}
+port=${LOAD_PORT:-18080}
 
 start() { # LOG PROGRAM ARGUMENTS…
     log=$folder/$1

@@ -6,7 +6,7 @@ use std::fmt::Write;
 use serde_json::{Map, Value};
 
 use super::{
-    plot::{Axis, Line, Scale, chart, escape},
+    plot::{Axis, Line, SMALL, Scale, WIDE, chart, escape},
     time,
 };
 
@@ -100,7 +100,8 @@ fn latencies(page: &mut String, report: &Value) {
         lines.push(Line { name: name.clone(), points: points.collect() });
     }
     let percent = |number: f64| if number >= 100.0 { "max".to_owned() } else { format!("{number} %") };
-    let duration = |number: f64| time(whole(number));
+    // Decades are round.
+    let duration = |number: f64| time(whole(number)).replace(".00 ", " ").replace(".0 ", " ");
     let x = Axis { scale: Scale::Nines, label: &percent };
     let y = Axis { scale: Scale::Logarithmic, label: &duration };
     let _infallible = write!(
@@ -108,7 +109,7 @@ fn latencies(page: &mut String, report: &Value) {
         "<section><h2>How long</h2><figure>{}</figure><div class=\"wide\"><table><thead><tr><th></th><th>p50</th><th>p90</th>\
          <th>p99</th><th>p99.9</th><th>p99.99</th><th>longest</th><th>samples</th></tr></thead><tbody>{rows}</tbody></table>\
          </div></section>",
-        chart(&lines, &x, &y)
+        chart(WIDE, &lines, &x, &y)
     );
 }
 
@@ -137,7 +138,8 @@ fn over_time(page: &mut String, report: &Value) {
         let (x, y) = (Axis { scale: Scale::Linear, label: &seconds }, Axis { scale: Scale::Linear, label: &value });
         let title =
             if unit.is_empty() { escape(name) } else { format!("{} <small>{}</small>", escape(name), escape(unit)) };
-        let _infallible = write!(charts, "<figure><figcaption>{title}</figcaption>{}</figure>", chart(&[line], &x, &y));
+        let _infallible =
+            write!(charts, "<figure><figcaption>{title}</figcaption>{}</figure>", chart(SMALL, &[line], &x, &y));
     }
     if !charts.is_empty() {
         let _infallible = write!(page, "<section><h2>Over time</h2><div class=\"charts\">{charts}</div></section>");

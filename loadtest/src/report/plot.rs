@@ -2,10 +2,21 @@
 
 use std::fmt::Write;
 
-const WIDTH: f64 = 640.0;
-const HEIGHT: f64 = 260.0;
+/// How large a chart is, in points of the page: text keeps its size.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Size {
+    width: f64,
+    height: f64,
+}
+
+/// As wide as the page.
+pub const WIDE: Size = Size { width: 1020.0, height: 330.0 };
+
+/// One of a few beside each other.
+pub const SMALL: Size = Size { width: 340.0, height: 180.0 };
+
 /// Room for the numbers of the axes.
-const LEFT: f64 = 64.0;
+const LEFT: f64 = 58.0;
 const RIGHT: f64 = 16.0;
 const TOP: f64 = 14.0;
 const BOTTOM: f64 = 30.0;
@@ -42,25 +53,25 @@ pub struct Axis<'a> {
 }
 
 /// The chart; empty if there is nothing to show.
-pub fn chart(lines: &[Line], x: &Axis, y: &Axis) -> String {
+pub fn chart(Size { width, height }: Size, lines: &[Line], x: &Axis, y: &Axis) -> String {
     let drawn: Vec<&Line> = lines.iter().filter(|line| !line.points.is_empty()).collect();
     if drawn.is_empty() {
         return String::new();
     }
     let all = |of: fn(&(f64, f64)) -> f64| drawn.iter().flat_map(|line| &line.points).map(of).collect::<Vec<_>>();
-    let across = Span::of(x.scale, &all(|point| point.0), LEFT, WIDTH - RIGHT);
-    let up = Span::of(y.scale, &all(|point| point.1), HEIGHT - BOTTOM, TOP);
+    let across = Span::of(x.scale, &all(|point| point.0), LEFT, width - RIGHT);
+    let up = Span::of(y.scale, &all(|point| point.1), height - BOTTOM, TOP);
     let mut svg = String::new();
     let _infallible = write!(
         svg,
-        r#"<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" preserveAspectRatio="xMidYMid meet"><g class="grid">"#
+        r#"<svg viewBox="0 0 {width} {height}" role="img" preserveAspectRatio="xMidYMid meet"><g class="grid">"#
     );
     for tick in up.ticks() {
         let (at, label) = (up.place(tick), (y.label)(tick));
         let _infallible = write!(
             svg,
             r#"<line x1="{LEFT}" x2="{:.1}" y1="{at:.1}" y2="{at:.1}"/><text x="{:.1}" y="{:.1}" text-anchor="end">{label}</text>"#,
-            WIDTH - RIGHT,
+            width - RIGHT,
             LEFT - 8.0,
             at + 4.0
         );
@@ -68,46 +79,46 @@ pub fn chart(lines: &[Line], x: &Axis, y: &Axis) -> String {
     for tick in across.ticks() {
         let (at, label) = (across.place(tick), (x.label)(tick));
         let _infallible =
-            write!(svg, r#"<text x="{at:.1}" y="{:.1}" text-anchor="middle">{label}</text>"#, HEIGHT - BOTTOM + 20.0);
+            write!(svg, r#"<text x="{at:.1}" y="{:.1}" text-anchor="middle">{label}</text>"#, height - BOTTOM + 20.0);
     }
     svg.push_str("</g>");
     for (number, line) in drawn.iter().enumerate() {
-        draw(&mut svg, number, line, (&across, &up), (x, y), drawn.len() == 1);
+        draw(&mut svg, number, line, (&across, &up), (x, y));
+        if drawn.len() == 1 {
+            fill(&mut svg, line, (&across, &up), height - BOTTOM);
+        }
     }
     svg.push_str("</svg>");
     svg
 }
 
-fn draw(
-    svg: &mut String,
-    number: usize,
-    line: &Line,
-    (across, up): (&Span, &Span),
-    (x, y): (&Axis, &Axis),
-    fills: bool,
-) {
-    let places: Vec<(f64, f64)> = line.points.iter().map(|point| (across.place(point.0), up.place(point.1))).collect();
-    let path = places.iter().map(|(x, y)| format!("{x:.1},{y:.1} ")).collect::<Vec<_>>().concat();
+/// What is under the only line.
+fn fill(svg: &mut String, line: &Line, (across, up): (&Span, &Span), floor: f64) {
+    let (Some(first), Some(last)) = (line.points.first(), line.points.last()) else { return };
+    let (from, to) = (across.place(first.0), across.place(last.0));
+    let path = path(line, across, up);
+    let _infallible = write!(svg, r#"<polygon class="fill c0" points="{from:.1},{floor} {path} {to:.1},{floor}"/>"#);
+}
+
+fn draw(svg: &mut String, number: usize, line: &Line, (across, up): (&Span, &Span), (x, y): (&Axis, &Axis)) {
     let colour = number % 6;
-    if let (true, Some(first), Some(last)) = (fills, places.first(), places.last()) {
-        let floor = HEIGHT - BOTTOM;
-        let _infallible = write!(
-            svg,
-            r#"<polygon class="fill c{colour}" points="{:.1},{floor} {path}{:.1},{floor}"/>"#,
-            first.0, last.0
-        );
-    }
-    let _infallible = write!(svg, r#"<polyline class="line c{colour}" points="{}"/>"#, path.trim_end());
-    if places.len() <= MARKED {
-        for (place, point) in places.iter().zip(&line.points) {
+    let _infallible = write!(svg, r#"<polyline class="line c{colour}" points="{}"/>"#, path(line, across, up));
+    if line.points.len() <= MARKED {
+        for point in &line.points {
             let (name, at, value) = (escape(&line.name), (x.label)(point.0), (y.label)(point.1));
             let _infallible = write!(
                 svg,
                 r#"<circle class="mark c{colour}" cx="{:.1}" cy="{:.1}" r="3"><title>{name} {at}: {value}</title></circle>"#,
-                place.0, place.1
+                across.place(point.0),
+                up.place(point.1)
             );
         }
     }
+}
+
+fn path(line: &Line, across: &Span, up: &Span) -> String {
+    let places = line.points.iter().map(|point| format!("{:.1},{:.1}", across.place(point.0), up.place(point.1)));
+    places.collect::<Vec<_>>().join(" ")
 }
 
 /// Text that may stand anywhere in a page.
@@ -160,6 +171,7 @@ impl Span {
     fn ticks(&self) -> Vec<f64> {
         match self.scale {
             Scale::Linear => {
+                // Few, or the numbers of a small chart would touch.
                 let step = step(self.high - self.low);
                 let mut ticks = vec![(self.low / step).ceil() * step];
                 while let Some(next) = ticks.last().map(|last| last + step).filter(|next| *next <= self.high) {
@@ -179,9 +191,9 @@ impl Span {
     }
 }
 
-/// A step of 1, 2 or 5 with its power of ten that divides a length into about five.
+/// A step of 1, 2 or 5 with its power of ten that divides a length into about four.
 fn step(length: f64) -> f64 {
-    let rough = (length / 5.0).max(f64::MIN_POSITIVE);
+    let rough = (length / 4.0).max(f64::MIN_POSITIVE);
     let power = 10_f64.powf(rough.log10().floor());
     let factor = rough / power;
     power
@@ -215,7 +227,7 @@ mod tests {
 
     #[test]
     fn ticks_are_round_and_few() {
-        for (high, wanted) in [(1.0, 0.2), (93.0, 20.0), (1234.0, 200.0), (0.004, 0.001)] {
+        for (high, wanted) in [(1.0, 0.2), (93.0, 20.0), (1234.0, 200.0), (0.004, 0.001), (160.0, 50.0)] {
             assert!((step(high) - wanted).abs() < wanted * 1e-6, "{} in place of {wanted}", step(high));
         }
         assert!(Span::of(Scale::Linear, &[0.0, 37.0], 0.0, 1.0).ticks().len() <= 8);
@@ -227,11 +239,15 @@ mod tests {
     fn a_chart_has_a_line_for_each_and_none_for_nothing() {
         let axis = Axis { scale: Scale::Linear, label: &plain };
         let line = |name: &str, points: &[(f64, f64)]| Line { name: name.to_owned(), points: points.to_vec() };
-        let svg =
-            chart(&[line("a<b", &[(0.0, 1.0), (1.0, 2.0)]), line("c", &[(0.0, 0.0)]), line("d", &[])], &axis, &axis);
+        let svg = chart(
+            SMALL,
+            &[line("a<b", &[(0.0, 1.0), (1.0, 2.0)]), line("c", &[(0.0, 0.0)]), line("d", &[])],
+            &axis,
+            &axis,
+        );
         assert_eq!(svg.matches("<polyline").count(), 2);
         assert!(svg.contains("a&lt;b") && !svg.contains("NaN") && !svg.contains("inf"), "{svg}");
-        assert_eq!(chart(&[], &axis, &axis), "");
+        assert_eq!(chart(WIDE, &[], &axis, &axis), "");
     }
 
     #[test]
