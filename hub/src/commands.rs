@@ -1,13 +1,14 @@
 //! What can be typed after `mooring`.
 //!
 //! One file per command. Those of the hub (`serve`, `user`, `migrate`, `repair`, `config`, `demo`) read the settings; those
-//! of the operator (`login`, `logout`, `devices`, `accept`, `terminal`, `forward`, `cp`, `sessions`, `play`, `artifact`, and
-//! `config` for a device) speak to a hub over the network and read none.
+//! of the operator (`login`, `logout`, `devices`, `accept`, `terminal`, `forward`, `cp`, `sessions`, `play`, `artifact`,
+//! `deploy`, and `config` for a device) speak to a hub over the network and read none.
 
 mod accept;
 mod artifact;
 mod cp;
 mod demo;
+mod deploy;
 mod device_config;
 mod devices;
 mod forward;
@@ -48,6 +49,7 @@ const FAILURE: u8 = 1;
   mooring terminal 3f8f              Open a shell on it; Ctrl-] opens a menu
   mooring forward 3f8f 8022:22       Its port 22 as port 8022 of this machine
   mooring cp 3f8f:/etc/hostname .    Copy a file from it, or to it
+  mooring deploy app-2.1 --all       Update the fleet, and see how far it is
 
 `mooring COMMAND --help` says more about each."
 )]
@@ -105,6 +107,9 @@ enum Command {
     /// Bring artifacts into the hub, and list them
     #[command(subcommand, after_help = artifact::EXAMPLES)]
     Artifact(artifact::Command),
+    /// Bring a release to devices, and see how far they are
+    #[command(after_help = deploy::EXAMPLES)]
+    Deploy(Box<deploy::Arguments>),
 }
 
 #[derive(Debug, Subcommand)]
@@ -223,6 +228,7 @@ fn carry_out(command: Command) -> anyhow::Result<ExitCode> {
         Command::Cp(arguments) => return in_runtime(cp::run(&arguments)),
         Command::Sessions(arguments) => in_runtime(sessions::run(&arguments))?,
         Command::Artifact(command) => in_runtime(artifact::run(&command))?,
+        Command::Deploy(arguments) => return in_runtime(deploy::run(*arguments)),
         Command::Play(arguments) => return in_runtime(play::run(&arguments)),
     }
     Ok(ExitCode::SUCCESS)

@@ -12,6 +12,7 @@ mod config_deployments;
 mod conformance;
 mod connection_history;
 mod crashes;
+mod deploy_command;
 mod deployments;
 mod device_admission;
 mod device_config;

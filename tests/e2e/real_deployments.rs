@@ -15,6 +15,7 @@ both_sets!([
     a_real_device_that_has_it_or_is_of_another_kind_installs_nothing,
     a_failed_installation_on_a_real_device_is_explained,
     a_real_device_stops_at_an_aborted_deployment_and_goes_on_with_the_next,
+    a_real_device_that_is_told_to_wait_shows_where,
     a_real_device_goes_on_with_a_download_that_was_cut,
 ]);
 
@@ -165,6 +166,34 @@ async fn a_real_device_stops_at_an_aborted_deployment_and_goes_on_with_the_next(
     assert!(device.client_log().contains("aborted"), "{}", device.client_log());
     assert_eq!(user.counts(&deployment).await, json!({"aborted": 1}));
     assert_eq!(std::fs::read(folder.join("app.bin")).unwrap(), noise(1_000));
+}
+
+async fn a_real_device_that_is_told_to_wait_shows_where(set: Set) {
+    let hub = set.hub().await;
+    let user = hub.user().await;
+    let device = RealDevice::start(&hub).await;
+    let id = device.join(&user).await;
+    user.has_uploaded(&ArtifactRecipe::script("app-1", "e2e", "exit 0").make()).await;
+    let map = |states: Value| json!({"id": "3f8f5c8e-0000-4000-8000-0000000000aa", "priority": 1, "states": states});
+    let stands_at = async |deployment: &str, status: &str| {
+        wait_until(LIMIT, status, async || (user.counts(deployment).await == json!({status: 1})).then_some(())).await;
+        let waiting =
+            user.get(&format!("{DEPLOYMENTS}/{deployment}/devices/list?status=pause")).await.expect(200).json();
+        assert_eq!((&waiting[0]["id"], &waiting[0]["status"]), (&json!(id), &json!(status)));
+    };
+    let pause = json!({"action": "pause"});
+    device.control_updates(&map(json!({"ArtifactInstall_Enter": pause, "ArtifactCommit_Enter": pause}))).await;
+
+    let deployment = user.has_deployed("app-1", &[&id]).await;
+
+    stands_at(&deployment, "pause_before_installing").await;
+    let go_on = json!({"action": "force_continue"});
+    device.control_updates(&map(json!({"ArtifactInstall_Enter": go_on, "ArtifactCommit_Enter": pause}))).await;
+    stands_at(&deployment, "pause_before_committing").await;
+    assert_eq!(user.deployment(&deployment).await["status"], "inprogress");
+    device.control_updates(&map(json!({}))).await;
+    let counts = outcome(&user, &deployment, &device, LIMIT).await;
+    assert_eq!(counts, json!({"success": 1}), "{}", device.client_log());
 }
 
 async fn a_real_device_goes_on_with_a_download_that_was_cut(set: Set) {

@@ -174,9 +174,23 @@ impl RealDevice {
     /// # Panics
     /// When the client does not take the order.
     pub async fn renew_token(&self) {
+        let manager = ["--dest=io.mender.AuthenticationManager", "/io/mender/AuthenticationManager"];
+        self.order(&[manager[0], manager[1], "io.mender.Authentication1.FetchJwtToken"]).await;
+    }
+
+    /// Tells it where to wait in updates, and where to go on. (Mender: update control map.)
+    ///
+    /// # Panics
+    /// When the client does not take the order.
+    pub async fn control_updates(&self, map: &Value) {
+        let manager = ["--dest=io.mender.UpdateManager", "/io/mender/UpdateManager"];
+        let map = format!("string:{map}");
+        self.order(&[manager[0], manager[1], "io.mender.Update1.SetUpdateControlMap", &map]).await;
+    }
+
+    async fn order(&self, arguments: &[&str]) {
         let mut command = Command::new("dbus-send");
-        command.args(["--system", "--print-reply", "--dest=io.mender.AuthenticationManager"]);
-        command.args(["/io/mender/AuthenticationManager", "io.mender.Authentication1.FetchJwtToken"]);
+        command.args(["--system", "--print-reply"]).args(arguments);
         command.env("DBUS_SYSTEM_BUS_ADDRESS", format!("unix:path={}", self.directory.join("bus.sock").display()));
         let output = run(&command, "", LIMIT).await;
         assert!(output.status.success(), "{output:?}\n{}", self.client.log());

@@ -224,6 +224,25 @@ impl Operator {
         super::device::choose(&self.devices().await?, wanted)
     }
 
+    /// The same for several, in this order.
+    pub async fn find_all(&self, wanted: &[String]) -> anyhow::Result<Vec<ListedDevice>> {
+        let mut devices = Vec::with_capacity(wanted.len());
+        // One list is enough for all that are not whole ids.
+        let mut list: Option<Vec<ListedDevice>> = None;
+        for wanted in wanted {
+            if wanted.parse::<uuid::Uuid>().is_ok() {
+                devices.push(self.find(wanted).await?);
+                continue;
+            }
+            let list = match &mut list {
+                Some(list) => list,
+                empty => empty.insert(self.devices().await?),
+            };
+            devices.push(super::device::choose(list, wanted)?);
+        }
+        Ok(devices)
+    }
+
     /// Accepts an authentication set of a device.
     pub async fn accept(&self, device: &str, set: &str) -> anyhow::Result<()> {
         let path = format!("/api/management/v2/devauth/devices/{device}/auth/{set}/status");
@@ -266,6 +285,41 @@ impl Operator {
         let answer = self.ask(Method::GET, path, None).await?;
         match answer.status() {
             StatusCode::OK => answer.json().await.context("cannot read the hub's answer"),
+            _ => Err(refusal(answer).await),
+        }
+    }
+
+    /// The same; `None` if there is nothing.
+    pub async fn find_at<T: for<'de> Deserialize<'de>>(&self, path: &str) -> anyhow::Result<Option<T>> {
+        let answer = self.ask(Method::GET, path, None).await?;
+        match answer.status() {
+            StatusCode::OK => answer.json().await.map(Some).context("cannot read the hub's answer"),
+            StatusCode::NOT_FOUND => Ok(None),
+            _ => Err(refusal(answer).await),
+        }
+    }
+
+    /// Reads the text at this path of the hub; `None` if there is nothing.
+    pub async fn text(&self, path: &str) -> anyhow::Result<Option<String>> {
+        let answer = self.ask(Method::GET, path, None).await?;
+        match answer.status() {
+            StatusCode::OK => answer.text().await.map(Some).context("cannot read the hub's answer"),
+            StatusCode::NOT_FOUND => Ok(None),
+            _ => Err(refusal(answer).await),
+        }
+    }
+
+    /// Has something made of this JSON; its id, or `None` if the hub has not what it is to be made of.
+    pub async fn create(&self, path: &str, body: &serde_json::Value) -> anyhow::Result<Option<String>> {
+        let answer = self.ask(Method::POST, path, Some(body)).await?;
+        match answer.status() {
+            StatusCode::CREATED => {
+                let location = answer.headers().get(reqwest::header::LOCATION).and_then(|place| place.to_str().ok());
+                let id =
+                    location.and_then(|place| place.rsplit('/').next()).context("the hub does not say what it made")?;
+                Ok(Some(id.to_owned()))
+            }
+            StatusCode::UNPROCESSABLE_ENTITY => Ok(None),
             _ => Err(refusal(answer).await),
         }
     }
