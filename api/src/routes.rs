@@ -338,12 +338,16 @@ fn internal_deployments(service: &mut ServiceConfig) {
 
     let device = E::at("/api/internal/v1/deployments/tenants/{tenant:[^/]*}/deployments/devices/{id}");
     let last = E::at("/api/internal/v1/deployments/tenants/{tenant:[^/]*}/devices/deployments/last");
+    let parts = E::at("/api/internal/v1/deployments/tenants/{tenant:[^/]*}/deployments/devices");
+    let upload = E::at("/api/internal/v1/deployments/tenants/{tenant:[^/]*}/artifacts");
     service
         .service(E::at("/api/internal/v1/deployments/alive").get(internal::alive))
         .service(E::at("/api/internal/v1/deployments/health").get(internal::health))
         .service(E::at("/api/internal/v1/deployments/tenants").post(rollout::add_tenant))
         .service(E::at("/api/internal/v1/deployments/tenants/{tenant:[^/]*}/deployments").get(rollout::list))
+        .service(parts.get(rollout::parts))
         .service(device.get(rollout::history).delete(rollout::forget_device))
+        .service(upload.post(artifacts::upload::upload_for_service))
         .service(last.post(rollout::last_statuses));
 }
 

@@ -27,6 +27,7 @@ mod gateway;
 mod groups;
 mod internal_api;
 mod internal_auth;
+mod internal_deployments;
 mod inventory;
 mod inventory_internal;
 mod live_events;

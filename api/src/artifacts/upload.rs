@@ -16,6 +16,7 @@ use crate::auth::AuthenticatedUser;
 use crate::body::answer_json;
 use crate::error::ApiError;
 use crate::form::Form;
+use crate::internal::ours;
 use crate::state::ApiState;
 
 /// Bytes of a description that are read; fewer are kept.
@@ -43,7 +44,27 @@ pub async fn upload(
     state: web::Data<ApiState>,
     body: web::Payload,
 ) -> Result<HttpResponse, ApiError> {
-    let mut form = read_form(&state, &request, body)?;
+    take(&request, &state, body).await
+}
+
+/// `POST /tenants/{tenant}/artifacts`, internally: the same for another service. (Mender API: the tenant `default` is none.)
+///
+/// # Errors
+/// As [`upload`]; 404 for another tenant.
+pub async fn upload_for_service(
+    tenant: web::Path<String>,
+    request: HttpRequest,
+    state: web::Data<ApiState>,
+    body: web::Payload,
+) -> Result<HttpResponse, ApiError> {
+    if *tenant != "default" {
+        ours(&tenant)?;
+    }
+    take(&request, &state, body).await
+}
+
+async fn take(request: &HttpRequest, state: &ApiState, body: web::Payload) -> Result<HttpResponse, ApiError> {
+    let mut form = read_form(state, request, body)?;
     let mut wish = Wish::default();
     while let Some(mut part) = form.next_part().await? {
         match part.name().unwrap_or_default().to_ascii_lowercase().as_str() {
@@ -64,7 +85,7 @@ pub async fn upload(
             "artifact" => {
                 let file = form.file_in_time(part);
                 let id = state.artifacts.upload(wish, file).await?;
-                return Ok(created(&request, id));
+                return Ok(created(request, id));
             }
             _ => form.pass_over(&mut part).await?,
         }

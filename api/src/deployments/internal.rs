@@ -2,8 +2,9 @@
 
 use actix_web::{HttpRequest, HttpResponse, web};
 use serde::{Deserialize, Serialize};
+use storage::DeviceDeploymentId;
 
-use super::body::{DeploymentBody, LastStatusBody};
+use super::body::{DeploymentBody, HistoryBody, LastStatusBody};
 use super::query::may_be_device;
 use super::{devices, query};
 use crate::body::{RawJson, answer_json};
@@ -47,6 +48,32 @@ pub async fn list(
     let page = Page::from_query(&query)?;
     let (found, total) = state.storage.deployments.list(&filter, direction, page.offset(), page.size).await?;
     Ok(answer_page(request.path(), &query, page, Extent::Total(total), &DeploymentBody::all(found)?))
+}
+
+/// `GET /tenants/{tenant}/deployments/devices?id=…`: parts of devices in deployments, by their own ids.
+///
+/// # Errors
+/// 404 for another tenant, 400 without an id, with too many, and for what is none.
+pub async fn parts(
+    tenant: web::Path<String>,
+    request: HttpRequest,
+    state: web::Data<ApiState>,
+) -> Result<HttpResponse, ApiError> {
+    ours(&tenant)?;
+    let query = Query::parse(request.query_string());
+    let malformed = |_| ApiError::bad_request("ID is not a valid UUID");
+    let ids = query.all("id").take(DEVICES_LIMIT + 1).map(|id| id.parse().map_err(malformed));
+    let ids: Vec<DeviceDeploymentId> = ids.collect::<Result<_, _>>()?;
+    match ids.len() {
+        0 => return Err(ApiError::bad_request("id: cannot be blank")),
+        count if count > DEVICES_LIMIT => {
+            return Err(ApiError::bad_request(format!("id: at most {DEVICES_LIMIT} are taken")));
+        }
+        _ => {}
+    }
+    let found = state.storage.deployments.parts(&ids).await?;
+    let found: Vec<HistoryBody> = found.into_iter().map(HistoryBody::of).collect::<Result<_, _>>()?;
+    Ok(answer_json(&mut HttpResponse::Ok(), &found))
 }
 
 /// `GET /tenants/{tenant}/deployments/devices/{id}`.

@@ -218,12 +218,45 @@ impl Deployments {
             query.push(" LIMIT ").push_bind(HISTORY_COUNTED).push(") AS counted");
             query.build_query_scalar().fetch_one(pool).await
         })?;
+        Ok((self.with_deployments(rows).await?, total.unsigned_abs()))
+    }
+
+    /// These parts of devices in deployments, those that there are, each with its deployment, newest first.
+    ///
+    /// # Errors
+    /// `Unavailable`, `Corrupt`, `Other`.
+    pub async fn parts(&self, ids: &[DeviceDeploymentId]) -> Result<Vec<(Deployment, DeviceDeployment)>, StorageError> {
+        let mut rows: Vec<DeviceRow> = Vec::new();
+        for ids in ids.chunks(ROWS_PER_STATEMENT) {
+            rows.extend::<Vec<DeviceRow>>(on_reader!(self.db, |pool| {
+                let mut query = QueryBuilder::new(concat!(
+                    "SELECT ",
+                    device_columns!(),
+                    " FROM device_deployments WHERE offered IS NOT NULL AND id IN ("
+                ));
+                let mut list = query.separated(", ");
+                for id in ids {
+                    list.push_bind(*id);
+                }
+                query.push(")");
+                query.build_query_as().persistent(false).fetch_all(pool).await
+            })?);
+        }
+        rows.sort_by(|one, other| (other.created, other.status, one.id).cmp(&(one.created, one.status, other.id)));
+        self.with_deployments(rows).await
+    }
+
+    /// Adds to each row what belongs to it.
+    async fn with_deployments(
+        &self,
+        rows: Vec<DeviceRow>,
+    ) -> Result<Vec<(Deployment, DeviceDeployment)>, StorageError> {
         let ids: Vec<DeploymentId> = rows.iter().map(|row| row.deployment).collect();
         let deployments: HashMap<DeploymentId, Deployment> =
             self.find_all(&ids).await?.into_iter().map(|deployment| (deployment.id, deployment)).collect();
         let devices = self.with_artifacts(rows).await?;
         let with_deployment = |device: DeviceDeployment| Some((deployments.get(&device.deployment)?.clone(), device));
-        Ok((devices.into_iter().filter_map(with_deployment).collect(), total.unsigned_abs()))
+        Ok(devices.into_iter().filter_map(with_deployment).collect())
     }
 
     /// What a device says went wrong.
