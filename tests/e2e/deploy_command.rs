@@ -10,6 +10,7 @@ both_sets!([
     a_deployment_is_made_and_watched_to_its_end,
     a_deployment_that_fails_is_told_by_the_status_and_shown,
     ctrl_c_leaves_a_deployment_as_it_is,
+    a_deployment_in_phases_pauses_by_itself_and_by_hand,
 ]);
 
 /// Somebody with `mooring` who is logged in.
@@ -179,5 +180,37 @@ async fn ctrl_c_leaves_a_deployment_as_it_is(set: Set) {
     other.says(&id, "downloading").await.expect(404);
     let watched = operator.deploy(&["watch", &id]).await;
     assert_eq!(watched.status.code(), Some(1), "{watched:?}");
-    assert!(watched.stdout.contains("finished: 1 success, 1 told nothing"), "{watched:?}");
+    assert!(watched.stdout.contains("finished: 1 success, 1 aborted"), "{watched:?}");
+}
+
+async fn a_deployment_in_phases_pauses_by_itself_and_by_hand(set: Set) {
+    let hub = set.hub().await;
+    let user = hub.user().await;
+    let devices = [hub.accepted_by(&user).await, hub.accepted_by(&user).await, hub.accepted_by(&user).await];
+    let operator = Operator::of(&hub).await;
+    user.has_uploaded(&ArtifactRecipe::module("app-1", "rpi4").make()).await;
+    let wish = ["app-1", "--all", "--phases", "1,rest", "--max-failed", "0", "--detach"];
+    let id = operator.deploys(&wish).await.trim().to_owned();
+    assert!(operator.deploys(&["show", &id]).await.contains("pending, phase 1 of 2"));
+
+    // There is room for one, and it fails.
+    goes_through(&devices[0], "failure").await;
+    let left = operator.deploy(&["watch", &id, "--leave-when-paused"]).await;
+    assert_eq!(left.status.code(), Some(3), "{left:?}");
+    assert!(left.stdout.contains("paused, ") && left.stdout.contains("failed"), "{left:?}");
+    assert!(left.stdout.contains(&format!("mooring deploy resume {id}")), "{left:?}");
+    devices[1].polls("base-1", "rpi4").await.expect(204);
+
+    assert_eq!(operator.deploys(&["resume", &id[..13]]).await, format!("{id} goes on\n"));
+    goes_through(&devices[1], "success").await;
+    operator.deploys(&["pause", &id]).await;
+    devices[2].polls("base-1", "rpi4").await.expect(204);
+    let shown = operator.deploys(&["show", &id]).await;
+    assert!(shown.contains("paused ") && shown.contains("by an operator"), "{shown}");
+    operator.deploys(&["resume", &id]).await;
+    let end = async { goes_through(&devices[2], "success").await };
+    let watch = ["watch", &id];
+    let (watched, _) = tokio::join!(operator.deploy(&watch), end);
+    assert_eq!(watched.status.code(), Some(1), "{watched:?}");
+    assert!(watched.stdout.contains("finished: 2 success, 1 failure"), "{watched:?}");
 }

@@ -159,7 +159,7 @@ impl Deployment {
         self.status == "finished"
     }
 
-    /// Whether every device has what it was to have. One that was aborted may have told some devices nothing, which are in
+    /// Whether every device has what it was to have. One that was aborted may not have come to some of them, which are in
     /// none of its counts then.
     pub fn has_succeeded(&self) -> bool {
         let good = sum(&self.counts(), &STATUSES[..GOOD]);

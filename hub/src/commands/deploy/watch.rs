@@ -169,11 +169,7 @@ fn summary(deployment: &Deployment, flags: &str) -> String {
             "paused, {reason}: {counts}\n  mooring deploy resume {id}{flags}\n  mooring deploy abort {id}{flags}"
         );
     }
-    let told: u64 = deployment.counts().iter().map(|(_, count)| count).sum();
     let mut summary = format!("finished: {counts}");
-    if told < deployment.max_devices {
-        summary = format!("{summary}, {} told nothing", deployment.max_devices - told);
-    }
     if deployment.failed() > 0 {
         summary = format!("{summary}\n  mooring deploy show {id}{flags}");
     }
@@ -225,6 +221,6 @@ mod tests {
             of(2, json!({"success": 1, "failure": 1})),
             "finished: 1 success, 1 failure\n  mooring deploy show 6b1d"
         );
-        assert_eq!(of(3, json!({"success": 1})), "finished: 1 success, 2 told nothing");
+        assert_eq!(of(0, json!({})), "finished: no devices");
     }
 }
