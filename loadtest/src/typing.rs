@@ -170,6 +170,10 @@ impl Typist {
 
     /// Keys have come back, in the order in which they were typed.
     fn hear(&mut self, output: &[u8]) -> anyhow::Result<()> {
+        if self.lost.is_some() && !output.iter().all(u8::is_ascii_lowercase) {
+            // The hub says on the screen that the device is away; keys are small letters and nothing else.
+            return Ok(());
+        }
         for byte in output {
             loop {
                 let (key, due) = self.owed.pop_front().context("a key came back that nobody typed")?;
