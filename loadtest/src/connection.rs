@@ -41,6 +41,11 @@ pub fn lean_socket() -> WebSocketConfig {
         .max_frame_size(Some(DEVICE_MESSAGE_LIMIT))
 }
 
+/// The same for sockets on which next to nothing happens; large messages take many small reads here.
+pub fn idle_socket() -> WebSocketConfig {
+    lean_socket().read_buffer_size(128)
+}
+
 /// Why a connection ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum End {

@@ -76,6 +76,19 @@ impl Operator {
         self.get(&format!("{API}/deployments/{deployment}")).await
     }
 
+    /// Why a deployment is paused, if it is and this server knows such a thing.
+    ///
+    /// # Errors
+    /// When the hub cannot be reached.
+    pub async fn pause_reason(&self, deployment: &str) -> anyhow::Result<Option<String>> {
+        let answer = self.ask(&format!("/api/management/v1/mooring/deployments/{deployment}")).await?;
+        if answer.status().as_u16() != 200 {
+            return Ok(None);
+        }
+        let shown: Value = answer.json().await.context("cannot read a deployment")?;
+        Ok(shown["paused"]["reason"].as_str().map(str::to_owned))
+    }
+
     /// How many devices of a deployment are in which state, as the hub counts them.
     ///
     /// # Errors

@@ -23,6 +23,7 @@ use tokio::{
     sync::{Notify, Semaphore},
     task::JoinHandle,
 };
+use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 
 /// Where a device keeps its websocket.
 const CONNECT_PATH: &str = "/api/devices/v1/deviceconnect/connect";
@@ -49,6 +50,8 @@ pub struct DeviceSettings {
     pub longest_wait: Duration,
     /// Whether to send an inventory and poll for an update once after joining, as a real device does.
     pub reports: bool,
+    /// Buffers and limits of their websockets.
+    pub socket: WebSocketConfig,
     /// How many devices may be joining or connecting at once.
     pub entering: Semaphore,
     /// What has happened so far.
@@ -67,6 +70,7 @@ impl DeviceSettings {
             first_wait: Duration::from_secs(1),
             longest_wait: Duration::from_mins(1),
             reports: true,
+            socket: connection::lean_socket(),
             entering: Semaphore::new(64),
             progress: Progress::default(),
         }
@@ -250,13 +254,12 @@ impl SimulatedDevice {
         let update_client = Arc::new(UpdateClient::new(self.settings.clone(), self.source));
         let mut agent = self.new_agent(&update_client);
         loop {
-            // In a box, since it is large and most of a device's life is spent elsewhere.
-            let token = agent.offline(Box::pin(self.join())).await;
-            update_client.set_token(&token);
+            let token: Arc<str> = agent.offline(self.join()).await.into();
+            update_client.set_token(token.clone());
             self.settings.progress.joined.fetch_add(1, Relaxed);
             self.settings.progress.changed.notify_waiters();
             if self.settings.reports {
-                agent.offline(Box::pin(self.report(&update_client))).await;
+                agent.offline(self.report(&update_client)).await;
             }
             self.stay_connected(&token, &mut agent, &update_client, &orders).await;
             self.settings.progress.joined.fetch_sub(1, Relaxed);
@@ -276,7 +279,9 @@ impl SimulatedDevice {
         loop {
             let asked = {
                 let _entering = settings.entering.acquire().await;
-                admission::ask_to_join(&settings.server, self.source, &self.identity, &self.key).await
+                // In a box, since it is large and most of a device's life is spent elsewhere; made when it is its turn, or
+                // the boxes of all who wait would take more than the fleet.
+                Box::pin(admission::ask_to_join(&settings.server, self.source, &self.identity, &self.key)).await
             };
             let wait = match asked {
                 Ok(Joined::Token(token)) => return token,
@@ -312,9 +317,9 @@ impl SimulatedDevice {
         loop {
             let open = async {
                 let _entering = settings.entering.acquire().await;
-                settings.server.open_socket(CONNECT_PATH, token, self.source, connection::lean_socket()).await
+                Box::pin(settings.server.open_socket(CONNECT_PATH, token, self.source, settings.socket)).await
             };
-            match agent.offline(Box::pin(open)).await {
+            match agent.offline(open).await {
                 Ok(mut socket) => {
                     attempts = 0;
                     progress.connections.fetch_add(1, Relaxed);
@@ -400,6 +405,15 @@ mod tests {
             let wait = device.wait_before_attempt(attempt).as_secs_f64();
             assert!((seconds * 0.5..seconds * 1.5).contains(&wait), "attempt {attempt} waits {wait} s");
         }
+    }
+
+    #[tokio::test]
+    async fn a_device_that_does_nothing_takes_little() {
+        let server = Server::at("http://127.0.0.1:1").await.expect("a server");
+        let settings = Arc::new(DeviceSettings::new(server, Shell::Echo));
+        let device = SimulatedDevice::new(settings, "{}".to_owned(), DeviceKey::random(), None);
+        let life = device.live(Arc::default());
+        assert!(size_of_val(&life) <= 2_000, "{} bytes", size_of_val(&life));
     }
 
     #[tokio::test]

@@ -1,8 +1,8 @@
 //! Many simulated devices on one hub.
 
 use crate::{
-    DeviceKey, DeviceSettings, Leave, Server, Services, Shell, SimulatedDevice, device::DeviceHandle,
-    operator::Operator, server::source_of,
+    DeviceKey, DeviceSettings, Leave, Server, Services, Shell, SimulatedDevice, connection::idle_socket,
+    device::DeviceHandle, operator::Operator, server::source_of,
 };
 use anyhow::Context;
 use futures_util::{StreamExt, TryStreamExt, stream};
@@ -36,6 +36,16 @@ impl Fleet {
     pub fn entering_at_once(mut self, entering: usize) -> Self {
         let settings = Arc::get_mut(&mut self.settings).expect("settings that no device has yet");
         settings.entering = Semaphore::new(entering);
+        self
+    }
+
+    /// The same, whose devices do next to nothing and are as small as can be.
+    ///
+    /// # Panics
+    /// When devices of it were made already.
+    #[must_use]
+    pub fn of_idle_devices(mut self) -> Self {
+        Arc::get_mut(&mut self.settings).expect("settings that no device has yet").socket = idle_socket();
         self
     }
 

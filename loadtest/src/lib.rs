@@ -9,7 +9,8 @@
 //!     │                      └────▶ agent                      what is behind it, and survives it
 //!     │                               ├──▶ terminals           shells: echo in memory or a real PTY
 //!     │                               └──▶ sessions            file transfers, port forwards, commands
-//!     ├──▶ operator ──▶ event_feed                             logs in, admits devices, opens terminals, listens
+//!     ├──▶ crew ─ ─ ▶ part ──▶ fleet                           a fleet in several processes
+//!     ├──▶ operator ──▶ event_feed, typing, forwarding         logs in, admits devices, listens, types, forwards ports
 //!     ├──▶ roster, schedule, traffic ──▶ line                  requests of many devices, at a rate or at saturation
 //!     ├──▶ deployments, artifact, updating                     updates, as operators make them and devices install them
 //!     ├──▶ comparison ─ ─ ▶ floor                              the least that a server has to do, in the same run
@@ -19,6 +20,8 @@
 pub mod message;
 
 pub mod device_key;
+
+pub mod wire;
 
 pub mod server;
 

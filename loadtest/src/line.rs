@@ -8,13 +8,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
-};
-use tokio_tungstenite::MaybeTlsStream;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::Server;
+use crate::{Server, wire::Wire};
 
 /// Longest wait for an answer.
 const ANSWER_LIMIT: Duration = Duration::from_secs(30);
@@ -78,7 +74,7 @@ pub enum Body {
 pub struct Line {
     server: Server,
     source: Option<IpAddr>,
-    stream: Option<MaybeTlsStream<TcpStream>>,
+    stream: Option<Wire>,
     used: Instant,
     /// What was read and not consumed.
     unread: Vec<u8>,

@@ -10,6 +10,10 @@ use loadtest::scenarios::{
 };
 use std::process::ExitCode;
 
+/// A fleet's devices come in through many requests at once; what those took has to go back, or it would count as the devices'.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 #[derive(Debug, Parser)]
 #[command(
     name = "loadtest",
@@ -51,8 +55,10 @@ use std::process::ExitCode;
   How long such a question takes at 500 a second, with 100 deployments going on for 100,000 devices:
     echo \"$PASSWORD\" | loadtest poll --user admin@example.com --password-stdin --rate 500 --deployments 100
 
-  An update for 10,000 devices of which 3 % fail, in phases, with the hub's figures checked every second:
-    echo \"$PASSWORD\" | loadtest rollout --user admin@example.com --password-stdin --phases 10,30,60
+  An update for 10,000 devices of which 3 % fail, in phases, with the hub's figures checked every second; it has to
+  pause when more than 2 % have failed:
+    echo \"$PASSWORD\" | loadtest rollout --user admin@example.com --password-stdin --phases 10,30,60 \
+        --create '{\"safety\":{\"max_failed_percent\":2}}' --expect-pause
 
   How long searches of a million devices take (on a database that `mooring migrate` has prepared; the
   hub that starts on it afterwards first indexes them, which takes a while):
@@ -99,6 +105,8 @@ const NO_RUN: u8 = 3;
 
 #[tokio::main]
 async fn main() -> ExitCode {
+    // Where there are no such threads, memory goes back a little later.
+    let _ = tikv_jemalloc_ctl::background_thread::write(true);
     let arguments = Arguments::parse();
     tracing_subscriber::fmt()
         .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())

@@ -155,12 +155,20 @@ impl Operator {
         EventFeed::begin(answer).await
     }
 
+    /// Gets whatever there is.
+    ///
+    /// # Errors
+    /// When the hub cannot be reached.
+    pub async fn ask(&self, path: &str) -> anyhow::Result<reqwest::Response> {
+        self.send(self.http.get(self.server.url(path))).await
+    }
+
     /// Gets JSON; an error says what was refused.
     ///
     /// # Errors
     /// When the hub cannot be reached, answers with another status than 200, or with something else than JSON.
     pub async fn get(&self, path: &str) -> anyhow::Result<serde_json::Value> {
-        let answer = self.send(self.http.get(self.server.url(path))).await?;
+        let answer = self.ask(path).await?;
         if answer.status().as_u16() != 200 {
             bail!("the hub answered {} to GET {path}: {}", answer.status(), answer.text().await?);
         }

@@ -91,7 +91,7 @@ impl Part {
         let entering = self.entering.div_ceil(self.server.len()).max(1);
         for url in &self.server {
             let server = Server::at(url).await?;
-            fleets.push(Fleet::new(&self.fleet, server, Shell::Echo).entering_at_once(entering));
+            fleets.push(Fleet::new(&self.fleet, server, Shell::Echo).entering_at_once(entering).of_idle_devices());
         }
         let mut orders = BufReader::new(tokio::io::stdin()).lines();
         // The first word is of a process without devices, so that what they take can be told.

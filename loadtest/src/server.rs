@@ -12,10 +12,12 @@ use rustls::pki_types::ServerName;
 use tokio::net::{TcpSocket, TcpStream};
 use tokio_rustls::TlsConnector;
 use tokio_tungstenite::{
-    MaybeTlsStream, WebSocketStream, client_async_tls_with_config,
+    WebSocketStream, client_async_with_config,
     tungstenite::{client::IntoClientRequest, handshake::client::Request, protocol::WebSocketConfig},
 };
 use url::Url;
+
+use crate::wire::Wire;
 
 /// How long to wait for a connection and the upgrade; mender-connect's own limit.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(45);
@@ -28,7 +30,7 @@ pub const CONNECTIONS_PER_SOURCE: usize = 6000;
 const MAX_SOURCES: usize = 1024;
 
 /// A websocket to the hub.
-pub type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
+pub type Socket = WebSocketStream<Wire>;
 
 /// The hub under test. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -130,8 +132,8 @@ impl Server {
     ) -> Result<Socket, ConnectError> {
         let request = self.upgrade_request(path, token)?;
         let opening = async {
-            let stream = self.dial(source).await.map_err(ConnectError::unreachable)?;
-            client_async_tls_with_config(request, stream, Some(config), None).await.map_err(ConnectError::from)
+            let wire = self.open_line(source).await.map_err(ConnectError::unreachable)?;
+            client_async_with_config(request, wire, Some(config)).await.map_err(ConnectError::from)
         };
         match tokio::time::timeout(HANDSHAKE_TIMEOUT, opening).await {
             Ok(opened) => opened.map(|(socket, _response)| socket),
@@ -149,16 +151,16 @@ impl Server {
     }
 
     /// A connection to the hub, TLS included.
-    pub(crate) async fn open_line(&self, source: Option<IpAddr>) -> std::io::Result<MaybeTlsStream<TcpStream>> {
+    pub(crate) async fn open_line(&self, source: Option<IpAddr>) -> std::io::Result<Wire> {
         let opening = async {
             let stream = self.dial(source).await?;
             if self.shared.base.scheme() == "http" {
-                return Ok(MaybeTlsStream::Plain(stream));
+                return Ok(Wire::Plain(stream));
             }
             let host = self.shared.base.host_str().unwrap_or_default().trim_matches(['[', ']']).to_owned();
             let name = ServerName::try_from(host).map_err(std::io::Error::other)?;
             let connector = self.shared.tls.get_or_init(tls_connector);
-            connector.connect(name, stream).await.map(MaybeTlsStream::Rustls)
+            connector.connect(name, stream).await.map(|stream| Wire::Tls(Box::new(stream)))
         };
         let timed_out = |_elapsed| std::io::Error::from(std::io::ErrorKind::TimedOut);
         tokio::time::timeout(HANDSHAKE_TIMEOUT, opening).await.map_err(timed_out)?

@@ -27,6 +27,9 @@ const OWED: usize = 10_000;
 /// How long the last keys may take.
 const LAST_KEYS: Duration = Duration::from_secs(30);
 
+/// The same where some may never come: a little longer than a device is away.
+const LAST_KEYS_AMONG_LOSSES: Duration = Duration::from_secs(8);
+
 /// Terminals that are being typed in.
 #[derive(Debug)]
 pub struct Typing {
@@ -42,15 +45,28 @@ impl Typing {
     /// # Errors
     /// When one cannot be opened.
     pub async fn start(operators: &[Operator], devices: &[String], every: Duration) -> anyhow::Result<Self> {
-        Self::start_into(Arc::default(), operators, devices, every).await
+        Self::open(Arc::default(), None, operators, devices, every).await
     }
 
-    /// The same, whose keys are measured by `echo`, as far as nobody asks [`measured`](Self::measured).
+    /// The same on devices that lose their connections now and then. What is on its way at that moment is lost, with the real
+    /// agent too, and counted in `lost`; all else is measured by `echo`, as far as nobody asks
+    /// [`measured`](Self::measured).
     ///
     /// # Errors
     /// When one cannot be opened.
-    pub async fn start_into(
+    pub async fn start_among_losses(
         echo: Arc<Latency>,
+        lost: Arc<AtomicU64>,
+        operators: &[Operator],
+        devices: &[String],
+        every: Duration,
+    ) -> anyhow::Result<Self> {
+        Self::open(echo, Some(lost), operators, devices, every).await
+    }
+
+    async fn open(
+        echo: Arc<Latency>,
+        lost: Option<Arc<AtomicU64>>,
         operators: &[Operator],
         devices: &[String],
         every: Duration,
@@ -70,7 +86,9 @@ impl Typing {
         let typists = terminals.into_iter().map(|terminal| {
             // Not all at the same moment.
             let first = every.mul_f64(rand::random());
-            tokio::spawn(type_keys(terminal, first, every, echo.subscribe(), typed.clone(), stop.subscribe()))
+            let (typed, lost) = (typed.clone(), lost.clone());
+            let typist = Typist { terminal, owed: VecDeque::new(), echo: echo.subscribe(), typed, lost };
+            tokio::spawn(typist.type_keys(first, every, stop.subscribe()))
         });
         Ok(Self { typists: typists.collect(), echo, typed, stop })
     }
@@ -104,43 +122,72 @@ impl Typing {
     }
 }
 
-async fn type_keys(
-    mut terminal: OperatorTerminal,
-    first: Duration,
-    every: Duration,
+/// Somebody at a terminal.
+struct Typist {
+    terminal: OperatorTerminal,
+    /// Keys that have not come back, with when they were due.
+    owed: VecDeque<(u8, Instant)>,
     echo: watch::Receiver<Arc<Latency>>,
     typed: Arc<AtomicU64>,
-    mut stop: watch::Receiver<bool>,
-) -> anyhow::Result<()> {
-    let mut owed: VecDeque<(u8, Instant)> = VecDeque::new();
-    let mut keys = (b'a'..=b'z').cycle();
-    let mut due = tokio::time::interval_at((Instant::now() + first).into(), every);
-    // Those that were due while something else was in the way are typed at once, and count from when they were due.
-    due.set_missed_tick_behavior(MissedTickBehavior::Burst);
-    let mut is_over = false;
-    while !(is_over && owed.is_empty()) {
-        tokio::select! {
-            due = due.tick(), if !is_over => {
-                let key = keys.next().unwrap_or(b'a');
-                if owed.len() >= OWED {
-                    bail!("{OWED} keys have not come back");
+    /// Counts keys that do not come back, if some may not.
+    lost: Option<Arc<AtomicU64>>,
+}
+
+impl Typist {
+    async fn type_keys(
+        mut self,
+        first: Duration,
+        every: Duration,
+        mut stop: watch::Receiver<bool>,
+    ) -> anyhow::Result<()> {
+        let mut keys = (b'a'..=b'z').cycle();
+        let mut due = tokio::time::interval_at((Instant::now() + first).into(), every);
+        // Those that were due while something else was in the way are typed at once, and count from when they were due.
+        due.set_missed_tick_behavior(MissedTickBehavior::Burst);
+        let last_keys = if self.lost.is_some() { LAST_KEYS_AMONG_LOSSES } else { LAST_KEYS };
+        let mut is_over = false;
+        while !(is_over && self.owed.is_empty()) {
+            tokio::select! {
+                due = due.tick(), if !is_over => {
+                    let key = keys.next().unwrap_or(b'a');
+                    if self.owed.len() >= OWED {
+                        bail!("{OWED} keys have not come back");
+                    }
+                    self.owed.push_back((key, due.into_std()));
+                    self.terminal.type_in(&[key]).await?;
                 }
-                owed.push_back((key, due.into_std()));
-                terminal.type_in(&[key]).await?;
+                output = self.terminal.output() => self.hear(&output?)?,
+                () = told_to_stop(&mut stop), if !is_over => is_over = true,
+                () = tokio::time::sleep(last_keys), if is_over => {
+                    let Some(lost) = &self.lost else { bail!("{} keys did not come back", self.owed.len()) };
+                    lost.fetch_add(self.owed.len() as u64, Relaxed);
+                    break;
+                }
             }
-            output = terminal.output() => for byte in output? {
-                let (key, due) = owed.pop_front().context("a key came back that nobody typed")?;
-                if key != byte {
-                    bail!("another key came back than was typed");
-                }
-                echo.borrow().record(due.elapsed());
-                typed.fetch_add(1, Relaxed);
-            },
-            () = told_to_stop(&mut stop), if !is_over => is_over = true,
-            () = tokio::time::sleep(LAST_KEYS), if is_over => bail!("{} keys did not come back", owed.len()),
         }
+        self.terminal.close().await
     }
-    terminal.close().await
+
+    /// Keys have come back, in the order in which they were typed.
+    fn hear(&mut self, output: &[u8]) -> anyhow::Result<()> {
+        if self.lost.is_some() && !output.iter().all(u8::is_ascii_lowercase) {
+            // The hub says on the screen that the device is away; keys are small letters and nothing else.
+            return Ok(());
+        }
+        for byte in output {
+            loop {
+                let (key, due) = self.owed.pop_front().context("a key came back that nobody typed")?;
+                if key == *byte {
+                    self.echo.borrow().record(due.elapsed());
+                    self.typed.fetch_add(1, Relaxed);
+                    break;
+                }
+                let Some(lost) = &self.lost else { bail!("another key came back than was typed") };
+                lost.fetch_add(1, Relaxed);
+            }
+        }
+        Ok(())
+    }
 }
 
 /// Who gave the order may be gone, which is one too.

@@ -12,16 +12,16 @@ use std::{
 pub struct UpdateClient {
     settings: Arc<DeviceSettings>,
     source: Option<IpAddr>,
-    token: Mutex<String>,
+    token: Mutex<Arc<str>>,
 }
 
 impl UpdateClient {
     pub(crate) fn new(settings: Arc<DeviceSettings>, source: Option<IpAddr>) -> Self {
-        Self { settings, source, token: Mutex::default() }
+        Self { settings, source, token: Mutex::new(Arc::from("")) }
     }
 
-    pub(crate) fn set_token(&self, token: &str) {
-        token.clone_into(&mut self.token.lock().unwrap_or_else(PoisonError::into_inner));
+    pub(crate) fn set_token(&self, token: Arc<str>) {
+        *self.token.lock().unwrap_or_else(PoisonError::into_inner) = token;
     }
 
     /// Sends what a device of the fleet says about itself; the error says what went wrong.
@@ -33,7 +33,8 @@ impl UpdateClient {
             { "name": "artifact_name", "value": "simulated-1" },
             { "name": "hostname", "value": "simulated" },
         ]);
-        let sent = admission::send_inventory(&settings.server, self.source, &self.token(), &attributes).await;
+        let token = self.token();
+        let sent = Box::pin(admission::send_inventory(&settings.server, self.source, &token, &attributes)).await;
         sent.map_err(|error| format!("{error:#}"))
     }
 
@@ -41,14 +42,15 @@ impl UpdateClient {
     pub(crate) async fn check_update(&self) -> Result<(), String> {
         let settings = &*self.settings;
         let _entering = settings.entering.acquire().await;
-        match admission::poll_for_update(&settings.server, self.source, &self.token()).await {
+        let token = self.token();
+        match Box::pin(admission::poll_for_update(&settings.server, self.source, &token)).await {
             Ok(200 | 204 | 404) => Ok(()),
             Ok(status) => Err(format!("the hub answered {status} to the update poll")),
             Err(error) => Err(format!("{error:#}")),
         }
     }
 
-    fn token(&self) -> String {
+    fn token(&self) -> Arc<str> {
         self.token.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }

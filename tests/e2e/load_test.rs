@@ -123,6 +123,18 @@ async fn the_figures_of_a_rollout_are_true_all_the_while() {
 }
 
 #[tokio::test]
+async fn a_rollout_that_pauses_by_itself_says_why() {
+    let _turn = harness::turn_of_the_heavy().await;
+    let hub = Set::Embedded.process(UNLIMITED).await;
+    let scenario = ["rollout", "--devices", "40", "--failures", "50", "--poll-every", "0.5", "--step", "0.05"];
+    let phased = ["--phases", "50,50", "--phase-every", "5", "--expect-pause"];
+    let safety = ["--create", r#"{"safety":{"max_failed_percent":10}}"#];
+    let report = load_test(hub.door(), &[&scenario[..], &phased, &safety].concat(), LIMIT * 4).await;
+    assert_eq!((&report["status"], &report["wrong_looks"]), (&"inprogress".into(), &0.into()), "{report}");
+    assert!(report["paused"].is_string() && report["statistics"]["pending"].as_u64() > Some(0), "{report}");
+}
+
+#[tokio::test]
 async fn devices_in_several_processes_stay_and_are_typed_to() {
     let _turn = harness::turn_of_the_heavy().await;
     let mut hub = Set::Embedded.process(UNLIMITED).await;

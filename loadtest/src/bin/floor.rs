@@ -32,6 +32,9 @@ enum Floor {
     Relay {
         #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:18091")]
         listen: SocketAddr,
+        /// Bytes that are passed on at once
+        #[arg(long, value_name = "N", default_value_t = floor::relay::PIECE)]
+        piece: usize,
     },
     /// Echo on the websocket /echo, and join pairs of /pair/NAME
     Websocket {
@@ -56,7 +59,9 @@ fn run(floor: Floor) -> anyhow::Result<()> {
             let pem = std::fs::read_to_string(&key).with_context(|| format!("cannot read {}", key.display()))?;
             floor::http::serve(listen, &pem)
         }
-        Floor::Relay { listen } => block_on(async { floor::relay::serve(bind(listen).await?).await }),
+        Floor::Relay { listen, piece } => {
+            block_on(async { floor::relay::serve(bind(listen).await?, piece.max(1)).await })
+        }
         Floor::Websocket { listen } => block_on(async { floor::websocket::serve(bind(listen).await?).await }),
     }
 }

@@ -21,8 +21,9 @@ pub const NAME: usize = 16;
 /// So many wait for the other of their name at most.
 const WAITING: usize = 20_000;
 
-/// Bytes read at once.
-const READ: usize = 16 * 1024;
+/// Bytes read at once, unless told otherwise: a message of the row that this is the floor of. A hub keeps messages apart, so a
+/// relay that takes several in one piece would do something else.
+pub const PIECE: usize = 4096;
 
 /// Those who wait for the other of their name.
 type Waiting = Arc<Mutex<HashMap<[u8; NAME], TcpStream>>>;
@@ -31,15 +32,15 @@ type Waiting = Arc<Mutex<HashMap<[u8; NAME], TcpStream>>>;
 ///
 /// # Errors
 /// When no connection can be accepted any more.
-pub async fn serve(listener: TcpListener) -> anyhow::Result<()> {
+pub async fn serve(listener: TcpListener, piece: usize) -> anyhow::Result<()> {
     let waiting = Waiting::default();
     loop {
         let (stream, _) = listener.accept().await?;
-        tokio::spawn(enter(stream, waiting.clone()));
+        tokio::spawn(enter(stream, waiting.clone(), piece));
     }
 }
 
-async fn enter(mut stream: TcpStream, waiting: Waiting) {
+async fn enter(mut stream: TcpStream, waiting: Waiting, piece: usize) {
     let mut name = [0; NAME];
     if stream.set_nodelay(true).is_err() || stream.read_exact(&mut name).await.is_err() {
         return;
@@ -56,11 +57,11 @@ async fn enter(mut stream: TcpStream, waiting: Waiting) {
         }
     };
     let ((one_in, one_out), (other_in, other_out)) = (stream.into_split(), other.into_split());
-    tokio::join!(copy(one_in, other_out), copy(other_in, one_out));
+    tokio::join!(copy(one_in, other_out, piece), copy(other_in, one_out, piece));
 }
 
-async fn copy(mut from: OwnedReadHalf, mut to: OwnedWriteHalf) {
-    let mut buffer = vec![0; READ];
+async fn copy(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, piece: usize) {
+    let mut buffer = vec![0; piece];
     while let Ok(read @ 1..) = from.read(&mut buffer).await {
         if to.write_all(&buffer[..read]).await.is_err() {
             return;
@@ -78,7 +79,7 @@ mod tests {
     async fn two_of_one_name_hear_one_another_until_one_leaves() {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");
-        tokio::spawn(serve(listener));
+        tokio::spawn(serve(listener, PIECE));
         let mut ends = Vec::new();
         for name in [b"a device of ours", b"a device of mine", b"a device of ours"] {
             let mut stream = TcpStream::connect(address).await.expect("a connection");

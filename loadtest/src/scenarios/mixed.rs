@@ -56,6 +56,9 @@ const CONNECTIONS: usize = 32;
 const TYPED: std::ops::Range<u64> = 10..40;
 const KEY_EVERY: Duration = Duration::from_millis(200);
 
+/// How long a terminal may take to open: longer than its device may be away.
+const OPENED_WITHIN: Duration = Duration::from_secs(20);
+
 /// How long what was left may take to be cleared away: a terminal waits for its device for 30 s.
 const CLEARED_LIMIT: Duration = Duration::from_mins(1);
 
@@ -110,6 +113,8 @@ pub struct MixedReport {
     terminals_used: u64,
     /// Terminals that ended before they should, or did not open although their device was there.
     terminals_failed: u64,
+    /// Keys that were on their way when their device lost its connection.
+    keys_lost: u64,
     alerts_lost: u64,
     alerts_doubled: u64,
     /// What was refused of polls, reports and alerts, by status or kind of failure.
@@ -144,6 +149,7 @@ struct Desk {
     echo: Arc<Latency>,
     used: AtomicU64,
     failed: AtomicU64,
+    keys_lost: Arc<AtomicU64>,
 }
 
 impl Mixed {
@@ -219,6 +225,7 @@ impl Mixed {
             unexpected_disconnects: (after.losses - before.losses).saturating_sub(cut),
             terminals_used: desk.used.load(Relaxed),
             terminals_failed: desk.failed.load(Relaxed),
+            keys_lost: desk.keys_lost.load(Relaxed),
             alerts_lost,
             alerts_doubled,
             errors,
@@ -290,13 +297,8 @@ fn strand(server: &Server, turns: Arc<Turns>, traffic: Arc<impl Traffic>) -> Str
 async fn use_terminals(operator: Operator, ids: Arc<[String]>, desk: Arc<Desk>, mut stop: watch::Receiver<bool>) {
     while !*stop.borrow() {
         let id = std::slice::from_ref(&ids[rand::random_range(0..ids.len())]);
-        let opened = Typing::start_into(desk.echo.clone(), std::slice::from_ref(&operator), id, KEY_EVERY).await;
-        let Ok(typing) = opened else {
-            // It may be away just now; one that is there has to open.
-            if operator.is_connected(&id[0]).await.unwrap_or(false) {
-                desk.failed.fetch_add(1, Relaxed);
-            }
-            tokio::time::sleep(KEY_EVERY).await;
+        let Some(typing) = open_terminal(&operator, id, &desk).await else {
+            desk.failed.fetch_add(1, Relaxed);
             continue;
         };
         desk.used.fetch_add(1, Relaxed);
@@ -305,6 +307,23 @@ async fn use_terminals(operator: Operator, ids: Arc<[String]>, desk: Arc<Desk>, 
         if let Err(error) = typing.finish().await {
             eprintln!("  a terminal failed: {error:#}");
             desk.failed.fetch_add(1, Relaxed);
+        }
+    }
+}
+
+/// A terminal on a device, which may be away for a while but not for longer than that; `None` if it does not open.
+async fn open_terminal(operator: &Operator, device: &[String], desk: &Desk) -> Option<Typing> {
+    let begun = Instant::now();
+    loop {
+        let (echo, lost) = (desk.echo.clone(), desk.keys_lost.clone());
+        let operators = std::slice::from_ref(operator);
+        match Typing::start_among_losses(echo, lost, operators, device, KEY_EVERY).await {
+            Ok(typing) => return Some(typing),
+            Err(error) if begun.elapsed() > OPENED_WITHIN => {
+                eprintln!("  a terminal does not open: {error:#}");
+                return None;
+            }
+            Err(_) => tokio::time::sleep(KEY_EVERY).await,
         }
     }
 }

@@ -24,6 +24,9 @@ use crate::{
 /// How often the hub's figures are looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
+/// After so long without a change it is asked whether the deployment is paused.
+const STILL: Duration = Duration::from_secs(5);
+
 /// Deploy an update to many devices that poll, download, report, and sometimes fail, and check the hub's figures all the while
 #[derive(Debug, clap::Args)]
 pub struct Rollout {
@@ -62,6 +65,9 @@ pub struct Rollout {
     /// The run ends when nothing has changed for so long, e.g. because the deployment has paused
     #[arg(long, value_name = "SECONDS", default_value_t = 60)]
     quiet: u64,
+    /// Fail unless the deployment has paused by itself at the end; what makes it pause is for --create to say
+    #[arg(long)]
+    expect_pause: bool,
     /// Process id of the hub, to show its memory and processor time (several: comma)
     #[arg(long, value_name = "PID", value_delimiter = ',')]
     pid: Vec<u32>,
@@ -84,6 +90,10 @@ pub struct RolloutReport {
     devices: u32,
     /// The deployment as the hub says it is at the end.
     status: String,
+    /// Why it is paused, if it is.
+    paused: Option<String>,
+    /// Its phases as the hub shows them.
+    phases: Vec<Value>,
     /// From its making until nothing changed any more, in seconds.
     took_seconds: f64,
     /// Its figures at the end, by state.
@@ -136,7 +146,11 @@ impl Rollout {
         let report = self.report(&operator, &deployment, &updating.record, (count, wrong), last_change - begun, series);
         let report = report.await?;
         print(&report);
-        self.target.output.finish(&report, flaws(&report))
+        let mut flaws = flaws(&report);
+        if self.expect_pause && report.paused.is_none() {
+            flaws.push("the deployment has not paused".to_owned());
+        }
+        self.target.output.finish(&report, flaws)
     }
 
     async fn release(&self, operator: &Operator, fleet: &str) -> anyhow::Result<String> {
@@ -229,7 +243,12 @@ impl Rollout {
                 before = statistics;
             }
             let over = finished(&before) >= u64::from(self.devices);
-            if over || looks.last_change.elapsed() > Duration::from_secs(self.quiet) {
+            let quiet_for = looks.last_change.elapsed();
+            if over || quiet_for > Duration::from_secs(self.quiet) {
+                return Ok(looks);
+            }
+            // Nothing comes of one that is paused, once those are done who were at it.
+            if quiet_for > STILL && operator.pause_reason(deployment).await?.is_some() {
                 return Ok(looks);
             }
             ensure!(looks.last_change.elapsed() < self.target.patience(), "the hub has no news for too long");
@@ -268,6 +287,8 @@ impl Rollout {
         Ok(RolloutReport {
             scenario: "rollout",
             devices: self.devices,
+            paused: operator.pause_reason(deployment).await?,
+            phases: shown["phases"].as_array().cloned().unwrap_or_default(),
             status: shown["status"].as_str().unwrap_or_default().to_owned(),
             took_seconds: took.as_secs_f64(),
             looks: looks + 1,
@@ -335,7 +356,8 @@ fn flaws(report: &RolloutReport) -> Vec<String> {
 
 fn print(report: &RolloutReport) {
     let RolloutReport { devices, status, took_seconds, looks, wrong_looks, wrong_devices, .. } = report;
-    eprintln!("deployment to {devices} devices: {status} after {took_seconds:.1} s");
+    let paused = report.paused.as_ref().map_or_else(String::new, |why| format!(", paused: {why}"));
+    eprintln!("deployment to {devices} devices: {status} after {took_seconds:.1} s{paused}");
     let statistics: BTreeMap<_, _> = report.statistics.iter().filter(|(_, count)| **count > 0).collect();
     eprintln!("  figures at the end       {statistics:?}");
     eprintln!("  looks at the figures     {looks}, wrong {wrong_looks}; devices shown wrong {wrong_devices}");

@@ -51,7 +51,13 @@ impl Bench {
         let mut crew = Crew::start(&plan).await?;
         eprintln!("connecting {} idle devices to the hub, and as many websockets to the floor …", self.idle);
         let fleet = crate::fleet::Fleet::new(&plan.fleet, stage.hub.server.clone(), crate::Shell::Echo);
-        fleet.admit(&stage.operator, 0..self.idle).await?;
+        // What every server needs once is not to count: some come before the first look.
+        let warm_up = (self.idle / 10).max(1);
+        fleet.admit(&stage.operator, 0..self.idle + warm_up).await?;
+        let mut warm_crew = Crew::start(&CrewPlan { first: self.idle, devices: warm_up, ..plan.clone() }).await?;
+        warm_crew.order(Order::Start).await?;
+        warm_crew.wait_until("connected", self.target.patience(), |told| told.connected >= warm_up).await?;
+        let warm = open_idle(&stage.websocket.server, warm_up).await?;
         let hub_before = process::settled_memory(hub_pid, SETTLE_LIMIT).await?;
         crew.order(Order::Start).await?;
         crew.wait_until("connected", self.target.patience(), |told| told.connected >= self.idle).await?;
@@ -81,7 +87,7 @@ impl Bench {
         found.push(self.idle_time(hub_pid, floor_pid).await?);
         let losses = crew.told().losses;
         ensure!(losses == 0, "{losses} idle devices were lost meanwhile");
-        drop(idle);
+        drop((idle, warm, warm_crew));
         rows(found)
     }
 
