@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use harness::{Door, Issuer, LIMIT, Set, load_test, load_test_floor, temporary_directory, try_load_test};
+use harness::{
+    Door, Issuer, LIMIT, Set, filled_database, load_test, load_test_floor, temporary_directory, try_load_test,
+};
 
 /// All calls come from one address here, and at once.
 const UNLIMITED: &[(&str, &str)] = &[("MOORING_API__AUTH_REQUEST_LIMIT__QUOTA", "0")];
@@ -28,6 +30,12 @@ async fn devices_that_were_cut_off_at_once_are_all_back() {
 #[ignore = "takes minutes; run it by its name"]
 async fn ten_thousand_devices_that_were_cut_off_at_once_are_back_within_a_minute() {
     are_all_back(10_000, &["--within", "60"], Duration::from_mins(20)).await;
+}
+
+#[tokio::test]
+async fn a_database_is_filled_with_devices_that_nobody_let_in() {
+    // More than one statement holds.
+    assert_eq!(filled_database("filled", 20_100).await, "20100|20100");
 }
 
 #[tokio::test]

@@ -281,7 +281,7 @@ fn wait_for_listener(name: &str, port: u16, process: &Process) {
 }
 
 /// Debian keeps the servers out of the path, one folder per version.
-fn postgres_program(name: &str) -> PathBuf {
+pub fn postgres_program(name: &str) -> PathBuf {
     let mut versions: Vec<PathBuf> = std::fs::read_dir("/usr/lib/postgresql")
         .map(|entries| entries.flatten().map(|entry| entry.path().join("bin").join(name)).collect())
         .unwrap_or_default();

@@ -67,7 +67,7 @@ pub use hub::{TestHub, WrittenConnection};
 pub use issuer::Issuer;
 pub use kept_terminal::{HUB, KeptTerminal, attach_path};
 pub use key::Key;
-pub use load_test::{load_test, load_test_floor, try_load_test};
+pub use load_test::{filled_database, load_test, load_test_floor, try_load_test};
 pub use mail_server::{MailServer, Received};
 pub use mender_cli::MenderCli;
 pub use message::{Heard, Packet, Prop};

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use crate::backends::{Servers, postgres_program};
 use crate::door::Door;
 use crate::ports::free_port;
 use crate::process::{Output, Process, run};
@@ -31,6 +32,31 @@ pub async fn try_load_test(door: &Door, scenario: &[&str], limit: Duration) -> O
     let mut command = Command::new(program("loadtest"));
     command.args(scenario).args(["--server", &door.url(), "--user", ADMIN_EMAIL, "--password-stdin"]);
     run(&command, &format!("{ADMIN_PASSWORD}\n"), limit).await
+}
+
+/// Has a fresh Postgres database filled with so many devices; how many devices and documents of theirs are there then.
+///
+/// # Panics
+/// When one of the programs fails.
+pub async fn filled_database(name: &str, devices: u32) -> String {
+    let url = Servers::shared().create_database(name);
+    let mut migrate = Command::new(program("mooring"));
+    migrate.arg("migrate").env("MOORING_DATABASE_URL", &url).env("MOORING_DATA_DIR", temporary_directory());
+    let mut fill = Command::new(program("loadtest"));
+    fill.args(["fill", "--devices", &devices.to_string()]);
+    let mut psql = Command::new(postgres_program("psql"));
+    psql.args(["--quiet", "--no-align", "--tuples-only", "--dbname", &url]);
+    let mut statements = String::new();
+    for (command, input) in [(&migrate, ""), (&fill, "")] {
+        let output = run(command, input, LIMIT).await;
+        assert!(output.status.success(), "{output:?}");
+        statements = output.stdout;
+    }
+    let count = "SELECT (SELECT accepted + pending FROM fleet), (SELECT COUNT(*) FROM inventory);\n";
+    let output = run(&psql, &(statements + count), LIMIT * 2).await;
+    assert!(output.status.success(), "{output:?}");
+    Servers::shared().drop_database(name);
+    output.stdout.trim().to_owned()
 }
 
 /// A floor (`http`, `relay`, `websocket`) on a port of its own; its address.
