@@ -27,6 +27,7 @@ async fn who_has_nothing_to_do_needs_no_database() {
     let (one, other) = (DeviceId::random(), DeviceId::random());
     // Before anything is read everybody is looked up.
     assert!(!rollout.0.memory.lock().is_idle(other));
+    rollout.look().await.unwrap();
     let deployment = configuration_for(&rollout, one).await;
     assert_eq!(rollout.next(one, &asking()).await.unwrap(), Offer::Configuration(deployment));
     storage.close().await;
@@ -38,6 +39,7 @@ async fn who_has_nothing_to_do_needs_no_database() {
 async fn who_has_done_everything_is_forgotten() {
     let storage = storage().await;
     let rollout = rollout(&storage);
+    rollout.look().await.unwrap();
     let one = DeviceId::random();
     let first = configuration_for(&rollout, one).await;
     let second = configuration_for(&rollout, one).await;
