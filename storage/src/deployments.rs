@@ -11,6 +11,7 @@ mod offer;
 mod phases;
 mod safety;
 mod search;
+mod settle;
 mod status;
 mod watch;
 
@@ -245,7 +246,7 @@ pub(crate) async fn create(transaction: &mut Transaction, new: &NewDeployment) -
         })?;
     }
     let pending = (0, DeviceState::Pending.number());
-    change::count(transaction, new.id, pending, i64::try_from(devices.len()).unwrap_or(i64::MAX)).await?;
+    settle::count(transaction, new.id, pending, i64::try_from(devices.len()).unwrap_or(i64::MAX)).await?;
     phases::begin(transaction, new.id, &new.plan, new.at).await?;
     events::append(transaction, &[happening("deployment-created", new.id, &new.name, created)]).await?;
     Ok(Creation::Made(created))

@@ -41,7 +41,7 @@ pub struct DeploymentBody {
     configuration: Option<String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     phases: Vec<PhaseBody>,
-    #[serde(skip_serializing_if = "is_none_left")]
+    #[serde(skip_serializing_if = "is_zero")]
     retries: u32,
     statistics: StatisticsBody,
 }
@@ -77,14 +77,8 @@ struct StatisticsBody {
     total_size: u64,
 }
 
-#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde hands over a reference")]
-const fn is_zero(number: &u64) -> bool {
-    *number == 0
-}
-
-#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde hands over a reference")]
-const fn is_none_left(retries: &u32) -> bool {
-    *retries == 0
+fn is_zero<T: Default + PartialEq>(number: &T) -> bool {
+    *number == T::default()
 }
 
 /// How many devices stand where, all thirteen of them.
@@ -154,7 +148,7 @@ pub struct DeviceBody {
     substate: String,
     log: bool,
     /// How often it has failed and was to try again. (Mender API: attempts.)
-    #[serde(skip_serializing_if = "is_none_left")]
+    #[serde(skip_serializing_if = "is_zero")]
     attempts: u32,
     #[serde(skip_serializing_if = "Option::is_none")]
     image: Option<ArtifactBody>,

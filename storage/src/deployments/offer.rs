@@ -1,8 +1,9 @@
 //! What a device that asks has to do.
 
-use super::change::{advance, count, pass_over, place};
+use super::change::{advance, pass_over, place};
 use super::devices::{DeviceDeploymentId, DeviceRow, device_columns};
 use super::phases::{Told, take_place};
+use super::settle::count;
 use super::status::{FIRST_ACTIVE, LAST_ACTIVE};
 use super::{DeploymentKind, Deployments, DeviceState};
 use crate::artifacts::artifact_columns;
