@@ -138,6 +138,10 @@ bench)
     start_floor websocket $((port + 62))
     set -- --floor-websocket "http://127.0.0.1:$((port + 62))" --floor-websocket-pid "$floor_pid" "$@"
     ;;
+storm)
+    start_floor relay $((port + 61))
+    set -- --floor "127.0.0.1:$((port + 61))" "$@"
+    ;;
 inventory)
     # Another hub on the same database, in which no report shares a transaction.
     if [ -n "$postgres" ]; then

@@ -16,6 +16,7 @@ use storage::{AuthSetId, DeviceId, DeviceKey, Devices, SetStatus, StorageError, 
 
 use crate::Config;
 use crate::bus::{Announcer, DisconnectReason, Event};
+use crate::concurrency_limit::{ConcurrencyLimit, Crowded};
 use crate::credentials::{DeviceClaims, Identity, Keyring, PublicKey};
 use crate::gate::Gate;
 use decisions::{Access, Answer, Asking, Preauthorizing, Rules};
@@ -42,6 +43,7 @@ struct Inner {
     announce: Announcer,
     rules: Rules,
     minimum_rsa_bits: usize,
+    arrivals: ConcurrencyLimit,
     /// In seconds, as tokens count.
     token_lifetime: i64,
 }
@@ -82,6 +84,9 @@ pub enum AdmissionError {
     /// Too many devices, or keys of this device, wait for a decision: 429.
     #[error("too many requests")]
     TooManyPending,
+    /// Too many ask at the same time: 503.
+    #[error(transparent)]
+    Crowded(#[from] Crowded),
     /// Storage failed; see the cause for whether trying again may help.
     #[error("cannot decide about a device")]
     Unavailable(#[from] StorageError),
@@ -111,6 +116,7 @@ impl Admission {
                 reject_preauthorized_on_accept: config.reject_preauthorized_on_accept,
             },
             minimum_rsa_bits: config.minimum_rsa_bits,
+            arrivals: ConcurrencyLimit::new("auth_requests", &config.arrivals),
             token_lifetime: i64::try_from(config.device_token_lifetime.as_secs()).unwrap_or(i64::MAX).max(1),
         }))
     }
@@ -119,9 +125,10 @@ impl Admission {
     /// exactly those bytes. Returns its token. Nothing is stored, nor read, before the signature is verified.
     ///
     /// # Errors
-    /// `Invalid`, `SignatureMissing`, `SignatureWrong` in this order; then `Unauthorized`, `LimitAtJoin`,
+    /// `Crowded`; `Invalid`, `SignatureMissing`, `SignatureWrong` in this order; then `Unauthorized`, `LimitAtJoin`,
     /// `TooManyPending`, `Unavailable`.
     pub async fn ask_to_join(&self, body: &[u8], signature: Option<&str>) -> Result<String, AdmissionError> {
+        let mut permit = self.0.arrivals.enter(|| false).await?;
         let (identity, key) = self.0.read_request(body)?;
         let signature = signature.filter(|signature| !signature.is_empty()).ok_or(AdmissionError::SignatureMissing)?;
         let signature = BASE64_STANDARD.decode(signature.trim()).map_err(|_| AdmissionError::SignatureWrong)?;
@@ -129,7 +136,7 @@ impl Admission {
             return Err(AdmissionError::SignatureWrong);
         }
         let inner = Arc::clone(&self.0);
-        to_the_end(async move { inner.join(&identity, &key).await }).await
+        permit.timed(to_the_end(async move { inner.join(&identity, &key).await })).await
     }
 
     /// Does what a user decided about a set of a device; no change if it stands there already.

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use storage::SecretUrl;
 use storage::units;
 
-use crate::{artifacts, file_transfer, jobs, notifications, session};
+use crate::{artifacts, concurrency_limit, file_transfer, jobs, notifications, session};
 
 /// Who may come in and for how long, and how nodes find each other.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -80,6 +80,8 @@ pub struct Config {
     pub retention: Retention,
     /// Who may listen to events.
     pub events: EventStreams,
+    /// How many devices may be on their way in at once: those that connect, and those that ask for a token.
+    pub arrivals: concurrency_limit::Config,
     /// Bytes of alerts that may wait on this node to be written; what is more is sent back for later.
     #[serde(with = "units::size")]
     pub alerts_waiting_limit: usize,
@@ -139,6 +141,9 @@ impl Config {
     pub fn fault(&self) -> Option<String> {
         if let Some(fault) = self.sessions.fault() {
             return Some(format!("sessions.{fault}"));
+        }
+        if let Some(fault) = self.arrivals.fault() {
+            return Some(format!("arrivals.{fault}"));
         }
         if let Some(fault) = self.file_transfer.fault() {
             return Some(format!("file_transfer.{fault}"));
@@ -224,6 +229,7 @@ impl Default for Config {
             sessions: session::Config::default(),
             retention: Retention::default(),
             events: EventStreams::default(),
+            arrivals: concurrency_limit::Config::default(),
             alerts_waiting_limit: 32 * 1024 * 1024,
             gather_reports: true,
             alert_rules_period: Duration::from_secs(30),

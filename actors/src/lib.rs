@@ -54,6 +54,7 @@ pub mod gate;
 
 pub mod accounts;
 pub mod admission;
+pub mod concurrency_limit;
 
 pub mod message;
 

@@ -4,6 +4,14 @@ use metrics::{Unit, describe_counter, describe_gauge, describe_histogram};
 
 /// Devices connected to this node.
 pub const DEVICES_CONNECTED: &str = "mooring_devices_connected";
+/// Devices on their way in that were told to come back later, by `door`.
+pub const ARRIVALS_SHED: &str = "mooring_arrivals_shed_total";
+/// Devices that wait in line to come in, by `door`.
+pub const ARRIVALS_WAITING: &str = "mooring_arrivals_waiting";
+/// Devices that are being let in, by `door`.
+pub const ARRIVALS_INSIDE: &str = "mooring_arrivals_inside";
+/// Devices that may be let in at once, by `door`: what the database can take now.
+pub const ARRIVALS_LIMIT: &str = "mooring_arrivals_limit";
 /// Operators' sessions whose operator is on this node.
 pub const SESSIONS_OPEN: &str = "mooring_sessions_open";
 /// Connections of devices that ended, by `reason`.
@@ -46,6 +54,10 @@ pub const NOTIFICATIONS_LEFT_OUT: &str = "mooring_notifications_left_out_total";
 /// Registers the descriptions with the recorder.
 pub fn describe() {
     describe_gauge!(DEVICES_CONNECTED, Unit::Count, "devices connected to this node");
+    describe_counter!(ARRIVALS_SHED, Unit::Count, "devices told to come back later, by door");
+    describe_gauge!(ARRIVALS_WAITING, Unit::Count, "devices that wait in line to come in, by door");
+    describe_gauge!(ARRIVALS_INSIDE, Unit::Count, "devices that are being let in, by door");
+    describe_gauge!(ARRIVALS_LIMIT, Unit::Count, "devices that may be let in at once, by door");
     describe_gauge!(SESSIONS_OPEN, Unit::Count, "operators' sessions on this node");
     describe_counter!(DISCONNECTS, Unit::Count, "device connections that ended, by reason");
     describe_counter!(BUS_REFUSED, Unit::Count, "messages for another node that could not be sent");

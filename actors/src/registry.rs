@@ -7,6 +7,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use actix::Recipient;
 use parking_lot::{Mutex, RwLock};
@@ -17,6 +18,10 @@ use crate::session::{Binding, FromDevice, ToDevice};
 
 /// Power of two. Connects and disconnects in a storm take one of these locks for well under a microsecond.
 const SHARDS: usize = 64;
+
+/// Devices that are remembered as awaited by sessions on other nodes, and for how long: they are let in first.
+const AWAITED_ELSEWHERE: usize = 65_536;
+const AWAITED_FOR: Duration = Duration::from_mins(1);
 
 /// The devices and operators connected to this node.
 #[derive(Clone, Default)]
@@ -44,6 +49,8 @@ struct Hosts {
     sessions: HashMap<SessionId, HostedSession>,
     /// Sessions that wait for their device to come back.
     awaiting: HashMap<DeviceId, Vec<SessionId>>,
+    /// Devices that sessions on other nodes wait for, and until when that is believed.
+    awaited_elsewhere: HashMap<DeviceId, Instant>,
 }
 
 /// A device's connection to this node.
@@ -273,6 +280,24 @@ impl Registry {
         forget_awaiting(&mut self.0.hosts.lock().awaiting, device, session);
     }
 
+    /// A session on another node waits for this device, which may come back here.
+    pub fn await_for_another(&self, device: DeviceId, now: Instant) {
+        let mut hosts = self.0.hosts.lock();
+        if hosts.awaited_elsewhere.len() >= AWAITED_ELSEWHERE {
+            hosts.awaited_elsewhere.retain(|_, until| *until > now);
+        }
+        if hosts.awaited_elsewhere.len() < AWAITED_ELSEWHERE {
+            hosts.awaited_elsewhere.insert(device, now + AWAITED_FOR);
+        }
+    }
+
+    /// Whether a session, of whichever node, waits for this device to come back.
+    pub fn is_awaited(&self, device: DeviceId) -> bool {
+        let hosts = self.0.hosts.lock();
+        hosts.awaiting.contains_key(&device)
+            || hosts.awaited_elsewhere.get(&device).is_some_and(|until| *until > Instant::now())
+    }
+
     /// The hosts of sessions that wait for this device.
     pub fn awaiting(&self, device: DeviceId) -> Vec<Recipient<ToSession>> {
         let hosts = self.0.hosts.lock();
@@ -375,5 +400,21 @@ mod tests {
         registry.leave_operator(sessions[0]);
         registry.leave_operator(sessions[0]);
         assert_eq!(registry.enter_operator(sessions[2], operator(), 2), Ok(()));
+    }
+
+    #[actix::test]
+    async fn devices_awaited_by_other_nodes_are_known_for_a_while_and_only_so_many_at_a_time() {
+        let (registry, device, now) = (Registry::default(), DeviceId::random(), Instant::now());
+        assert!(!registry.is_awaited(device));
+        registry.await_for_another(device, now);
+        assert!(registry.is_awaited(device));
+        for _ in 0..AWAITED_ELSEWHERE {
+            registry.await_for_another(DeviceId::random(), now);
+        }
+        let more = DeviceId::random();
+        registry.await_for_another(more, now);
+        assert!(!registry.is_awaited(more), "there are too many");
+        registry.await_for_another(more, now + AWAITED_FOR);
+        assert!(registry.is_awaited(more) && !registry.is_awaited(device), "the old ones make room");
     }
 }

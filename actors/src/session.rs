@@ -69,7 +69,7 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Self {
-            to_device_window: 64 * 1024,
+            to_device_window: 128 * 1024,
             to_operator_window: 128 * 1024,
             stream_window: 96 * 1024,
             streams: 128,

@@ -6,7 +6,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use actix::{Actor, ActorFutureExt, AsyncContext, Context, Handler, StreamHandler, WrapFuture};
 use futures_util::stream;
@@ -103,6 +103,7 @@ impl Parts {
             }
             Event::WorkAdded => self.jobs.hear_of_work(),
             Event::DeploymentMade => self.rollout.hear_of_deployments(),
+            Event::DeviceAwaited { device } => self.registry.await_for_another(*device, Instant::now()),
             Event::DeviceMayHaveWork { device } => self.rollout.hear_of(*device),
         }
     }

@@ -89,6 +89,7 @@ impl From<AdmissionError> for ApiError {
             AdmissionError::Mismatch => Self::BadRequest(Borrowed("dev auth: dev ID and auth ID mismatch")),
             AdmissionError::TransitionRefused => Self::BadRequest(Borrowed("dev auth: bad request")),
             AdmissionError::TooManyPending => Self::too_many_requests(RETRY_WHEN_CROWDED),
+            AdmissionError::Crowded(crowded) => crowded.into(),
             AdmissionError::Unavailable(error) => error.into(),
         }
     }

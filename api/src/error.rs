@@ -7,6 +7,7 @@ use std::time::Duration;
 use actix_web::http::StatusCode;
 use actix_web::http::header::{HeaderName, HeaderValue};
 use actix_web::{HttpResponse, ResponseError};
+use actors::concurrency_limit::Crowded;
 use serde::Serialize;
 use storage::{StorageError, clock};
 
@@ -79,6 +80,9 @@ pub enum ApiError {
     /// 503, with the time to wait: a backend cannot be reached.
     #[error("service unavailable")]
     Unavailable,
+    /// 503, with the time to wait: too many came at the same time.
+    #[error("too busy")]
+    Busy(Duration),
 }
 
 impl ApiError {
@@ -122,7 +126,7 @@ impl ApiError {
             Self::NotAWebsocket(_) => vec![our_websocket()],
             Self::UpgradeRequired(_) => vec![("upgrade", "websocket".to_owned()), our_websocket()],
             Self::MethodNotAllowed(allowed) => allowed.iter().map(|method| ("allow", (*method).to_owned())).collect(),
-            Self::TooManyRequests(_, wait) => vec![retry_after(*wait)],
+            Self::TooManyRequests(_, wait) | Self::Busy(wait) => vec![retry_after(*wait)],
             Self::Unavailable => vec![retry_after(RETRY_WHEN_UNAVAILABLE)],
             _ => vec![],
         }
@@ -153,7 +157,7 @@ impl ResponseError for ApiError {
             Self::TooManyRequests(..) => StatusCode::TOO_MANY_REQUESTS,
             Self::Other(status, _) | Self::Detailed(status, ..) => *status,
             Self::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
-            Self::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Unavailable | Self::Busy(_) => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
 
@@ -172,6 +176,12 @@ impl ResponseError for ApiError {
             response.extensions_mut().insert(ErrorMembers(members.clone()));
         }
         response
+    }
+}
+
+impl From<Crowded> for ApiError {
+    fn from(crowded: Crowded) -> Self {
+        Self::Busy(crowded.retry_after)
     }
 }
 

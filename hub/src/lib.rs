@@ -22,6 +22,7 @@ use actors::accounts::Accounts;
 use actors::admission::Admission;
 use actors::artifacts::Artifacts;
 use actors::bus::{Bus, NatsBus};
+use actors::concurrency_limit::ConcurrencyLimit;
 use actors::credentials::Keyring;
 use actors::file_transfer::Transfers;
 use actors::gate::Gate;
@@ -329,6 +330,7 @@ async fn boot(config: Config) -> anyhow::Result<Booted> {
         config: api_config.sockets.clone(),
         api: Arc::clone(&api_config),
         count: SocketCount::default(),
+        arrivals: ConcurrencyLimit::new("connect", &config.actors.arrivals),
         has_tls: tls.is_some(),
     };
     let parts = Parts {

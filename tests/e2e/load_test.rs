@@ -160,8 +160,11 @@ async fn terminals_that_are_not_cut_off_go_on_through_a_storm() {
     let _turn = harness::turn_of_the_heavy().await;
     let hub = Set::Embedded.process(UNLIMITED).await;
     let scenario = ["storm", "--devices", "100", "--processes", "2", "--away-min", "0", "--away-max", "1"];
-    let report = load_test(hub.door(), &[&scenario[..], &["--terminals", "2"]].concat(), LIMIT * 4).await;
+    let (_relay, floor) = load_test_floor(&["relay"]).await;
+    let scenario = [&scenario[..], &["--terminals", "2", "--floor", &floor]].concat();
+    let report = load_test(hub.door(), &scenario, LIMIT * 4).await;
     assert_eq!(report["wrong_states"], 0, "{report}");
+    assert!(report["to_floor"].as_f64().is_some_and(|ratio| ratio > 0.0), "{report}");
     for echo in ["echo_calm", "echo_storm"] {
         assert!(report[echo]["samples"].as_u64().is_some_and(|keys| keys > 0), "{report}");
     }

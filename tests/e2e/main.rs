@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that is surprised has failed")]
 
 mod alert_rules;
+mod arrivals;
 mod artifact_making;
 mod artifacts;
 mod audit_log;

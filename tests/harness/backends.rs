@@ -183,6 +183,23 @@ impl OwnServers {
         }
     }
 
+    /// Lets a server say and hear nothing until [`Self::thaw`]: it is there, but does not answer. Not for Postgres, which
+    /// is many processes.
+    ///
+    /// # Panics
+    /// When it is not running.
+    pub fn freeze(&self, backend: Backend) {
+        self.running[backend as usize].as_ref().expect("it runs").signal("STOP");
+    }
+
+    /// Lets it go on.
+    ///
+    /// # Panics
+    /// When it is not running.
+    pub fn thaw(&self, backend: Backend) {
+        self.running[backend as usize].as_ref().expect("it runs").signal("CONT");
+    }
+
     /// Starts a server again, where it was and with what is on its disk.
     ///
     /// # Panics

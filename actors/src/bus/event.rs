@@ -28,6 +28,11 @@ pub enum Event {
     WorkAdded,
     /// There is a new deployment. Who does not hear it finds it by itself, only later.
     DeploymentMade,
+    /// A session waits for this device to come back, to whichever node. Who does not hear it lets the device in later.
+    DeviceAwaited {
+        /// Which.
+        device: DeviceId,
+    },
     /// A device may be told of something again that it went through before.
     DeviceMayHaveWork {
         /// Which.

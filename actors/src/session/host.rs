@@ -22,7 +22,7 @@ use tracing::{debug, info, warn};
 use super::attachment::{AttachedEnd, AttachedSays, Leave, ToAttached, ToSession};
 use super::link::{Effect, Past, SessionLink};
 use super::{Config, DeviceEnd, FromDevice, HostEnd, HostSays, Open, SOCKET_MAILBOX, SessionEnd};
-use crate::bus::{Bus, DisconnectReason};
+use crate::bus::{Bus, DisconnectReason, Event};
 use crate::reach::{Reach, Unreachable};
 use crate::recording::{Recorder, RecordingConfig};
 use crate::registry::{HostedSession, Registry};
@@ -284,6 +284,9 @@ impl SessionHost {
     fn await_device(&mut self, ctx: &mut Context<Self>) {
         debug!(session.id = %self.session, device.id = %self.device, why = self.lost.as_str(), "waiting for the device");
         self.parts.registry.await_device(self.device, self.session);
+        if let Err(error) = self.parts.bus.announce(&Event::DeviceAwaited { device: self.device }) {
+            debug!(%error, "other nodes were not told that a device is awaited");
+        }
         self.parts.registry.update_session(self.session, |hosted| hosted.device_node = None);
         if let Some(limit) = self.resume_limit.take() {
             ctx.cancel_future(limit);

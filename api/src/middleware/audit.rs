@@ -38,10 +38,11 @@ pub async fn audit<B: MessageBody>(
     request: ServiceRequest,
     next: Next<B>,
 ) -> Result<ServiceResponse<EitherBody<B>>, Error> {
-    let state = ApiState::of_service(&request).clone();
-    let Some((entry, written)) = entry(&request, &state) else {
+    let Some((entry, written)) = entry(&request, ApiState::of_service(&request)) else {
         return Ok(next.call(request).await?.map_into_left_body());
     };
+    // Only here: a copy for each request, polls among them, would cost as much as the rest of a poll.
+    let state = ApiState::of_service(&request).clone();
     let number = match written {
         Written::Always => match state.storage.audit.begin(&entry).await {
             Ok(number) => Some(number),

@@ -26,7 +26,7 @@ use super::pump::{End, Flow, SocketEvent};
 use super::upgrade::SocketState;
 
 /// No more than this waits for the socket at once; the rest waits in the link, where turns are fair.
-const HIGH_WATER: usize = 16 * 1024;
+const HIGH_WATER: usize = 32 * 1024;
 
 /// How long a shell that outlived its device's former connection may speak before its session's host has found this one.
 const CLAIM_LIMIT: Duration = Duration::from_secs(15);

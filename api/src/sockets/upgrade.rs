@@ -20,6 +20,8 @@ use actix_web::http::header;
 use actix_web_actors::ws::WebsocketContext;
 use actors::audit::{RECORDING_VIEWED, SESSION_JOINED, Visit};
 use actors::bus::NodeMessage;
+use actors::concurrency_limit::ConcurrencyLimit;
+use actors::credentials::DeviceClaims;
 use actors::gate::{Gate, UserIdentity};
 use actors::reach::Unreachable;
 use actors::recording::Recordings;
@@ -74,6 +76,8 @@ pub struct SocketState {
     pub api: Arc<crate::Config>,
     /// Open sockets of this node.
     pub count: SocketCount,
+    /// Devices on their way in.
+    pub arrivals: ConcurrencyLimit,
     /// Whether the hub itself ends TLS, which decides on a response header.
     pub has_tls: bool,
 }
@@ -212,11 +216,15 @@ async fn admit(state: &SocketState, request: &Request, name: &str) -> Result<Adm
 
 async fn admit_device(state: &SocketState, request: &Request) -> Result<Admitted, ApiError> {
     let token = auth::device_token(request.headers()).map_err(ApiError::unauthorized)?;
+    // Whose token it is is not proved yet, but only decides on who is looked at first.
+    let is_awaited =
+        || DeviceClaims::device_named_in(token).is_some_and(|device| state.tree.registry.is_awaited(device));
+    let mut permit = state.arrivals.enter(is_awaited).await?;
     let identity = state.gate.device(token).await?;
     count_call(state, request, &identity.device).await?;
     verify_handshake(request)?;
     let (node, now) = (state.tree.bus.node(), clock::now());
-    let epoch = match state.presence.claim(identity.device, node, now).await {
+    let epoch = match permit.timed(state.presence.claim(identity.device, node, now)).await {
         Ok(claim) => {
             if let Some(displaced) = claim.displaced.filter(|route| route.node != node) {
                 let displace = NodeMessage::Displace { device: identity.device, epoch: claim.epoch };

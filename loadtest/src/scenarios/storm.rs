@@ -1,6 +1,9 @@
 //! All devices lose their connections at once: how soon is everybody back, and is what the hub then says true?
 
+mod floor;
+
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
@@ -54,6 +57,9 @@ pub struct Storm {
     /// Fail unless all are back within this time and were refused with no other status than 429 and 503
     #[arg(long, value_name = "SECONDS")]
     within: Option<u64>,
+    /// Where `floor relay` is: the same storm of as many bare TCP connections, up to 18,000, as a measure
+    #[arg(long, value_name = "ADDRESS")]
+    floor: Option<SocketAddr>,
     /// Process ids of the hubs, to show their memory and processor time (comma)
     #[arg(long, value_name = "PID", value_delimiter = ',')]
     pid: Vec<u32>,
@@ -72,6 +78,10 @@ pub struct StormReport {
     half_back_seconds: f64,
     nearly_all_back_seconds: f64,
     all_back_seconds: f64,
+    /// The same until nearly all bare TCP connections were back, and how many times as long the devices took; absent
+    /// without a floor.
+    floor_nearly_all_back_seconds: Option<f64>,
+    to_floor: Option<f64>,
     /// Attempts to connect that were refused in the storm, by status; 0 stands for no answer.
     refused: BTreeMap<u16, u64>,
     /// Devices that the hub does not show as connected though they are, some seconds later; absent without an operator.
@@ -82,6 +92,9 @@ pub struct StormReport {
     echo_storm: Option<LatencyReport>,
     series: Vec<Series>,
 }
+
+/// Bare connections that this process can hold, with as many files as it may open.
+const FLOOR_CONNECTIONS: usize = 18_000;
 
 /// How long terminals are typed in before the storm.
 const CALM: Duration = Duration::from_secs(10);
@@ -140,21 +153,35 @@ impl Storm {
             None => None,
         };
 
+        let (processes, series) = (crew.processes(), watch.finish());
+        // Its devices are on the same machine.
+        drop(crew);
+        let floor_nearly_all_back_seconds = match self.floor {
+            Some(relay) => {
+                eprintln!("the same with bare TCP connections …");
+                let connections = self.devices.min(FLOOR_CONNECTIONS);
+                Some(floor::nearly_all_back_seconds(relay, connections, (away_min_ms, away_max_ms)).await?)
+            }
+            None => None,
+        };
+
         let report = StormReport {
             scenario: "storm",
             devices: self.devices,
             hubs: 1 + self.and_server.len(),
-            processes: crew.processes(),
+            processes,
             away: (self.away_min, self.away_max),
             half_back_seconds,
             nearly_all_back_seconds,
             all_back_seconds,
+            floor_nearly_all_back_seconds,
+            to_floor: floor_nearly_all_back_seconds.map(|floor| nearly_all_back_seconds / floor),
             refused: difference(&before.refused, &after.refused),
             wrong_states,
             terminals: self.terminals,
             echo_calm,
             echo_storm,
-            series: watch.finish(),
+            series,
         };
         print(&report);
         let mut flaws = self.flaws(&report);
@@ -253,6 +280,9 @@ fn print(report: &StormReport) {
     eprintln!("  back: half               {:.1} s", report.half_back_seconds);
     eprintln!("  back: 99.9 %             {:.1} s", report.nearly_all_back_seconds);
     eprintln!("  back: all                {:.1} s", report.all_back_seconds);
+    if let (Some(floor), Some(ratio)) = (report.floor_nearly_all_back_seconds, report.to_floor) {
+        eprintln!("  bare TCP: 99.9 %         {floor:.1} s; the devices took {ratio:.2} times as long");
+    }
     eprintln!("  refused, by status       {refused:?}");
     if let Some(wrong) = report.wrong_states {
         eprintln!("  shown wrong              {wrong}");
