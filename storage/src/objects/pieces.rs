@@ -192,6 +192,20 @@ impl ObjectWriter {
         Ok(())
     }
 
+    /// Tells the server that there will be parts if the next `bytes` make it so. The number under which it will keep them, if
+    /// that is new: noted before the first part is sent, it lets [`Objects::discard`] find every one.
+    ///
+    /// # Errors
+    /// `Unavailable`, `Other`.
+    pub async fn announce(&mut self, bytes: usize) -> Result<Option<&str>, StorageError> {
+        let overflows = self.buffered + bytes as u64 > self.part_size;
+        if self.objects.remote.is_none() || !overflows || !matches!(self.begun, Begun::Nothing) {
+            return Ok(None);
+        }
+        self.begin().await?;
+        Ok(self.parts())
+    }
+
     fn keep(&mut self, piece: Bytes) {
         self.buffered += piece.len() as u64;
         if piece.len() >= SMALL_PIECE {

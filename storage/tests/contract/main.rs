@@ -333,6 +333,11 @@ mod objects {
     }
 
     #[tokio::test]
+    async fn parts_have_a_number_before_the_first_is_sent() {
+        crate::cases::objects::parts_have_a_number_before_the_first_is_sent().await;
+    }
+
+    #[tokio::test]
     async fn a_directory_that_is_gone_does_not_answer() {
         crate::cases::objects::a_directory_that_is_gone_does_not_answer().await;
     }
