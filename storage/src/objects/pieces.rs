@@ -261,7 +261,8 @@ impl ObjectWriter {
             let completed = match &mut self.begun {
                 Begun::Parts { parts, id, done } => {
                     let done = std::mem::take(done);
-                    parts.complete_multipart(&self.location, id, done).await.map(drop)
+                    let store = self.objects.remote.as_ref().map_or(&*parts, |remote| &remote.completing);
+                    store.complete_multipart(&self.location, id, done).await.map(drop)
                 }
                 Begun::File(upload) => upload.complete().await.map(drop),
                 Begun::Nothing | Begun::Done => Ok(()),
