@@ -57,6 +57,7 @@ mod structure;
 mod tags;
 mod triggers;
 mod two_nodes;
+mod update_crashes;
 mod user_administration;
 mod users;
 mod wake_ups;
