@@ -30,6 +30,7 @@ mod internal_auth;
 mod internal_deployments;
 mod inventory;
 mod inventory_internal;
+mod large_artifacts;
 mod live_events;
 mod load_test;
 mod many_operators;
