@@ -129,6 +129,7 @@ on_every_database! {
         random_questions_are_answered_as_defined,
         devices_are_found_by_what_they_are_and_leave_with_it,
         only_the_devices_asked_about_are_found,
+        whoever_passes_is_read_by_id_while_others_go,
         free_text_finds_beginnings_and_parts_of_names,
         what_a_device_is_known_by_comes_before_its_words,
         devices_are_found_by_where_they_are,
