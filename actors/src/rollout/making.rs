@@ -158,7 +158,7 @@ impl Rollout {
             targets: Targets::Devices(vec![device.to_string()]),
             chosen_by: "[]".to_owned(),
             groups: vec![],
-            configuration: Some(configuration),
+            configuration: Some(configuration.as_str().into()),
             plan: Plan { retries, ..Plan::default() },
             fingerprint,
             at: clock::now(),

@@ -203,6 +203,7 @@ on_every_database! {
         a_row_is_made_once_and_forgotten,
         all_records_are_emptied,
         a_deployment_keeps_what_was_wanted_then,
+        what_is_over_keeps_no_secret,
         a_newer_configuration_takes_the_place_of_those_nobody_was_told_of,
     ],
     channels: [

@@ -3,7 +3,7 @@
 use storage::{
     Abortion, Alteration, Counts, Creation, Deployment, DeploymentFilter, DeploymentId, DeploymentKind,
     DeploymentState, Deployments, DeviceId, DeviceLog, DeviceState, Direction, NewDeployment, Offer, Plan, Poll,
-    SetStatus, StateReport, StateReported, Storage, Targets, Timestamp,
+    Secret, SetStatus, StateReport, StateReported, Storage, Targets, Timestamp,
 };
 
 use super::artifacts::kept;
@@ -383,7 +383,7 @@ pub async fn deployments_are_found_by_what_they_are(database: &TestDatabase) {
     let mut all = vec![made(storage, "app-1", &[one]).await, made(storage, "App%2", &[two]).await];
     let configuration = NewDeployment {
         name: one.to_string(),
-        configuration: Some(r#"{"key":"value"}"#.to_owned()),
+        configuration: Some(r#"{"key":"value"}"#.into()),
         ..new("a name of its own", Targets::Devices(ids(&[two])))
     };
     all.push(make(deployments, &configuration).await);
@@ -424,7 +424,7 @@ pub async fn deployments_are_found_by_what_they_are(database: &TestDatabase) {
 
     assert_eq!(told(storage, two).await, Some(all[1]));
     let found = found(storage, all[2]).await;
-    assert_eq!(found.configuration.as_deref(), Some(r#"{"key":"value"}"#));
+    assert_eq!(found.configuration.as_ref().map(Secret::expose), Some(r#"{"key":"value"}"#));
     assert_eq!((found.artifacts.len(), found.max_devices), (0, 1));
     says(storage, all[1], two, DeviceState::Success).await;
     assert_eq!(offered(storage, poll(two)).await, Offer::Configuration(all[2]));
