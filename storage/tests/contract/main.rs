@@ -250,6 +250,8 @@ on_every_database! {
         a_log_is_replaced_by_the_next,
         deployments_are_found_by_what_they_are,
         whoever_passes_a_filter_is_told,
+        a_device_that_is_removed_while_it_asks_stays_in_nothing,
+        whoever_was_told_is_read_by_id,
         counts_are_those_of_the_rows_whatever_happens,
         parallel_polls_of_one_device_tell_it_once,
     ],
