@@ -21,7 +21,7 @@ use std::sync::Arc;
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
-use storage::{Alteration, ArtifactId, Storage, StorageError, StoredArtifact, Timestamp, clock};
+use storage::{Alteration, ArtifactId, Storage, StorageError, StoredArtifact, Timestamp, UploadId, clock};
 use tokio::sync::Semaphore;
 use tracing::warn;
 
@@ -168,9 +168,17 @@ fn object_path(number: impl std::fmt::Display) -> String {
     format!("artifacts/{number}")
 }
 
+/// Where files are that are not artifacts yet.
+const RAW_FILES: &str = "uploads";
+
 /// Path of a file that is not an artifact yet.
 fn raw_path(number: impl std::fmt::Display) -> String {
-    format!("uploads/{number}.tmp")
+    format!("{RAW_FILES}/{number}.tmp")
+}
+
+/// The number of the file with this path, if it is one that is not an artifact yet.
+fn raw_number(path: &str) -> Option<UploadId> {
+    path.strip_prefix(RAW_FILES)?.strip_prefix('/')?.strip_suffix(".tmp")?.parse().ok()
 }
 
 fn after(lifetime: std::time::Duration) -> Timestamp {

@@ -9,7 +9,7 @@ use crate::rollout::Rollout;
 use crate::trigger::Asker;
 
 /// Deploys what a device is told to be now; `None` if there is no such device. The device is told to look for it at once, if
-/// it is connected; otherwise it finds it when it asks by itself.
+/// it is connected; otherwise it finds it when it asks by itself. If it fails, it is told again `retries` times.
 ///
 /// # Errors
 /// `Unavailable`, `Corrupt`, `Other`.
@@ -17,11 +17,12 @@ pub async fn deploy(
     storage: &Storage,
     rollout: &Rollout,
     device: DeviceId,
+    retries: u32,
     asker: Asker,
 ) -> Result<Option<DeploymentId>, StorageError> {
     let deployment = DeploymentId::random();
     let groups = storage.inventory.group_of(device).await?.flatten().into_iter().collect();
-    match storage.device_configs.deploy(device, deployment, groups, clock::now()).await? {
+    match storage.device_configs.deploy(device, deployment, groups, retries, clock::now()).await? {
         Deployed::Made { superseded } => {
             rollout.hear_of_devices([device]);
             call_off(rollout, &superseded).await;

@@ -27,7 +27,7 @@ use crate::middleware::audit::AuditDetails;
 use crate::state::ApiState;
 
 /// How often a device may be offered again what it failed to install. (Mender API: deployments, `retries`.)
-const RETRIES: u64 = 100;
+const RETRIES: u32 = 100;
 
 /// The settings in a body; `null` are none. (A device that was given nothing stores `null`, and reports that.)
 fn settings(body: &RawJson) -> Result<Configuration, ApiError> {
@@ -62,11 +62,10 @@ struct DeployBody {
 }
 
 impl DeployBody {
-    fn check(&self) -> Result<(), ApiError> {
-        if self.retries <= RETRIES {
-            return Ok(());
-        }
-        Err(ApiError::bad_request(format!("failed to decode deployment: retries must be at most {RETRIES}")))
+    fn retries(&self) -> Result<u32, ApiError> {
+        u32::try_from(self.retries).ok().filter(|retries| *retries <= RETRIES).ok_or_else(|| {
+            ApiError::bad_request(format!("failed to decode deployment: retries must be at most {RETRIES}"))
+        })
     }
 }
 
@@ -80,8 +79,8 @@ async fn deploy(
 ) -> Result<HttpResponse, ApiError> {
     let device: DeviceId = id.parse().map_err(|_| no_device())?;
     state.storage.device_configs.find(device).await?.ok_or_else(no_device)?;
-    body.object::<DeployBody>("failed to decode deployment")?.check()?;
-    let deployment = device_configs::deploy(&state.storage, &state.rollout, device, asker).await?;
+    let retries = body.object::<DeployBody>("failed to decode deployment")?.retries()?;
+    let deployment = device_configs::deploy(&state.storage, &state.rollout, device, retries, asker).await?;
     let answer = json!({ "deployment_id": deployment.ok_or_else(no_device)? });
     request.extensions_mut().insert(AuditDetails(answer.clone()));
     Ok(answer_json(&mut HttpResponse::Ok(), &answer))

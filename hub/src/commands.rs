@@ -121,7 +121,7 @@ enum ConfigCommand {
     /// Change what a device is told to be; it stays as it is until that is deployed
     Set(device_config::SetArguments),
     /// Bring a device what it is told to be; prints the id of the deployment
-    Deploy(device_config::DeviceArguments),
+    Deploy(device_config::DeployArguments),
 }
 
 const SERVE_EXAMPLES: &str = "Examples:

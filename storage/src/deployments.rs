@@ -20,7 +20,7 @@ use sqlx::QueryBuilder;
 use crate::artifacts::begin_use;
 use crate::database::{Database, ROWS_PER_STATEMENT, Transaction, in_transaction};
 use crate::dialect::without_nul;
-use crate::{ArtifactId, DeploymentId, NewEvent, StorageError, Timestamp, events};
+use crate::{ArtifactId, DeploymentId, NewEvent, Secret, StorageError, Timestamp, events};
 
 pub use change::{Abortion, StateReport, StateReported};
 pub use devices::{DeviceDeployment, DeviceDeploymentId, DeviceLog, LastStatus};
@@ -90,7 +90,7 @@ pub struct NewDeployment {
     /// The groups they were chosen by.
     pub groups: Vec<String>,
     /// The configuration, as JSON, for a deployment of one; `None` installs a release.
-    pub configuration: Option<String>,
+    pub configuration: Option<Secret>,
     /// How it goes about its devices.
     pub plan: Plan,
     /// Hash of all that makes two deployments equal.
@@ -143,8 +143,8 @@ pub struct Deployment {
     pub device_count: u64,
     /// Bytes of all artifacts that devices were given.
     pub total_size: u64,
-    /// The configuration it installs, as JSON.
-    pub configuration: Option<String>,
+    /// The configuration it installs, as JSON; once it is over, only what is shown of each value.
+    pub configuration: Option<Secret>,
     /// The artifacts it may hand out.
     pub artifacts: Vec<ArtifactId>,
     /// How many devices stand where.
@@ -301,7 +301,7 @@ async fn write(
         .bind(matches!(new.targets, Targets::Dynamic { .. }))
         .bind(max_devices)
         .bind(&new.fingerprint[..])
-        .bind(new.configuration.as_deref().map(without_nul))
+        .bind(new.configuration.as_ref().map(Secret::expose).map(without_nul))
         .bind(i64::from(new.plan.retries))
         .bind(&safety)
         .execute(connection)

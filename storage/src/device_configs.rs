@@ -13,6 +13,7 @@ use crate::database::{
     Database, ROWS_PER_REMOVAL, Transaction, in_transaction, on_reader, on_writer, repeating_after_deadlock,
 };
 use crate::{DeploymentId, DeviceId, StorageError, Timestamp};
+pub(crate) use configuration::cut;
 pub use configuration::{Configuration, ConfigurationFault, KEYS, TEXT_LIMIT, masked};
 pub(crate) use deployed::forget_deployed;
 pub use deployed::{Deployed, DeployedConfiguration};

@@ -33,6 +33,10 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 /// How long S3 may take over one request.
 const REQUEST_LIMIT: Duration = Duration::from_secs(30);
 
+/// How long S3 may take to make one object of its parts: several minutes for large ones. (Amazon S3 API:
+/// `CompleteMultipartUpload`)
+const COMPLETION_LIMIT: Duration = Duration::from_mins(15);
+
 /// A request is repeated this often by itself, for this long: what an overloaded S3 asks of its clients. Longer outages
 /// are for the caller, who knows what can wait.
 const RETRIES: usize = 2;
@@ -57,6 +61,8 @@ pub struct Objects {
 /// The same store again, for what not every store can do.
 #[derive(Clone)]
 struct Remote {
+    /// Makes objects of their parts.
+    completing: Arc<dyn MultipartStore>,
     /// Writes objects in parts.
     parts: Arc<dyn MultipartStore>,
     /// Signs links, with the address under which everybody reaches the store.
@@ -89,7 +95,7 @@ impl Objects {
         match place(&config.objects_url).map_err(|fault| StorageError::other("cannot open the object store", fault))? {
             Place::Memory => Ok(Self { store: Arc::new(InMemory::new()), directory: None, remote: None }),
             Place::Directory(path) => open_directory(path),
-            Place::S3 { bucket, prefix } => open_s3(config, &bucket, prefix),
+            Place::S3 { bucket, prefix } => open_s3(config, &bucket, &prefix),
         }
     }
 
@@ -204,20 +210,25 @@ fn open_directory(path: &FilePath) -> Result<Objects, StorageError> {
     Ok(Objects { store: Arc::new(store), directory: Some(path.into()), remote: None })
 }
 
-fn open_s3(config: &Config, bucket: &str, prefix: Path) -> Result<Objects, StorageError> {
-    let ours = Arc::new(PrefixStore::new(s3(config, bucket, config.objects_endpoint.as_deref())?, prefix.clone()));
+fn open_s3(config: &Config, bucket: &str, prefix: &Path) -> Result<Objects, StorageError> {
+    let endpoint = config.objects_endpoint.as_deref();
+    let store = |endpoint, limit| -> Result<_, StorageError> {
+        Ok(Arc::new(PrefixStore::new(s3(config, bucket, endpoint, limit)?, prefix.clone())))
+    };
+    let ours = store(endpoint, REQUEST_LIMIT)?;
     let public = match &config.objects_public_endpoint {
-        Some(endpoint) => Arc::new(PrefixStore::new(s3(config, bucket, Some(endpoint))?, prefix)),
+        Some(endpoint) => store(Some(endpoint), REQUEST_LIMIT)?,
         None => Arc::clone(&ours),
     };
-    let remote = Remote { parts: Arc::clone(&ours) as _, signer: public };
+    let completing = store(endpoint, COMPLETION_LIMIT)?;
+    let remote = Remote { parts: Arc::clone(&ours) as _, completing, signer: public };
     Ok(Objects { store: ours, directory: None, remote: Some(remote) })
 }
 
-fn s3(config: &Config, bucket: &str, endpoint: Option<&str>) -> Result<AmazonS3, StorageError> {
+fn s3(config: &Config, bucket: &str, endpoint: Option<&str>, limit: Duration) -> Result<AmazonS3, StorageError> {
     let options = ClientOptions::new()
         .with_connect_timeout(CONNECT_LIMIT)
-        .with_timeout(REQUEST_LIMIT)
+        .with_timeout(limit)
         // `fault` has decided whether that is allowed.
         .with_allow_http(true);
     let retry = RetryConfig { max_retries: RETRIES, retry_timeout: RETRY_LIMIT, ..RetryConfig::default() };

@@ -76,7 +76,10 @@ async fn a_deployed_configuration_is_a_deployment_at_once(set: Set) {
     let id = answer.json()["deployment_id"].as_str().unwrap().to_owned();
     assert_ne!(id, "00000000-0000-0000-0000-000000000000");
     let made = deployment(&user, &id).await;
-    assert_eq!((&made["type"], &made["status"]), (&json!("configuration"), &json!("pending")));
+    assert_eq!(
+        (&made["type"], &made["status"], &made["retries"]),
+        (&json!("configuration"), &json!("pending"), &json!(3))
+    );
     let name = json!(format!("configuration-{id}"));
     assert_eq!((&made["name"], &made["artifact_name"], &made["max_devices"]), (&name, &name, &json!(1)));
     assert_eq!(made["statistics"]["status"]["pending"], 1);

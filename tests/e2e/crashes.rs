@@ -44,10 +44,10 @@ enum Fate {
 }
 
 /// Acknowledgements of a round.
-type Count = Arc<AtomicU64>;
+pub type Count = Arc<AtomicU64>;
 
 /// The status of the answer; none if the hub died over it.
-async fn status(request: reqwest::RequestBuilder, count: &Count) -> Option<u16> {
+pub async fn status(request: reqwest::RequestBuilder, count: &Count) -> Option<u16> {
     let answer = Answer::try_to(request).await.ok()?;
     count.fetch_add(1, Ordering::Relaxed);
     Some(answer.status)
@@ -239,7 +239,7 @@ async fn a_hundred_kills_of_a_production_hub_lose_nothing_acknowledged() {
 }
 
 /// A seed that the output shows.
-fn seed() -> u64 {
+pub fn seed() -> u64 {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970");
     u64::try_from(now.as_micros()).unwrap_or(u64::MAX)
 }

@@ -257,9 +257,10 @@ async fn the_command_shows_and_changes_what_a_device_is_told_to_be(set: Set) {
         assert!(shown, "{line:?} is not in {said:?}");
     }
     assert!(said.stdout.contains("reported at 20"), "{said:?}");
-    let said = run(&["deploy", name]).await;
+    let said = run(&["deploy", name, "--retries", "2"]).await;
     let deployment = record(&user, &device.id).await["deployment_id"].clone();
     assert_eq!((said.status.code(), json!(said.stdout.trim())), (Some(0), deployment), "{said:?}");
+    assert_eq!(user.deployment(said.stdout.trim()).await["retries"], 2);
     run(&["set", &device.id, "--replace"]).await;
     assert_eq!(told(&device).await, json!({}));
 

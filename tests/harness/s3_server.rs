@@ -3,6 +3,9 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use hyper::Request;
+use hyper::body::Incoming;
+use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto::Builder;
 use s3s::auth::SimpleAuth;
@@ -46,6 +49,11 @@ impl S3Server {
                 loop {
                     let Ok((socket, _)) = listener.accept().await else { continue };
                     let service = service.clone();
+                    let service = service_fn(move |request: Request<Incoming>| {
+                        // What has arrived is carried out, also for a client that is gone by then.
+                        let carried_out = tokio::spawn(Service::call(&service, request));
+                        async move { carried_out.await.expect("the server does not panic") }
+                    });
                     tokio::spawn(async move {
                         // A client that leaves in the middle is no concern of ours.
                         let _ =

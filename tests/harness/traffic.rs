@@ -23,6 +23,13 @@ pub struct Digest {
     pub sha256: [u8; 32],
 }
 
+impl Digest {
+    /// The hash as texts have it.
+    pub fn hex(&self) -> String {
+        self.sha256.iter().fold(String::new(), |text, byte| format!("{text}{byte:02x}"))
+    }
+}
+
 /// Counts and hashes bytes.
 pub struct Hasher {
     length: u64,

@@ -189,22 +189,21 @@ impl Artifacts {
         self.storage.uploads.begin(&upload).await?;
         let mut writer = self.storage.objects.write(&upload.object, RAW, most);
         let received = async {
-            let (mut touched, mut has_parts) = (tokio::time::Instant::now(), false);
+            let mut touched = tokio::time::Instant::now();
             while let Some(piece) = file.next().await {
                 let piece = piece.map_err(GenerateError::Broken)?;
                 if writer.written() + piece.len() as u64 > most {
                     return Err(GenerateError::TooLarge);
                 }
-                writer.write(piece).await?;
                 // Without the number of the parts nobody could remove them if this node died.
-                let got_parts = !has_parts && writer.parts().is_some();
-                if got_parts || touched.elapsed() >= TOUCH {
+                let has_new_parts = writer.announce(piece.len()).await?.is_some();
+                if has_new_parts || touched.elapsed() >= TOUCH {
                     touched = tokio::time::Instant::now();
-                    has_parts |= got_parts;
                     if !self.storage.uploads.touch(number, writer.parts(), clock::now()).await? {
                         return Err(GenerateError::GivenUp);
                     }
                 }
+                writer.write(piece).await?;
             }
             match new.size {
                 Some(announced) if writer.written() < announced => {

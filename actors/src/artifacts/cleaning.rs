@@ -5,7 +5,7 @@ use std::time::Duration;
 use storage::{StorageError, Timestamp};
 use tracing::{info, warn};
 
-use super::Artifacts;
+use super::{Artifacts, RAW_FILES, raw_number};
 
 /// Uploads looked at in one go.
 const AT_ONCE: u32 = 100;
@@ -33,6 +33,8 @@ pub struct Cleaned {
     pub taken_over: usize,
     /// Uploads whose objects were removed for good.
     pub forgotten: usize,
+    /// Objects that nobody knows of: what a client brought by a link after its upload was forgotten.
+    pub unknown: usize,
 }
 
 impl Artifacts {
@@ -76,6 +78,7 @@ impl Artifacts {
                 break;
             }
         }
+        cleaned.unknown = self.remove_unknown().await?;
         let silent = now.minus(self.config.abandoned_after.min(TAKE_OVER));
         let times = (silent, now.minus(GRACE));
         let hopeless = self.storage.uploads.end_hopeless(times, RETRIES, HOPELESS, now).await?;
@@ -90,6 +93,30 @@ impl Artifacts {
         }
         Ok(cleaned)
     }
+
+    /// Removes raw files of which no upload is known. Uploads are written down before their files, and forgotten after them, so
+    /// there is none but what came by a link that was followed in time, and took longer than its upload was kept.
+    async fn remove_unknown(&self) -> Result<usize, StorageError> {
+        let files = match self.storage.objects.list(RAW_FILES).await {
+            Ok(files) => files,
+            Err(error) => {
+                warn!(%error, "raw files that nobody knows of are looked for later");
+                return Ok(0);
+            }
+        };
+        let mut removed = 0;
+        for file in files {
+            let Some(number) = raw_number(&file) else { continue };
+            if self.storage.uploads.find(number).await?.is_some() {
+                continue;
+            }
+            match self.storage.objects.delete(&file).await {
+                Ok(()) => removed += 1,
+                Err(error) => warn!(%error, "a raw file that nobody knows of is removed later"),
+            }
+        }
+        Ok(removed)
+    }
 }
 
 #[cfg(test)]
@@ -97,7 +124,29 @@ mod tests {
     use storage::{ArtifactId, Storage, Upload, UploadId, UploadKind, UploadState, clock};
 
     use super::*;
-    use crate::artifacts::Config;
+    use crate::artifacts::{Config, raw_path};
+
+    #[tokio::test]
+    async fn a_file_that_came_too_late_is_removed() {
+        let storage = Storage::open(&storage::Config::in_memory()).await.unwrap();
+        let config = Config { direct_upload: true, ..Config::default() };
+        let artifacts = Artifacts::load(&storage, &config).await.unwrap();
+        let [late, early] = [artifacts.announce().await.unwrap(), artifacts.announce().await.unwrap()];
+        let path = |id: ArtifactId| raw_path(id.uuid());
+        let bring = async |id| storage.objects.put(&path(id), bytes::Bytes::from_static(b"x")).await.unwrap();
+        let is_there = async |id| storage.objects.contains(&path(id)).await.unwrap();
+        bring(early.id).await;
+        assert_eq!(artifacts.clean(clock::now()).await.unwrap(), Cleaned::default());
+        assert!(is_there(early.id).await, "it may still become an artifact");
+        let cleaned = artifacts.clean(clock::now().plus(Duration::from_hours(48))).await.unwrap();
+        assert_eq!((cleaned.forgotten, cleaned.unknown), (2, 0));
+        bring(late.id).await;
+        // Others keep files there, too.
+        storage.objects.put("uploads/notes.txt", bytes::Bytes::from_static(b"x")).await.unwrap();
+        assert_eq!(artifacts.clean(clock::now()).await.unwrap().unknown, 1);
+        assert!(!is_there(late.id).await);
+        assert!(storage.objects.contains("uploads/notes.txt").await.unwrap());
+    }
 
     #[tokio::test]
     async fn what_never_comes_to_an_end_is_given_up() {

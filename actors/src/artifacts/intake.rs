@@ -163,7 +163,7 @@ impl Artifacts {
     {
         let most = wish.size.unwrap_or(self.config.size_limit);
         let reading = Reading::start(Arc::clone(&self.rules));
-        let (mut touched, mut has_parts) = (tokio::time::Instant::now(), false);
+        let mut touched = tokio::time::Instant::now();
         let mut is_whole = true;
         while let Some(piece) = file.next().await {
             let piece = piece.map_err(UploadError::Broken)?;
@@ -174,15 +174,15 @@ impl Artifacts {
                 is_whole = false;
                 break;
             }
-            writer.write(piece).await?;
-            let got_parts = !has_parts && writer.parts().is_some();
-            if got_parts || touched.elapsed() >= TOUCH {
+            // Without the number of the parts nobody could remove them if this node died.
+            let has_new_parts = writer.announce(piece.len()).await?.is_some();
+            if has_new_parts || touched.elapsed() >= TOUCH {
                 touched = tokio::time::Instant::now();
-                has_parts |= got_parts;
                 if !self.storage.uploads.touch(number, writer.parts(), clock::now()).await? {
                     return Err(UploadError::GivenUp);
                 }
             }
+            writer.write(piece).await?;
         }
         let read = reading.finish().await;
         let found = writer.written();

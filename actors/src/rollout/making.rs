@@ -6,7 +6,6 @@ use serde_json::json;
 use sha2::{Digest, Sha256};
 use storage::deployments::Creation;
 use storage::inventory::filter::{Condition, Filter};
-use storage::inventory::search::Search;
 use storage::{DeploymentId, DeviceId, NewDeployment, Plan, Safety, StorageError, Targets, clock};
 use tracing::warn;
 
@@ -159,7 +158,7 @@ impl Rollout {
             targets: Targets::Devices(vec![device.to_string()]),
             chosen_by: "[]".to_owned(),
             groups: vec![],
-            configuration: Some(configuration),
+            configuration: Some(configuration.as_str().into()),
             plan: Plan { retries, ..Plan::default() },
             fingerprint,
             at: clock::now(),
@@ -197,16 +196,15 @@ impl Rollout {
     /// The devices that pass now.
     async fn snapshot(&self, conditions: Vec<Condition>) -> Result<Vec<String>, StorageError> {
         let filter = Filter::new(conditions).map_err(|error| StorageError::Other(error.into()))?;
-        let mut devices = Vec::new();
+        let (mut devices, mut after) = (Vec::new(), None);
         loop {
-            let offset = devices.len() as u64;
-            let search = Search { filter: filter.clone(), offset, limit: PAGE, ..Search::default() };
-            let found = self.0.inventory.search(&search).await?;
-            let is_last = found.devices.len() < PAGE as usize;
-            devices.extend(found.devices.iter().map(|device| device.id.to_string()));
-            if is_last {
+            // By id: devices that come and go meanwhile move nobody else to another page.
+            let page = self.0.inventory.passing(&filter, after, PAGE).await?;
+            devices.extend(page.iter().map(ToString::to_string));
+            if page.len() < PAGE as usize {
                 return Ok(devices);
             }
+            after = page.last().copied();
         }
     }
 }

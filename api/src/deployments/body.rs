@@ -94,7 +94,10 @@ impl DeploymentBody {
         let has_terms = terms.as_array().is_some_and(|terms| !terms.is_empty());
         let is_configuration = deployment.kind == DeploymentKind::Configuration;
         Ok(Self {
-            configuration: deployment.configuration.filter(|_| is_configuration).and_then(|text| shortened(&text)),
+            configuration: deployment
+                .configuration
+                .filter(|_| is_configuration)
+                .and_then(|text| shortened(text.expose())),
             statistics: StatisticsBody { status: statistics(&deployment.counts), total_size: deployment.total_size },
             filter: has_terms.then_some(FilterBody { id: "", name: "", terms }),
             id: deployment.id,

@@ -1,7 +1,9 @@
 //! Devices within deployments, and deployments of devices.
 
+use actix_web::web::Bytes;
 use actix_web::{HttpRequest, HttpResponse, web};
-use storage::{DeviceLog, DeviceState};
+use futures_util::stream;
+use storage::{DeviceLog, DeviceState, StorageError};
 
 use super::body::{DeviceBody, HistoryBody};
 use super::{deployment_id, device_name, find, no_such, query};
@@ -27,18 +29,34 @@ pub async fn list_all(
     state: web::Data<ApiState>,
 ) -> Result<HttpResponse, ApiError> {
     let deployment = find(&state, &id).await?.id;
-    let mut all = Vec::new();
-    loop {
-        let offset = u32::try_from(all.len()).unwrap_or(u32::MAX);
-        let (slice, _) = state.storage.deployments.devices(deployment, &[], offset, SLICE).await?;
-        let is_last = slice.len() < SLICE as usize;
-        for device in slice {
-            all.push(DeviceBody::of(device)?);
+    let deployments = state.storage.deployments.clone();
+    // Whether the database answers has to be known before the answer begins.
+    let first = deployments.told_after(deployment, "", SLICE).await?;
+    let slices = stream::try_unfold(Some((first, "[")), move |left| {
+        let deployments = deployments.clone();
+        async move {
+            let Some((slice, mut between)) = left else { return Ok(None) };
+            let after = slice.last().filter(|_| slice.len() == SLICE as usize).map(|last| last.device.clone());
+            let is_empty = slice.is_empty() && between == "[";
+            let mut text = if is_empty { "[".to_owned() } else { String::new() };
+            for device in slice {
+                let device = DeviceBody::of(device)?;
+                text += between;
+                text += &serde_json::to_string(&device).expect("a device has a JSON form");
+                between = ",";
+            }
+            let next = match after {
+                // An answer that breaks off is the only way left to say that the rest cannot be read.
+                Some(after) => Some((deployments.told_after(deployment, &after, SLICE).await?, between)),
+                None => None,
+            };
+            if next.is_none() {
+                text.push(']');
+            }
+            Ok::<_, StorageError>(Some((Bytes::from(text), next)))
         }
-        if is_last {
-            return Ok(answer_json(&mut HttpResponse::Ok(), &all));
-        }
-    }
+    });
+    Ok(HttpResponse::Ok().content_type("application/json; charset=utf-8").streaming(slices))
 }
 
 /// `GET /deployments/{id}/devices/list`: a page of those that were told.

@@ -131,6 +131,7 @@ impl SearchBody {
         };
         let search = Search {
             filter: conditions(self.filters.as_deref().unwrap_or_default(), grammar)?,
+            after: None,
             devices: device_ids(self.device_ids.as_deref().unwrap_or_default())?,
             text,
             areas: Vec::new(),

@@ -25,6 +25,18 @@ pub struct DeviceArguments {
     operator: operator::OperatorArguments,
 }
 
+/// Which device, and how hard it is to try.
+#[derive(Debug, clap::Args)]
+pub struct DeployArguments {
+    /// The device: its id, the beginning of its id, or a value of its identity such as its name or MAC address
+    device: String,
+    /// How often a device that has failed is told again
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u8).range(..=100))]
+    retries: u8,
+    #[command(flatten)]
+    operator: operator::OperatorArguments,
+}
+
 /// What to change, of which device.
 #[derive(Debug, clap::Args)]
 pub struct SetArguments {
@@ -86,7 +98,7 @@ pub async fn set(arguments: &SetArguments) -> anyhow::Result<()> {
 }
 
 /// Makes a deployment that brings the device what is wanted; prints its id.
-pub async fn deploy(arguments: &DeviceArguments) -> anyhow::Result<()> {
+pub async fn deploy(arguments: &DeployArguments) -> anyhow::Result<()> {
     #[derive(Deserialize)]
     struct Deployed {
         deployment_id: String,
@@ -94,7 +106,7 @@ pub async fn deploy(arguments: &DeviceArguments) -> anyhow::Result<()> {
     let operator = Operator::arrive(&arguments.operator).await?;
     let device = operator.find(&arguments.device).await?;
     let path = format!("{}/deploy", path(&device.id));
-    let deployed: Deployed = operator.post(&path, &serde_json::json!({ "retries": 0 })).await?;
+    let deployed: Deployed = operator.post(&path, &serde_json::json!({ "retries": arguments.retries })).await?;
     println!("{}", deployed.deployment_id);
     Ok(())
 }

@@ -164,6 +164,32 @@ impl Deployments {
         Ok((self.with_artifacts(rows).await?, total.unsigned_abs()))
     }
 
+    /// Some devices that were told of a deployment, in order of their ids after `after`.
+    ///
+    /// # Errors
+    /// `Unavailable`, `Corrupt`, `Other`.
+    pub async fn told_after(
+        &self,
+        deployment: DeploymentId,
+        after: &str,
+        limit: u32,
+    ) -> Result<Vec<DeviceDeployment>, StorageError> {
+        let rows: Vec<DeviceRow> = on_reader!(self.db, |pool| {
+            sqlx::query_as(concat!(
+                "SELECT ",
+                device_columns!(),
+                " FROM device_deployments WHERE deployment = $1 AND is_current AND device > $2 AND offered IS NOT NULL \
+                 AND deleted IS NULL ORDER BY device LIMIT $3"
+            ))
+            .bind(deployment)
+            .bind(after)
+            .bind(i64::from(limit))
+            .fetch_all(pool)
+            .await
+        })?;
+        self.with_artifacts(rows).await
+    }
+
     /// The ids of some devices that a deployment is for, told of it or not, in order after `after`.
     ///
     /// # Errors

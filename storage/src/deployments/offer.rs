@@ -188,6 +188,9 @@ async fn choose_passed(
     last: Timestamp,
 ) -> Result<Option<Candidate>, StorageError> {
     let mut oldest: Option<Candidate> = None;
+    if poll.passes.is_empty() || !exists(transaction, poll.device).await? {
+        return Ok(oldest);
+    }
     for deployment in poll.passes {
         let created: Option<Timestamp> = in_transaction!(&mut *transaction, |connection| {
             sqlx::query_scalar(concat!(
@@ -209,6 +212,14 @@ async fn choose_passed(
         }
     }
     Ok(oldest)
+}
+
+/// Whether the device was not removed meanwhile. Nobody removes it while it is at its poll.
+async fn exists(transaction: &mut Transaction, device: DeviceId) -> Result<bool, StorageError> {
+    let found: Option<DeviceId> = in_transaction!(transaction, |connection| {
+        sqlx::query_scalar("SELECT id FROM devices WHERE id = $1").bind(device).fetch_optional(connection).await
+    })?;
+    Ok(found.is_some())
 }
 
 /// The device's row in what was chosen, told of it from now on; `None` if there is nothing for it there any more.

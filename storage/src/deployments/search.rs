@@ -6,7 +6,7 @@ use sqlx::QueryBuilder;
 
 use super::{Counts, Deployment, DeploymentKind, DeploymentState, Deployments, Pause, Safety};
 use crate::database::{ROWS_PER_STATEMENT, on_reader};
-use crate::{ArtifactId, DeploymentId, Direction, StorageError, Timestamp, dialect};
+use crate::{ArtifactId, DeploymentId, Direction, Secret, StorageError, Timestamp, dialect};
 
 /// Which deployments to list; `None` and empty lists ask for no filter.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -249,7 +249,7 @@ impl Deployments {
                 max_devices: row.max_devices.unsigned_abs(),
                 device_count: row.device_count.unsigned_abs(),
                 total_size: row.total_size.unsigned_abs(),
-                configuration: row.configuration,
+                configuration: row.configuration.as_deref().map(Secret::from),
             })
         };
         rows.into_iter().map(whole).collect()

@@ -5,6 +5,7 @@ use super::safety::{Failed, after_failure};
 use super::status::NEVER_TOLD;
 use super::{Counts, DeploymentKind, DeploymentState, happening};
 use crate::database::{Transaction, in_transaction};
+use crate::device_configs::cut;
 use crate::{DeploymentId, StorageError, Timestamp};
 
 /// Counts more devices in a phase with a status, or fewer.
@@ -144,7 +145,7 @@ pub(super) async fn settle(
     Ok(())
 }
 
-/// Ends a deployment. The lock comes before the row of uses: an artifact of the name may be on its way in, and must not be
+/// Ends a deployment. Of a configuration it keeps what is shown: nobody is brought it any more, and it may be a secret. The lock comes before the row of uses: an artifact of the name may be on its way in, and must not be
 /// kept by a deployment that is over.
 pub(super) async fn finish(
     transaction: &mut Transaction,
@@ -170,10 +171,30 @@ pub(super) async fn finish(
         .fetch_one(connection)
         .await
     })?;
+    if kind == DeploymentKind::Configuration.as_str() {
+        forget_configuration(transaction, deployment).await?;
+    }
     told.push(happening("deployment-finished", deployment, &name, at));
     in_transaction!(transaction, |connection| {
         sqlx::query("UPDATE deployment_artifacts SET is_active = FALSE WHERE deployment = $1")
             .bind(deployment)
+            .execute(connection)
+            .await
+            .map(drop)
+    })
+}
+
+async fn forget_configuration(transaction: &mut Transaction, deployment: DeploymentId) -> Result<(), StorageError> {
+    let configuration: Option<String> = in_transaction!(&mut *transaction, |connection| {
+        sqlx::query_scalar("SELECT configuration FROM deployments WHERE id = $1")
+            .bind(deployment)
+            .fetch_one(connection)
+            .await
+    })?;
+    in_transaction!(transaction, |connection| {
+        sqlx::query("UPDATE deployments SET configuration = $2 WHERE id = $1")
+            .bind(deployment)
+            .bind(configuration.as_deref().map(cut))
             .execute(connection)
             .await
             .map(drop)

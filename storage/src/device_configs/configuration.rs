@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde::Serialize;
+use serde_json::{Map, Value};
 
 /// Settings that a device may have.
 pub const KEYS: usize = 100;
@@ -18,6 +19,15 @@ const OMITTED: &str = "...<omitted>";
 #[must_use]
 pub fn masked(value: &str) -> String {
     value.chars().take(SHOWN).chain(OMITTED.chars()).collect()
+}
+
+/// A configuration, as JSON, with as much of each value as is ever shown of it. What is no text is shown not at all.
+pub(crate) fn cut(configuration: &str) -> String {
+    let mut values: Map<String, Value> = serde_json::from_str(configuration).unwrap_or_default();
+    for value in values.values_mut() {
+        *value = value.as_str().map_or(Value::Null, |text| text.chars().take(SHOWN).collect::<String>().into());
+    }
+    Value::Object(values).to_string()
 }
 
 /// Settings by name. What they mean is between a device and its users, and any of them may be a secret: they are in no log,

@@ -40,7 +40,8 @@ impl std::fmt::Debug for DeployedConfiguration {
 
 impl DeviceConfigs {
     /// Makes a deployment that brings a device what it is told to be now, and notes it as the last of its kind. It is made
-    /// later than the device was told, by a millisecond at least: clients compare the two.
+    /// later than the device was told, by a millisecond at least: clients compare the two. A device that has failed is told
+    /// again `retries` times.
     ///
     /// # Errors
     /// `Unavailable`, `Corrupt`, `Other`.
@@ -49,6 +50,7 @@ impl DeviceConfigs {
         device: DeviceId,
         deployment: DeploymentId,
         groups: Vec<String>,
+        retries: u32,
         now: Timestamp,
     ) -> Result<Deployed, StorageError> {
         let deployed = async {
@@ -58,7 +60,8 @@ impl DeviceConfigs {
                 return Ok(Deployed::NoDevice);
             };
             let at = now.max(Timestamp::from_millis(config.updated.millis().saturating_add(1)));
-            let new = new_deployment(&config, deployment, groups, at);
+            let plan = Plan { retries, ..Plan::default() };
+            let new = new_deployment(&config, deployment, groups, plan, at);
             match create(&mut transaction, &new).await? {
                 Creation::Made(_) => {}
                 Creation::IdTaken => {
@@ -75,8 +78,8 @@ impl DeviceConfigs {
         self.db.within(Box::pin(deployed)).await
     }
 
-    /// What this deployment brings to this device; `None` if it brings no configuration, or to another, or if there is no
-    /// such device any more.
+    /// What this deployment brings to this device; `None` if it brings no configuration (any more), or to another, or if
+    /// there is no such device any more.
     ///
     /// # Errors
     /// `Unavailable`, `Corrupt`, `Other`.
@@ -88,7 +91,7 @@ impl DeviceConfigs {
         let found: Option<(String, String)> = on_reader!(self.db, |pool| {
             sqlx::query_as(
                 "SELECT d.artifact_name, d.configuration FROM deployments d JOIN device_deployments p \
-                 ON p.deployment = d.id WHERE d.id = $1 AND p.device = $2 AND p.is_current AND d.configuration IS NOT NULL \
+                 ON p.deployment = d.id WHERE d.id = $1 AND p.device = $2 AND p.is_current AND d.configuration IS NOT NULL AND d.finished IS NULL \
                  AND EXISTS (SELECT 1 FROM devices WHERE id = $3)",
             )
             .bind(deployment)
@@ -105,7 +108,13 @@ impl DeviceConfigs {
     }
 }
 
-fn new_deployment(config: &DeviceConfig, id: DeploymentId, groups: Vec<String>, at: Timestamp) -> NewDeployment {
+fn new_deployment(
+    config: &DeviceConfig,
+    id: DeploymentId,
+    groups: Vec<String>,
+    plan: Plan,
+    at: Timestamp,
+) -> NewDeployment {
     // No two of these are equal: each has its id, of which there is one.
     let mut fingerprint = [0; 32];
     fingerprint[..16].copy_from_slice(id.uuid().as_bytes());
@@ -118,8 +127,8 @@ fn new_deployment(config: &DeviceConfig, id: DeploymentId, groups: Vec<String>, 
         targets: Targets::Devices(vec![config.device.to_string()]),
         chosen_by: "[]".to_owned(),
         groups,
-        configuration: Some(config.configured.to_json()),
-        plan: Plan::default(),
+        configuration: Some(config.configured.to_json().as_str().into()),
+        plan,
         fingerprint,
         at,
     }

@@ -276,6 +276,8 @@ async fn provision_connection(
 }
 
 async fn remove(transaction: &mut Transaction, device: &Device) -> Result<(), StorageError> {
+    // Who asks for work at this moment is told before, and stopped here, or finds that it is gone.
+    transaction.lock_poll(device.id).await?;
     // Check-ins and alerts take this row first too, and the inventory's after it.
     transaction.lock_device(device.id).await?;
     // Sets and tokens go with the device, by their foreign keys.

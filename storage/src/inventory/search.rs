@@ -40,6 +40,8 @@ pub struct Search {
     pub filter: Filter,
     /// Only these devices; `None`: all.
     pub devices: Option<Vec<DeviceId>>,
+    /// Only devices with ids behind this one; `None`: all.
+    pub after: Option<DeviceId>,
     /// Words of which one has to be found; those that hold more of them come first, whatever the order says.
     pub text: Option<FreeText>,
     /// Where devices have to be.
@@ -101,6 +103,31 @@ impl Inventory {
     /// `TooExpensive` if it would take longer than any search may; `Unavailable`, `Corrupt`, `Other`.
     pub async fn search(&self, search: &Search) -> Result<Found, StorageError> {
         self.db.within(self.search_in_one_state(search)).await
+    }
+
+    /// The ids of some devices that pass, in order after `after`: for whoever reads all of them while others come and go.
+    ///
+    /// # Errors
+    /// `TooExpensive` if it would take longer than any search may; `Unavailable`, `Corrupt`, `Other`.
+    pub async fn passing(
+        &self,
+        filter: &Filter,
+        after: Option<DeviceId>,
+        limit: u32,
+    ) -> Result<Vec<DeviceId>, StorageError> {
+        let search = Search { filter: filter.clone(), after, ..Search::default() };
+        let asked = async {
+            let mut reading = self.db.begin_reading(self.search_limit).await?;
+            let question = Question::ask(&search, &mut reading, self.search_limit).await?;
+            let page = question.page(&reading, false, 0, u64::from(limit));
+            let ids = in_transaction!(&mut reading.transaction, |connection| {
+                let query = sqlx::query_scalar(AssertSqlSafe(page.text.clone()));
+                with_arguments!(page, query).fetch_all(connection).await
+            })?;
+            reading.transaction.commit().await?;
+            Ok(ids)
+        };
+        self.db.within(asked).await
     }
 
     async fn search_in_one_state(&self, search: &Search) -> Result<Found, StorageError> {
@@ -174,6 +201,9 @@ impl<'a> Question<'a> {
                 statement.push(" AND i.device IN (").bind_all(devices.iter().copied()).push(")");
             }
         }
+        if let Some(after) = self.search.after {
+            statement.push(" AND i.device > ").bind(after);
+        }
         for area in &self.search.areas {
             statement.push(" AND ");
             area.write(statement);
@@ -198,8 +228,8 @@ impl<'a> Question<'a> {
 
     fn total(&self, reading: &Reading) -> Statement {
         let mut statement = Statement::new(reading.transaction.dialect(), "SELECT ");
-        let Search { devices, text, areas, .. } = self.search;
-        let conditions_alone = devices.is_none() && text.is_none() && areas.is_empty();
+        let Search { devices, after, text, areas, .. } = self.search;
+        let conditions_alone = devices.is_none() && after.is_none() && text.is_none() && areas.is_empty();
         if conditions_alone && self.asked.iter().all(Asked::is_counted) {
             statement.push(
                 "CAST(COALESCE(SUM(i.devices), 0) AS BIGINT) FROM (SELECT NULLIF(status, '') AS status, \

@@ -192,6 +192,20 @@ impl ObjectWriter {
         Ok(())
     }
 
+    /// Tells the server that there will be parts if the next `bytes` make it so. The number under which it will keep them, if
+    /// that is new: noted before the first part is sent, it lets [`Objects::discard`] find every one.
+    ///
+    /// # Errors
+    /// `Unavailable`, `Other`.
+    pub async fn announce(&mut self, bytes: usize) -> Result<Option<&str>, StorageError> {
+        let overflows = self.buffered + bytes as u64 > self.part_size;
+        if self.objects.remote.is_none() || !overflows || !matches!(self.begun, Begun::Nothing) {
+            return Ok(None);
+        }
+        self.begin().await?;
+        Ok(self.parts())
+    }
+
     fn keep(&mut self, piece: Bytes) {
         self.buffered += piece.len() as u64;
         if piece.len() >= SMALL_PIECE {
@@ -247,7 +261,8 @@ impl ObjectWriter {
             let completed = match &mut self.begun {
                 Begun::Parts { parts, id, done } => {
                     let done = std::mem::take(done);
-                    parts.complete_multipart(&self.location, id, done).await.map(drop)
+                    let store = self.objects.remote.as_ref().map_or(&*parts, |remote| &remote.completing);
+                    store.complete_multipart(&self.location, id, done).await.map(drop)
                 }
                 Begun::File(upload) => upload.complete().await.map(drop),
                 Begun::Nothing | Begun::Done => Ok(()),

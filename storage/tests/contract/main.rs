@@ -129,6 +129,7 @@ on_every_database! {
         random_questions_are_answered_as_defined,
         devices_are_found_by_what_they_are_and_leave_with_it,
         only_the_devices_asked_about_are_found,
+        whoever_passes_is_read_by_id_while_others_go,
         free_text_finds_beginnings_and_parts_of_names,
         what_a_device_is_known_by_comes_before_its_words,
         devices_are_found_by_where_they_are,
@@ -202,6 +203,7 @@ on_every_database! {
         a_row_is_made_once_and_forgotten,
         all_records_are_emptied,
         a_deployment_keeps_what_was_wanted_then,
+        what_is_over_keeps_no_secret,
         a_newer_configuration_takes_the_place_of_those_nobody_was_told_of,
     ],
     channels: [
@@ -248,6 +250,8 @@ on_every_database! {
         a_log_is_replaced_by_the_next,
         deployments_are_found_by_what_they_are,
         whoever_passes_a_filter_is_told,
+        a_device_that_is_removed_while_it_asks_stays_in_nothing,
+        whoever_was_told_is_read_by_id,
         counts_are_those_of_the_rows_whatever_happens,
         parallel_polls_of_one_device_tell_it_once,
     ],
@@ -330,6 +334,11 @@ mod objects {
     #[tokio::test]
     async fn what_a_killed_writer_left_is_discarded() {
         crate::cases::objects::what_a_killed_writer_left_is_discarded().await;
+    }
+
+    #[tokio::test]
+    async fn parts_have_a_number_before_the_first_is_sent() {
+        crate::cases::objects::parts_have_a_number_before_the_first_is_sent().await;
     }
 
     #[tokio::test]

@@ -3,7 +3,7 @@
 use storage::{
     Abortion, Alteration, Counts, Creation, Deployment, DeploymentFilter, DeploymentId, DeploymentKind,
     DeploymentState, Deployments, DeviceId, DeviceLog, DeviceState, Direction, NewDeployment, Offer, Plan, Poll,
-    SetStatus, StateReport, StateReported, Storage, Targets, Timestamp,
+    Secret, SetStatus, StateReport, StateReported, Storage, Targets, Timestamp,
 };
 
 use super::artifacts::kept;
@@ -383,7 +383,7 @@ pub async fn deployments_are_found_by_what_they_are(database: &TestDatabase) {
     let mut all = vec![made(storage, "app-1", &[one]).await, made(storage, "App%2", &[two]).await];
     let configuration = NewDeployment {
         name: one.to_string(),
-        configuration: Some(r#"{"key":"value"}"#.to_owned()),
+        configuration: Some(r#"{"key":"value"}"#.into()),
         ..new("a name of its own", Targets::Devices(ids(&[two])))
     };
     all.push(make(deployments, &configuration).await);
@@ -424,7 +424,7 @@ pub async fn deployments_are_found_by_what_they_are(database: &TestDatabase) {
 
     assert_eq!(told(storage, two).await, Some(all[1]));
     let found = found(storage, all[2]).await;
-    assert_eq!(found.configuration.as_deref(), Some(r#"{"key":"value"}"#));
+    assert_eq!(found.configuration.as_ref().map(Secret::expose), Some(r#"{"key":"value"}"#));
     assert_eq!((found.artifacts.len(), found.max_devices), (0, 1));
     says(storage, all[1], two, DeviceState::Success).await;
     assert_eq!(offered(storage, poll(two)).await, Offer::Configuration(all[2]));
@@ -435,7 +435,8 @@ pub async fn deployments_are_found_by_what_they_are(database: &TestDatabase) {
 pub async fn whoever_passes_a_filter_is_told(database: &TestDatabase) {
     let storage = &database.storage;
     kept(storage, "app-1", &["rpi4"], &[1]).await;
-    let [one, two, three] = [DeviceId::random(), DeviceId::random(), DeviceId::random()];
+    let [one, two, three, four] = &stored_devices(storage, 4).await[..] else { panic!("so many") };
+    let (one, two, three, four) = (*one, *two, *three, *four);
     let deployment = make(&storage.deployments, &new("app-1", Targets::Dynamic { max_devices: 2 })).await;
     let going_on = storage.deployments.going_on().await.expect("a list");
     assert_eq!(going_on[0].terms.as_deref(), Some("[]"));
@@ -455,14 +456,61 @@ pub async fn whoever_passes_a_filter_is_told(database: &TestDatabase) {
     says(storage, deployment, three, DeviceState::Success).await;
     let now = found(storage, deployment).await;
     assert_eq!((now.state, now.device_count, now.max_devices), (DeploymentState::Finished, 3, 2));
-    assert_eq!(offered(storage, passing(DeviceId::random())).await, Offer::Nothing);
+    assert_eq!(offered(storage, passing(four)).await, Offer::Nothing);
+}
+
+pub async fn a_device_that_is_removed_while_it_asks_stays_in_nothing(database: &TestDatabase) {
+    let storage = &database.storage;
+    kept(storage, "app-1", &["rpi4"], &[1]).await;
+    let deployment = make(&storage.deployments, &new("app-1", Targets::Dynamic { max_devices: 0 })).await;
+    let passes = [deployment];
+    for device in stored_devices(storage, 8).await {
+        let poll = Poll { passes: &passes, ..poll(device) };
+        futures_util::future::join3(offered(storage, poll), remove(storage, device), offered(storage, poll)).await;
+        assert_eq!(offered(storage, poll).await, Offer::Nothing);
+        let counts = found(storage, deployment).await.counts;
+        assert_eq!(counts.of(DeviceState::Pending), 0, "a device that is gone is waited for");
+    }
+}
+
+pub async fn whoever_was_told_is_read_by_id(database: &TestDatabase) {
+    let storage = &database.storage;
+    kept(storage, "app-1", &["rpi4"], &[1]).await;
+    let mut devices: Vec<DeviceId> = (0..5).map(|_| DeviceId::random()).collect();
+    let deployment = made(storage, "app-1", &devices).await;
+    let read = async |after: &str, limit| -> Vec<String> {
+        let told = storage.deployments.told_after(deployment, after, limit).await.expect("an answer");
+        told.into_iter().map(|one| one.device).collect()
+    };
+    assert_eq!(read("", 10).await, Vec::<String>::new(), "nobody was told");
+    let untold = devices.pop().expect("a device");
+    for device in &devices {
+        told(storage, *device).await;
+    }
+    devices.sort_unstable();
+    let told = ids(&devices);
+    assert_eq!(read("", 10).await, told);
+    assert_eq!(read("", 2).await, told[..2]);
+    assert_eq!(read(&told[1], 10).await, told[2..]);
+    assert!(!read("", 10).await.contains(&untold.to_string()));
+    says(storage, deployment, devices[0], DeviceState::Success).await;
+    assert_eq!(read("", 10).await, told, "whatever their status");
+}
+
+/// Devices that are accepted.
+pub async fn stored_devices(storage: &Storage, count: u64) -> Vec<DeviceId> {
+    let mut devices = vec![];
+    for serial in 1..=count {
+        devices.push(stored_device(storage, serial, SetStatus::Accepted).await.id);
+    }
+    devices
 }
 
 pub async fn counts_are_those_of_the_rows_whatever_happens(database: &TestDatabase) {
     let storage = &database.storage;
     kept(storage, "app-1", &["rpi4"], &[1]).await;
     let mut random = Random::seeded();
-    let devices: Vec<DeviceId> = (0..5).map(|_| DeviceId::random()).collect();
+    let devices = stored_devices(storage, 5).await;
     let mut deployments = vec![];
     let reportable: Vec<DeviceState> = DeviceState::ALL.into_iter().filter(|state| state.may_be_reported()).collect();
     for _ in 0..150 {
@@ -502,7 +550,7 @@ pub async fn counts_are_those_of_the_rows_whatever_happens(database: &TestDataba
 pub async fn parallel_polls_of_one_device_tell_it_once(database: &TestDatabase) {
     let storage = &database.storage;
     kept(storage, "app-1", &["rpi4"], &[1]).await;
-    let one = DeviceId::random();
+    let one = stored_device(storage, 1, SetStatus::Accepted).await.id;
     let deployment = make(&storage.deployments, &new("app-1", Targets::Dynamic { max_devices: 0 })).await;
     let passes = [deployment];
     let asking = (0..8).map(|_| offered(storage, Poll { passes: &passes, ..poll(one) }));

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use storage::device_configs::KEYS;
 use storage::{
     Configuration, ConfigurationFault, Deployed, DeploymentId, DeploymentKind, DeploymentState, DeviceConfig, DeviceId,
-    Merged, Offer, Poll, Provisioned, SetStatus, Storage, Timestamp, clock,
+    DeviceState, Merged, Offer, Poll, Provisioned, Secret, SetStatus, StateReport, Storage, Timestamp, clock,
 };
 
 use crate::backends::{TestDatabase, remove, stored_device};
@@ -161,7 +161,7 @@ pub async fn all_records_are_emptied(database: &TestDatabase) {
 
 async fn deploy(storage: &Storage, device: DeviceId, now: Timestamp) -> (DeploymentId, Vec<DeploymentId>) {
     let deployment = DeploymentId::random();
-    let deployed = storage.device_configs.deploy(device, deployment, vec!["blue".to_owned()], now).await;
+    let deployed = storage.device_configs.deploy(device, deployment, vec!["blue".to_owned()], 2, now).await;
     let Deployed::Made { superseded } = deployed.expect("an answer") else { panic!("it is made") };
     (deployment, superseded)
 }
@@ -183,7 +183,7 @@ pub async fn a_deployment_keeps_what_was_wanted_then(database: &TestDatabase) {
     let deployment = storage.deployments.find(first).await.expect("an answer").expect("a deployment");
     assert_eq!((deployment.kind, deployment.max_devices), (DeploymentKind::Configuration, 1));
     assert_eq!((&deployment.name, &deployment.name), (&deployment.artifact_name, &format!("configuration-{first}")));
-    assert_eq!(deployment.groups, ["blue"]);
+    assert_eq!((deployment.groups, deployment.retries), (vec!["blue".to_owned()], 2));
     // Clients compare the two as texts with milliseconds.
     assert!(deployment.created.rfc3339() > told.rfc3339());
     let record = find(storage, device).await;
@@ -204,9 +204,9 @@ pub async fn a_deployment_keeps_what_was_wanted_then(database: &TestDatabase) {
     let record = find(storage, other.id).await;
     assert_eq!((record.deployment, record.updated), (Some(empty), other.created));
 
-    let again = configs.deploy(device, first, Vec::new(), now).await.expect("an answer");
+    let again = configs.deploy(device, first, Vec::new(), 0, now).await.expect("an answer");
     assert_eq!(again, Deployed::IdTaken);
-    let nobody = configs.deploy(DeviceId::random(), DeploymentId::random(), Vec::new(), now).await;
+    let nobody = configs.deploy(DeviceId::random(), DeploymentId::random(), Vec::new(), 0, now).await;
     assert_eq!(nobody.expect("an answer"), Deployed::NoDevice);
     assert_eq!(find(storage, device).await.deployment, Some(first));
 
@@ -214,9 +214,34 @@ pub async fn a_deployment_keeps_what_was_wanted_then(database: &TestDatabase) {
     remove(storage, device).await;
     assert_eq!(configs.deployed(first, device).await.expect("an answer"), None);
     let deployment = storage.deployments.find(first).await.expect("an answer").expect("a deployment");
-    assert_eq!((deployment.configuration.as_deref(), deployment.state), (Some("{}"), DeploymentState::Finished));
+    assert_eq!(
+        (deployment.configuration.as_ref().map(Secret::expose), deployment.state),
+        (Some("{}"), DeploymentState::Finished)
+    );
     let others = storage.deployments.find(empty).await.expect("an answer").expect("a deployment");
     assert_eq!(others.state, DeploymentState::Pending);
+}
+
+pub async fn what_is_over_keeps_no_secret(database: &TestDatabase) {
+    let (storage, now) = (&database.storage, clock::now());
+    let device = stored_device(storage, 1, SetStatus::Accepted).await.id;
+    let configs = &storage.device_configs;
+    let secret = configuration(&[("password", "hunter2"), ("name", "æ")]);
+    assert!(configs.configure(device, &secret, now).await.expect("written"));
+    let (deployment, _) = deploy(storage, device, now).await;
+    assert_eq!(offered(storage, device).await, Offer::Configuration(deployment));
+    let shown = async || {
+        let found = storage.deployments.find(deployment).await.expect("an answer").expect("a deployment");
+        assert!(!format!("{found:?}").contains("hunter2"));
+        found.configuration.expect("a configuration").expose().to_owned()
+    };
+    assert!(shown().await.contains("hunter2"));
+    let report = StateReport { state: DeviceState::Success, substate: "", at: now };
+    storage.deployments.report(deployment, device, report).await.expect("an answer");
+    let left: Value = serde_json::from_str(&shown().await).expect("JSON");
+    assert_eq!(left, json!({"password": "hun", "name": "æ"}));
+    // What is left of it must not be installed.
+    assert_eq!(configs.deployed(deployment, device).await.expect("an answer"), None);
 }
 
 pub async fn a_newer_configuration_takes_the_place_of_those_nobody_was_told_of(database: &TestDatabase) {

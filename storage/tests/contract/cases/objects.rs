@@ -220,6 +220,25 @@ pub async fn what_a_killed_writer_left_is_discarded() {
     }
 }
 
+pub async fn parts_have_a_number_before_the_first_is_sent() {
+    let test = TestObjects::s3();
+    let mut writer = test.objects.write("a/one", "text/plain", 20_000_000);
+    assert_eq!(writer.announce(large().len() / 4).await.expect("an answer"), None, "it fits into one request");
+    let parts = writer.announce(large().len()).await.expect("an answer").map(str::to_owned);
+    assert!(parts.is_some());
+    assert_eq!(writer.announce(large().len()).await.expect("an answer"), None, "it was told before");
+    writer.write(large()).await.expect("the store takes it");
+    assert_eq!(writer.parts(), parts.as_deref());
+    // As if the process had ended: nobody gives it up.
+    std::mem::forget(writer);
+    test.objects.discard("a/one", parts.as_deref()).await.expect("removed");
+    assert_eq!(test.left_behind(), Vec::<String>::new());
+
+    let directory = TestObjects::directory();
+    let mut writer = directory.objects.write("a/one", "text/plain", 20_000_000);
+    assert_eq!(writer.announce(large().len()).await.expect("an answer"), None, "a directory needs none");
+}
+
 pub async fn another_node_sees_the_same(test: &TestObjects) {
     put(&test.objects, "a", b"x").await;
     if let Some(other) = test.another_node() {

@@ -186,12 +186,12 @@ pub async fn failures_count_without_phases_too(database: &TestDatabase) {
 
     let dynamic = NewDeployment { plan, ..new("app-1", Targets::Dynamic { max_devices: 0 }) };
     let dynamic = make(&storage.deployments, &dynamic).await;
-    let other = DeviceId::random();
+    let other = stored_device(storage, 100, SetStatus::Accepted).await.id;
     let passes = [dynamic];
     assert!(matches!(offered(storage, Poll { passes: &passes, ..poll(other) }).await, Offer::Artifact(..)));
     says(storage, dynamic, other, DeviceState::Failure).await;
     assert!(found(storage, dynamic).await.paused.is_some());
-    let another = Poll { passes: &passes, ..poll(DeviceId::random()) };
+    let another = Poll { passes: &passes, ..poll(stored_device(storage, 101, SetStatus::Accepted).await.id) };
     assert_eq!(offered(storage, another).await, Offer::Nothing);
     storage.deployments.resume(dynamic, NOW).await.expect("an answer");
     assert!(matches!(offered(storage, another).await, Offer::Artifact(..)));
@@ -379,11 +379,7 @@ pub async fn phases_are_filled_whatever_happens(database: &TestDatabase) {
 
 async fn stored_devices(storage: &Storage, count: u64) -> Vec<DeviceId> {
     kept(storage, "app-1", &["rpi4"], &[1]).await;
-    let mut devices = vec![];
-    for serial in 1..=count {
-        devices.push(stored_device(storage, serial, SetStatus::Accepted).await.id);
-    }
-    devices
+    super::deployments::stored_devices(storage, count).await
 }
 
 pub async fn alerts_pause_a_deployment(database: &TestDatabase) {

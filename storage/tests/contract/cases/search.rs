@@ -57,6 +57,29 @@ async fn everything(storage: &Storage, ids: &[DeviceId]) -> Vec<InventoryDevice>
     devices
 }
 
+pub async fn whoever_passes_is_read_by_id_while_others_go(database: &TestDatabase) {
+    let storage = &database.storage;
+    let mut devices = vec![];
+    for serial in 1..=7 {
+        devices.push(stored_device(storage, serial, SetStatus::Accepted).await.id);
+    }
+    stored_device(storage, 8, SetStatus::Pending).await;
+    devices.sort_unstable();
+    let accepted = filter(&[("identity", "status", "$eq", json!("accepted"))]);
+    let read = async |after, limit| storage.inventory.passing(&accepted, after, limit).await.expect("an answer");
+    assert_eq!(read(None, 100).await, devices);
+    let first = read(None, 3).await;
+    assert_eq!(first, devices[..3]);
+    // By number, one of the others would be passed over now.
+    remove(storage, devices[0]).await;
+    remove(storage, devices[2]).await;
+    assert_eq!(read(Some(devices[2]), 3).await, devices[3..6]);
+    assert_eq!(read(Some(devices[5]), 3).await, devices[6..]);
+    assert_eq!(read(Some(devices[6]), 3).await, []);
+    let search = Search { filter: accepted.clone(), after: Some(devices[4]), ..Search::default() };
+    assert_eq!(found(storage, search).await, devices[5..]);
+}
+
 /// Ten thousand questions about fleets that change in between.
 pub async fn random_questions_are_answered_as_defined(database: &TestDatabase) {
     let mut random = Random::seeded();
