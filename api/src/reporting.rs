@@ -1,6 +1,8 @@
 //! The fleet in the words of reporting: searches with places, and counts by the values of attributes, over the same live
 //! data as the inventory. (Mender API: reporting.)
 
+pub mod deployments;
+
 use actix_web::{HttpResponse, web};
 use serde::Deserialize;
 use serde_json::{Value, json};

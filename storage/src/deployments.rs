@@ -8,12 +8,15 @@
 mod change;
 mod devices;
 mod offer;
+pub mod parts;
 mod phases;
 mod safety;
 mod search;
 mod settle;
 mod status;
 mod watch;
+
+use std::time::Duration;
 
 use sqlx::QueryBuilder;
 
@@ -172,11 +175,12 @@ pub struct Pause {
 #[derive(Debug, Clone)]
 pub struct Deployments {
     db: Database,
+    search_limit: Duration,
 }
 
 impl Deployments {
-    pub(crate) const fn new(db: Database) -> Self {
-        Self { db }
+    pub(crate) const fn new(db: Database, search_limit: Duration) -> Self {
+        Self { db, search_limit }
     }
 
     /// Makes a deployment. A device that is named more than once counts once.

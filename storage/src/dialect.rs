@@ -100,6 +100,27 @@ impl Dialect {
         }
     }
 
+    /// What has a text compare by its bytes, whatever its column is.
+    pub(crate) const fn by_bytes(self) -> &'static str {
+        match self {
+            Self::Postgres => " COLLATE \"C\"",
+            Self::Sqlite => "",
+        }
+    }
+
+    /// A table `e` of the texts in a list, each in its column `value`: `document` is a column of JSON text, and the list all
+    /// of it or its member of that name.
+    pub(crate) fn elements(self, document: &str, member: Option<&str>) -> String {
+        match (self, member) {
+            (Self::Postgres, None) => format!("jsonb_array_elements_text(CAST({document} AS jsonb)) AS e(value)"),
+            (Self::Postgres, Some(member)) => {
+                format!("jsonb_array_elements_text(CAST({document} AS jsonb) -> '{member}') AS e(value)")
+            }
+            (Self::Sqlite, None) => format!("json_each({document}) AS e"),
+            (Self::Sqlite, Some(member)) => format!("json_each({document}, '$.{member}') AS e"),
+        }
+    }
+
     /// Whether a word begins so: what comes before the placeholder, what after it, and what to bind there. Words have
     /// letters and digits only, so there is nothing to escape.
     pub(crate) fn word_begins(self, beginning: &str) -> (&'static str, &'static str, String) {

@@ -36,7 +36,7 @@ pub mod pattern;
 pub mod place;
 mod record;
 pub mod search;
-mod statement;
+pub(crate) mod statement;
 mod term;
 
 pub use attributes::{AttributesWritten, Precondition, TagsWritten};

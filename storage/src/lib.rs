@@ -186,7 +186,7 @@ impl Storage {
             jobs: Jobs::new(database.clone()),
             keys: SigningKeys::new(database.clone()),
             artifacts: Artifacts::new(database.clone()),
-            deployments: Deployments::new(database.clone()),
+            deployments: Deployments::new(database.clone(), config.search_limit),
             uploads: Uploads::new(database.clone()),
             objects,
             presence,

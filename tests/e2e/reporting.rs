@@ -1,6 +1,6 @@
 //! The fleet in the words of reporting.
 
-use harness::{Set, both_sets};
+use harness::{ArtifactRecipe, Set, both_sets};
 use serde_json::{Value, json};
 
 use crate::device_list::{DEVICES, device_with, ids, only};
@@ -10,10 +10,13 @@ both_sets!([
     reporting_is_strict_about_lists_and_whole_values,
     counts_add_up,
     devices_are_found_by_where_they_are,
+    devices_of_deployments_are_rows_that_can_be_searched,
 ]);
 
 const SEARCH: &str = "/api/management/v1/reporting/devices/search";
 const AGGREGATE: &str = "/api/management/v1/reporting/devices/aggregate";
+
+const ROWS: &str = "/api/management/v1/reporting/deployments/devices/search";
 
 fn predicate(name: &str, operator: &str, value: impl Into<Value>) -> Value {
     let value: Value = value.into();
@@ -128,4 +131,111 @@ async fn devices_are_found_by_where_they_are(set: Set) {
     let inside = json!({"geo_bounding_box_filter": {"geo_bounding_box": {"location": corners}}});
     assert_eq!(ids(&user.post(SEARCH, &inside).await.expect(200)), [near]);
     user.post(SEARCH, &around("far")).await.expect(400).error();
+}
+
+async fn devices_of_deployments_are_rows_that_can_be_searched(set: Set) {
+    let hub = set.hub().await;
+    let user = hub.user().await;
+    let artifact = user.has_uploaded(&ArtifactRecipe::module("app-1", "rpi4").make()).await;
+    user.has_uploaded(&ArtifactRecipe::module("app-2", "rpi4").make()).await;
+    let (one, other) = (hub.accepted_by(&user).await, hub.accepted_by(&user).await);
+    let untold = hub.accepted_by(&user).await;
+    let first = user.has_deployed("app-1", &[&one.id, &other.id, &untold.id]).await;
+    let second = user.has_deployed("app-2", &[&one.id]).await;
+    assert_eq!(user.post(ROWS, &json!({})).await.expect(200).json(), json!([]), "none was told");
+    one.polls("old", "rpi4").await.expect(200);
+    other.polls("old", "rpi4").await.expect(200);
+    one.says(&first, "success").await.expect(204);
+    other.says(&first, "failure").await.expect(204);
+    other
+        .logs(
+            &first,
+            &json!({"messages": [{"timestamp": "2026-01-02T03:04:05Z", "level": "error", "message": "boom"}]}),
+        )
+        .await
+        .expect(204);
+    one.polls("app-1", "rpi4").await.expect(200);
+    one.says(&second, "success").await.expect(204);
+
+    let rows = async |body: Value| user.post(ROWS, &body).await.expect(200);
+    let by = |name: &str, value: &str| json!({"attribute": name, "type": "$eq", "value": value});
+    let pairs = async |body: Value| -> Vec<(String, String)> {
+        let answer = rows(body).await;
+        let text = |row: &Value, name: &str| row[name].as_str().unwrap().to_owned();
+        let list = answer.json();
+        let mut pairs: Vec<_> =
+            list.as_array().unwrap().iter().map(|row| (text(row, "deployment_id"), text(row, "device_id"))).collect();
+        assert_eq!(answer.header("x-total-count"), pairs.len().to_string());
+        pairs.sort();
+        pairs
+    };
+    let pair = |deployment: &str, device: &str| (deployment.to_owned(), device.to_owned());
+    let mut succeeded = vec![pair(&first, &one.id), pair(&second, &one.id)];
+    succeeded.sort();
+    assert_eq!(pairs(json!({"filters": [by("device_status", "success")]})).await, succeeded);
+    let both = json!([by("device_status", "success"), by("deployment_id", &first)]);
+    assert_eq!(pairs(json!({"filters": both})).await, [pair(&first, &one.id)]);
+    let ids = json!({"deployment_ids": [first], "device_ids": [other.id, untold.id]});
+    assert_eq!(pairs(ids).await, [pair(&first, &other.id)]);
+
+    let row = rows(json!({"filters": [by("device_status", "failure")]})).await.json()[0].clone();
+    let device = user.deployed(&first).await.into_iter().find(|device| device["id"] == json!(other.id)).unwrap();
+    let deployment = user.deployment(&first).await;
+    for (name, value) in [
+        ("tenant_id", json!("")),
+        ("device_id", json!(other.id)),
+        ("deployment_id", json!(first)),
+        ("deployment_name", deployment["name"].clone()),
+        ("deployment_artifact_name", json!("app-1")),
+        ("deployment_type", json!("software")),
+        ("deployment_created", deployment["created"].clone()),
+        ("deployment_filter_id", json!("")),
+        ("deployment_all_devices", json!(false)),
+        ("deployment_force_installation", json!(false)),
+        ("deployment_groups", json!([])),
+        ("deployment_phased", json!(false)),
+        ("deployment_retries", json!(0)),
+        ("deployment_max_devices", json!(3)),
+        ("deployment_autogenerate_deta", json!(false)),
+        ("device_created", device["created"].clone()),
+        ("device_finished", device["finished"].clone()),
+        ("device_status", json!("failure")),
+        ("device_is_log_available", json!(true)),
+        ("device_retries", json!(0)),
+        ("device_attempts", json!(0)),
+        ("image_id", json!(artifact)),
+        ("image_artifact_name", json!("app-1")),
+        ("image_description", device["image"]["description"].clone()),
+        ("image_device_types", json!(["rpi4"])),
+        ("image_signed", json!(false)),
+        ("image_artifact_info_format", json!("mender")),
+        ("image_artifact_info_version", json!(3)),
+        ("image_provides", device["image"]["artifact_provides"].clone()),
+        ("image_depends", device["image"]["artifact_depends"].clone()),
+        ("image_clears_provides", device["image"]["clears_artifact_provides"].clone()),
+        ("image_size", device["image"]["size"].clone()),
+    ] {
+        assert_eq!(row[name], value, "{name}");
+    }
+    assert!(row["id"].is_string() && row["device_elapsed_seconds"].is_u64());
+    assert_eq!((row.get("device_deleted"), row.get("deployment_phase_id")), (None, None));
+
+    let projection = json!([{"attribute": "device_status"}]);
+    let sort =
+        json!([{"attribute": "device_status", "order": "desc"}, {"attribute": "deployment_created", "order": "asc"}]);
+    let page = rows(json!({"attributes": projection, "sort": sort, "page": 3, "per_page": 1})).await;
+    assert_eq!(page.header("x-total-count"), "3");
+    assert_eq!(page.json()[0]["device_status"], "failure");
+    assert_eq!(page.json()[0].as_object().unwrap().len(), 2, "the id, and what was asked for");
+    let types = json!({"filters": [{"attribute": "image_device_types", "type": "$regex", "value": "rpi."}]});
+    assert_eq!(pairs(types).await.len(), 3);
+    for wrong in [
+        json!({"filters": 1}),
+        json!({"filters": [by("no_such_field", "x")]}),
+        json!({"filters": [{"attribute": "device_status", "type": "$in", "value": "success"}]}),
+        json!({"per_page": 501}),
+        json!([]),
+    ] {
+        user.post(ROWS, &wrong).await.expect(400).error();
+    }
 }

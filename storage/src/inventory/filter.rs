@@ -44,15 +44,15 @@ pub struct Filter(Vec<Condition>);
 /// One condition on one attribute.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Condition {
-    pub(super) scope: String,
-    pub(super) name: String,
-    pub(super) test: Test,
+    pub(crate) scope: String,
+    pub(crate) name: String,
+    pub(crate) test: Test,
 }
 
 /// What is asked of the attribute. Numbers compare with numbers and texts with texts; times are numbers of microseconds
 /// by then.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) enum Test {
+pub(crate) enum Test {
     /// It is, or holds, one of these.
     OneOf(Vec<Value>),
     /// It is not there, or neither is nor holds one of these.
@@ -67,9 +67,37 @@ pub(super) enum Test {
     Matches(Pattern),
 }
 
+impl Test {
+    /// Reads what is asked as the wire has it.
+    fn parse(grammar: Grammar, is_time: bool, operator: &str, value: &Value) -> Result<Self, BadFilter> {
+        if value.is_null() {
+            return bad("value: cannot be blank.");
+        }
+        let lists = grammar == Grammar::Inventory;
+        Ok(match operator {
+            "$eq" => Self::OneOf(vec![operand(value, is_time, lists)?]),
+            "$ne" => Self::NoneOf(vec![operand(value, is_time, lists)?]),
+            "$in" => Self::OneOf(members(value, is_time, lists)?),
+            "$nin" => Self::NoneOf(members(value, is_time, lists)?),
+            "$gt" => Self::Compares(Comparison::Greater, bound(value, is_time)?),
+            "$gte" => Self::Compares(Comparison::AtLeast, bound(value, is_time)?),
+            "$lt" => Self::Compares(Comparison::Less, bound(value, is_time)?),
+            "$lte" => Self::Compares(Comparison::AtMost, bound(value, is_time)?),
+            "$ltne" if grammar == Grammar::Inventory => Self::LessOrMissing(bound(value, is_time)?),
+            "$exists" => Self::Exists(yes_or_no(value, grammar)?),
+            "$regex" => {
+                let Value::String(expression) = value else { return bad("value: $regex needs a text") };
+                let anchor = if grammar == Grammar::Inventory { Anchor::Start } else { Anchor::Both };
+                Self::Matches(Pattern::new(expression, anchor))
+            }
+            _ => return bad("type: must be a valid value."),
+        })
+    }
+}
+
 /// How values may compare.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Comparison {
+pub(crate) enum Comparison {
     Less,
     AtMost,
     Greater,
@@ -78,7 +106,7 @@ pub(super) enum Comparison {
 
 impl Comparison {
     /// The same in SQL.
-    pub(super) const fn symbol(self) -> &'static str {
+    pub(crate) const fn symbol(self) -> &'static str {
         match self {
             Self::Less => " < ",
             Self::AtMost => " <= ",
@@ -88,7 +116,7 @@ impl Comparison {
     }
 
     /// The outcomes that it allows.
-    pub(super) const fn wanted(self) -> &'static [Ordering] {
+    pub(crate) const fn wanted(self) -> &'static [Ordering] {
         match self {
             Self::Less => &[Ordering::Less],
             Self::AtMost => &[Ordering::Less, Ordering::Equal],
@@ -163,30 +191,15 @@ impl Condition {
     /// What is wrong with it, in words for whoever sent it.
     pub fn parse(grammar: Grammar, scope: &str, name: &str, operator: &str, value: &Value) -> Result<Self, BadFilter> {
         check_attribute(scope, name)?;
-        if value.is_null() {
-            return bad("value: cannot be blank.");
-        }
         let is_time = matches!(attribute::column(scope, name), Some(Column::Time(_)));
-        let lists = grammar == Grammar::Inventory;
-        let test = match operator {
-            "$eq" => Test::OneOf(vec![operand(value, is_time, lists)?]),
-            "$ne" => Test::NoneOf(vec![operand(value, is_time, lists)?]),
-            "$in" => Test::OneOf(members(value, is_time, lists)?),
-            "$nin" => Test::NoneOf(members(value, is_time, lists)?),
-            "$gt" => Test::Compares(Comparison::Greater, bound(value, is_time)?),
-            "$gte" => Test::Compares(Comparison::AtLeast, bound(value, is_time)?),
-            "$lt" => Test::Compares(Comparison::Less, bound(value, is_time)?),
-            "$lte" => Test::Compares(Comparison::AtMost, bound(value, is_time)?),
-            "$ltne" if grammar == Grammar::Inventory => Test::LessOrMissing(bound(value, is_time)?),
-            "$exists" => Test::Exists(yes_or_no(value, grammar)?),
-            "$regex" => {
-                let Value::String(expression) = value else { return bad("value: $regex needs a text") };
-                let anchor = if grammar == Grammar::Inventory { Anchor::Start } else { Anchor::Both };
-                Test::Matches(Pattern::new(expression, anchor))
-            }
-            _ => return bad("type: must be a valid value."),
-        };
+        let test = Test::parse(grammar, is_time, operator, value)?;
         Ok(Self { scope: scope.to_owned(), name: name.to_owned(), test })
+    }
+
+    /// Reads one condition on a field that has no scope. (Mender API: reporting, deployments.)
+    pub(crate) fn of_field(name: &str, is_time: bool, operator: &str, value: &Value) -> Result<Self, BadFilter> {
+        let test = Test::parse(Grammar::Reporting, is_time, operator, value)?;
+        Ok(Self { scope: String::new(), name: name.to_owned(), test })
     }
 
     /// Equality as the list of devices asks for it: text that reads as a number matches numbers too, and text that reads

@@ -1,16 +1,16 @@
 //! A statement that is put together from parts, with the values for its placeholders: the same text for both databases.
 
 use crate::dialect::{Dialect, without_nul};
-use crate::{DeviceId, Timestamp};
+use crate::{ArtifactId, DeploymentId, DeviceId, Timestamp};
 
 /// A value for a placeholder.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) enum Argument {
+pub(crate) enum Argument {
     Bytes(Vec<u8>),
     Text(String),
     Number(i64),
     Real(f64),
-    Device(DeviceId),
+    Id(uuid::Uuid),
 }
 
 impl From<Vec<u8>> for Argument {
@@ -40,7 +40,19 @@ impl From<f64> for Argument {
 
 impl From<DeviceId> for Argument {
     fn from(device: DeviceId) -> Self {
-        Self::Device(device)
+        Self::Id(device.uuid())
+    }
+}
+
+impl From<DeploymentId> for Argument {
+    fn from(deployment: DeploymentId) -> Self {
+        Self::Id(deployment.uuid())
+    }
+}
+
+impl From<ArtifactId> for Argument {
+    fn from(artifact: ArtifactId) -> Self {
+        Self::Id(artifact.uuid())
     }
 }
 
@@ -52,25 +64,25 @@ impl From<Timestamp> for Argument {
 
 /// Text and arguments. Nothing that came from outside ever goes into the text.
 #[derive(Debug, Clone)]
-pub(super) struct Statement {
-    pub(super) dialect: Dialect,
-    pub(super) text: String,
-    pub(super) arguments: Vec<Argument>,
+pub(crate) struct Statement {
+    pub(crate) dialect: Dialect,
+    pub(crate) text: String,
+    pub(crate) arguments: Vec<Argument>,
 }
 
 impl Statement {
-    pub(super) fn new(dialect: Dialect, text: &str) -> Self {
+    pub(crate) fn new(dialect: Dialect, text: &str) -> Self {
         Self { dialect, text: text.to_owned(), arguments: Vec::new() }
     }
 
     /// Adds text of ours.
-    pub(super) fn push(&mut self, text: &str) -> &mut Self {
+    pub(crate) fn push(&mut self, text: &str) -> &mut Self {
         self.text.push_str(text);
         self
     }
 
     /// Adds a placeholder and its value.
-    pub(super) fn bind(&mut self, argument: impl Into<Argument>) -> &mut Self {
+    pub(crate) fn bind(&mut self, argument: impl Into<Argument>) -> &mut Self {
         self.arguments.push(argument.into());
         self.text.push('$');
         self.text.push_str(&self.arguments.len().to_string());
@@ -78,7 +90,7 @@ impl Statement {
     }
 
     /// Adds placeholders separated by commas.
-    pub(super) fn bind_all<A: Into<Argument>>(&mut self, arguments: impl IntoIterator<Item = A>) -> &mut Self {
+    pub(crate) fn bind_all<A: Into<Argument>>(&mut self, arguments: impl IntoIterator<Item = A>) -> &mut Self {
         for (place, argument) in arguments.into_iter().enumerate() {
             if place > 0 {
                 self.push(", ");
@@ -99,11 +111,11 @@ macro_rules! with_arguments {
                 $crate::inventory::statement::Argument::Text(text) => query.bind(text),
                 $crate::inventory::statement::Argument::Number(number) => query.bind(number),
                 $crate::inventory::statement::Argument::Real(number) => query.bind(number),
-                $crate::inventory::statement::Argument::Device(device) => query.bind(device),
+                $crate::inventory::statement::Argument::Id(id) => query.bind(id),
             };
         }
         // Planned for its arguments each time: a plan for any value would be one for none.
         query.persistent(false)
     }};
 }
-pub(super) use with_arguments;
+pub(crate) use with_arguments;

@@ -6,6 +6,7 @@ pub mod artifacts;
 pub mod audit;
 pub mod channels;
 pub mod connections;
+pub mod deployment_parts;
 pub mod deployments;
 pub mod device_configs;
 pub mod devices;

@@ -255,6 +255,11 @@ on_every_database! {
         counts_are_those_of_the_rows_whatever_happens,
         parallel_polls_of_one_device_tell_it_once,
     ],
+    deployment_parts: [
+        a_part_is_one_row_that_is_found_by_what_it_is,
+        parts_are_paged_in_any_order,
+        a_search_of_parts_is_bounded_in_time,
+    ],
     rollout_phases: [
         a_phase_opens_when_the_one_before_is_over,
         a_phase_opens_at_its_time,
