@@ -24,7 +24,7 @@ const SHED: &str = r#"mooring_arrivals_shed_total{door="connect"}"#;
 /// Connects in a task of its own, and answers like a shell from then on.
 fn come(hub: &TestHub, token: &str) -> tokio::task::JoinHandle<()> {
     let mut device = hub.device();
-    device.token = token.to_owned();
+    token.clone_into(&mut device.token);
     tokio::spawn(async move {
         let mut socket = device.connect().await;
         tokio::spawn(async move { socket.serve(answer_like_a_shell).await });

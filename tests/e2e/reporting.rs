@@ -1,6 +1,6 @@
 //! The fleet in the words of reporting.
 
-use harness::{ArtifactRecipe, Set, both_sets};
+use harness::{ArtifactRecipe, Set, TestUser, both_sets};
 use serde_json::{Value, json};
 
 use crate::device_list::{DEVICES, device_with, ids, only};
@@ -133,6 +133,50 @@ async fn devices_are_found_by_where_they_are(set: Set) {
     user.post(SEARCH, &around("far")).await.expect(400).error();
 }
 
+/// Every field of the row of a device on which the deployment failed.
+async fn says_all_of_the_failed(row: &Value, user: &TestUser, artifact: &str, first: &str, failed: &str) {
+    let device = user.deployed(first).await.into_iter().find(|device| device["id"] == json!(failed)).unwrap();
+    let deployment = user.deployment(first).await;
+    for (name, value) in [
+        ("tenant_id", json!("")),
+        ("device_id", json!(failed)),
+        ("deployment_id", json!(first)),
+        ("deployment_name", deployment["name"].clone()),
+        ("deployment_artifact_name", json!("app-1")),
+        ("deployment_type", json!("software")),
+        ("deployment_created", deployment["created"].clone()),
+        ("deployment_filter_id", json!("")),
+        ("deployment_all_devices", json!(false)),
+        ("deployment_force_installation", json!(false)),
+        ("deployment_groups", json!([])),
+        ("deployment_phased", json!(false)),
+        ("deployment_retries", json!(0)),
+        ("deployment_max_devices", json!(3)),
+        ("deployment_autogenerate_deta", json!(false)),
+        ("device_created", device["created"].clone()),
+        ("device_finished", device["finished"].clone()),
+        ("device_status", json!("failure")),
+        ("device_is_log_available", json!(true)),
+        ("device_retries", json!(0)),
+        ("device_attempts", json!(0)),
+        ("image_id", json!(artifact)),
+        ("image_artifact_name", json!("app-1")),
+        ("image_description", device["image"]["description"].clone()),
+        ("image_device_types", json!(["rpi4"])),
+        ("image_signed", json!(false)),
+        ("image_artifact_info_format", json!("mender")),
+        ("image_artifact_info_version", json!(3)),
+        ("image_provides", device["image"]["artifact_provides"].clone()),
+        ("image_depends", device["image"]["artifact_depends"].clone()),
+        ("image_clears_provides", device["image"]["clears_artifact_provides"].clone()),
+        ("image_size", device["image"]["size"].clone()),
+    ] {
+        assert_eq!(row[name], value, "{name}");
+    }
+    assert!(row["id"].is_string() && row["device_elapsed_seconds"].is_u64());
+    assert_eq!((row.get("device_deleted"), row.get("deployment_phase_id")), (None, None));
+}
+
 async fn devices_of_deployments_are_rows_that_can_be_searched(set: Set) {
     let hub = set.hub().await;
     let user = hub.user().await;
@@ -179,46 +223,7 @@ async fn devices_of_deployments_are_rows_that_can_be_searched(set: Set) {
     assert_eq!(pairs(ids).await, [pair(&first, &other.id)]);
 
     let row = rows(json!({"filters": [by("device_status", "failure")]})).await.json()[0].clone();
-    let device = user.deployed(&first).await.into_iter().find(|device| device["id"] == json!(other.id)).unwrap();
-    let deployment = user.deployment(&first).await;
-    for (name, value) in [
-        ("tenant_id", json!("")),
-        ("device_id", json!(other.id)),
-        ("deployment_id", json!(first)),
-        ("deployment_name", deployment["name"].clone()),
-        ("deployment_artifact_name", json!("app-1")),
-        ("deployment_type", json!("software")),
-        ("deployment_created", deployment["created"].clone()),
-        ("deployment_filter_id", json!("")),
-        ("deployment_all_devices", json!(false)),
-        ("deployment_force_installation", json!(false)),
-        ("deployment_groups", json!([])),
-        ("deployment_phased", json!(false)),
-        ("deployment_retries", json!(0)),
-        ("deployment_max_devices", json!(3)),
-        ("deployment_autogenerate_deta", json!(false)),
-        ("device_created", device["created"].clone()),
-        ("device_finished", device["finished"].clone()),
-        ("device_status", json!("failure")),
-        ("device_is_log_available", json!(true)),
-        ("device_retries", json!(0)),
-        ("device_attempts", json!(0)),
-        ("image_id", json!(artifact)),
-        ("image_artifact_name", json!("app-1")),
-        ("image_description", device["image"]["description"].clone()),
-        ("image_device_types", json!(["rpi4"])),
-        ("image_signed", json!(false)),
-        ("image_artifact_info_format", json!("mender")),
-        ("image_artifact_info_version", json!(3)),
-        ("image_provides", device["image"]["artifact_provides"].clone()),
-        ("image_depends", device["image"]["artifact_depends"].clone()),
-        ("image_clears_provides", device["image"]["clears_artifact_provides"].clone()),
-        ("image_size", device["image"]["size"].clone()),
-    ] {
-        assert_eq!(row[name], value, "{name}");
-    }
-    assert!(row["id"].is_string() && row["device_elapsed_seconds"].is_u64());
-    assert_eq!((row.get("device_deleted"), row.get("deployment_phase_id")), (None, None));
+    says_all_of_the_failed(&row, &user, &artifact, &first, &other.id).await;
 
     let projection = json!([{"attribute": "device_status"}]);
     let sort =

@@ -14,6 +14,10 @@ use crate::{Server, floor::relay::NAME, server::source_of, wire::Wire};
 /// Pairs of connections that are opened at the same time before the storm.
 const OPENING: usize = 128;
 
+/// Who comes back comes from other addresses than before, as by pairs beyond this one: where connections have just ended
+/// the kernel looks long for a free port.
+const RETURNING: usize = 30_000;
+
 /// Two connections that the relay has joined.
 type Pair = (Wire, Wire);
 
@@ -32,7 +36,7 @@ pub(super) async fn nearly_all_back_seconds(
     drop(held);
     let coming = stream::iter(0..pairs).map(async |pair| {
         tokio::time::sleep(Duration::from_millis(rand::random_range(away.0..=away.1))).await;
-        let ends = open(&server, pair).await?;
+        let ends = open(&server, RETURNING + pair).await?;
         anyhow::Ok((cut.elapsed(), ends))
     });
     // All of them at once, as devices come.
