@@ -111,21 +111,24 @@ impl ConcurrencyLimit {
     /// # Errors
     /// [`Crowded`], at once if the line is full.
     pub async fn enter(&self, is_urgent: impl FnOnce() -> bool) -> Result<Permit, Crowded> {
-        let ticket = {
+        if self.try_enter() {
+            return Ok(Permit::new(self.clone()));
+        }
+        // Not under the lock: all threads come by here in a storm.
+        let is_urgent = is_urgent();
+        let (ticket, mut called) = oneshot::channel();
+        {
             let mut state = self.0.state.lock();
+            // Everybody may have left meanwhile: then nobody would call.
             if state.try_enter() {
                 self.report(&state);
-                None
-            } else {
-                let (ticket, called) = oneshot::channel();
-                if !state.line_up(ticket, is_urgent(), Instant::now()) {
-                    return Err(self.shed(&state));
-                }
-                self.report(&state);
-                Some(called)
+                return Ok(Permit::new(self.clone()));
             }
-        };
-        let Some(mut called) = ticket else { return Ok(Permit::new(self.clone())) };
+            if !state.line_up(ticket, is_urgent, Instant::now()) {
+                return Err(self.shed(&state));
+            }
+            self.report(&state);
+        }
         let in_time = tokio::time::timeout(self.0.patience, &mut called).await;
         // It may have been called in the very moment in which it gave up.
         called.close();
@@ -133,6 +136,15 @@ impl ConcurrencyLimit {
         let Some(mut permit) = permit else { return Err(self.shed(&self.0.state.lock())) };
         permit.lag = permit.granted.elapsed();
         Ok(permit)
+    }
+
+    fn try_enter(&self) -> bool {
+        let mut state = self.0.state.lock();
+        let enters = state.try_enter();
+        if enters {
+            self.report(&state);
+        }
+        enters
     }
 
     fn leave(&self, took: Option<Duration>) {

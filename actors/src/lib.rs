@@ -22,7 +22,6 @@
 //! outside the tree, never restarted:
 //! ├─ one actor per connected device    (its socket; holds a DeviceLink)
 //! ├─ one actor per session             (SessionHost; outlives the sockets at its ends)
-//! └─ one actor per operator's socket   (holds an OperatorLink)
 //! ├─ one actor per operator's socket   (holds an OperatorLink)
 //! └─ one task per file transfer        (holds a Download or an Upload)
 //! ```
@@ -30,10 +29,10 @@
 //! | start here | for |
 //! |---|---|
 //! | [`credentials`], [`gate`], [`admission`], [`accounts`] | who may come in |
+//! | [`concurrency_limit`] | how many may be on their way in at once, in a storm of them |
 //! | [`message`] | what is on the wire, read without decoding it |
 //! | [`session`], [`device_link`], [`operator_link`] | what a session and the connections at its ends do next |
 //! | [`recording`] | what a session showed, kept and played back |
-//! | [`device_link`], [`operator_link`] | what a connection does next |
 //! | [`file_transfer`] | files to and from devices |
 //! | [`artifacts`] | artifacts, the releases they make up, and how they get in and out |
 //! | [`device_configs`] | how devices are brought what they are told to be |

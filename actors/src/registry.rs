@@ -266,13 +266,15 @@ impl Registry {
         }
     }
 
-    /// A session here waits for its device to come back.
-    pub fn await_device(&self, device: DeviceId, session: SessionId) {
+    /// A session here waits for its device to come back. Says whether it is the first to wait for it.
+    pub fn await_device(&self, device: DeviceId, session: SessionId) -> bool {
         let mut hosts = self.0.hosts.lock();
         let awaiting = hosts.awaiting.entry(device).or_default();
+        let is_first = awaiting.is_empty();
         if !awaiting.contains(&session) {
             awaiting.push(session);
         }
+        is_first
     }
 
     /// It waits no longer.
@@ -286,7 +288,7 @@ impl Registry {
         if hosts.awaited_elsewhere.len() >= AWAITED_ELSEWHERE {
             hosts.awaited_elsewhere.retain(|_, until| *until > now);
         }
-        if hosts.awaited_elsewhere.len() < AWAITED_ELSEWHERE {
+        if hosts.awaited_elsewhere.len() < AWAITED_ELSEWHERE || hosts.awaited_elsewhere.contains_key(&device) {
             hosts.awaited_elsewhere.insert(device, now + AWAITED_FOR);
         }
     }

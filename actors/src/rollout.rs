@@ -32,7 +32,7 @@ use crate::bus::{Bus, Event};
 use crate::supervisor::{Alive, Crash, Service};
 use crate::wake_up::WakeUps;
 
-pub use making::{Chosen, MakeError, Wish};
+pub use making::{Chosen, MakeError, Wish, terms_for_all};
 pub use phasing::{BadPhases, Size, WishedPhase};
 
 /// How often storage is looked at for deployments that nobody told this node of.

@@ -83,7 +83,12 @@ pub struct ApiState {
 impl ApiState {
     /// The state of the application that serves this request.
     pub fn of(request: &HttpRequest) -> &Self {
-        request.app_data::<web::Data<Self>>().expect("api::app puts the state into every application")
+        Self::shared(request)
+    }
+
+    /// The same, to be kept: one count goes up, where a copy of the state would have dozens go up that all threads share.
+    pub fn shared(request: &HttpRequest) -> &web::Data<Self> {
+        request.app_data().expect("api::app puts the state into every application")
     }
 
     /// As [`ApiState::of`], for those who see a request before its handler does.

@@ -94,8 +94,8 @@ impl Artifacts {
         Ok(cleaned)
     }
 
-    /// Removes raw files of which no upload is known. Uploads are written down before their files, and forgotten after them, so
-    /// there is none but what came by a link that was followed in time, and took longer than its upload was kept.
+    /// Removes raw files of which no upload is known. Uploads are written down before their files, and forgotten after
+    /// them, so there is none but what came by a link that was followed in time, and took longer than its upload was kept.
     async fn remove_unknown(&self) -> Result<usize, StorageError> {
         let files = match self.storage.objects.list(RAW_FILES).await {
             Ok(files) => files,

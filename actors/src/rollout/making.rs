@@ -77,6 +77,11 @@ pub enum MakeError {
     Storage(#[from] StorageError),
 }
 
+/// The terms of a deployment for all accepted devices, as the API shows them: by these it is known again.
+pub fn terms_for_all() -> serde_json::Value {
+    json!([{"scope": "identity", "attribute": "status", "type": "$eq", "value": "accepted"}])
+}
+
 impl Rollout {
     /// Makes a deployment. Its devices find it on this node from then on, and on others once they have heard.
     ///
@@ -107,7 +112,7 @@ impl Rollout {
             }
             Chosen::All => {
                 let devices = self.snapshot(vec![accepted()]).await?;
-                (Targets::Devices(devices), json!([term("identity", "status", "$eq", json!("accepted"))]).to_string())
+                (Targets::Devices(devices), terms_for_all().to_string())
             }
             Chosen::Filter { terms, max_devices } => (Targets::Dynamic { max_devices }, terms),
         };

@@ -283,8 +283,9 @@ impl SessionHost {
 
     fn await_device(&mut self, ctx: &mut Context<Self>) {
         debug!(session.id = %self.session, device.id = %self.device, why = self.lost.as_str(), "waiting for the device");
-        self.parts.registry.await_device(self.device, self.session);
-        if let Err(error) = self.parts.bus.announce(&Event::DeviceAwaited { device: self.device }) {
+        if self.parts.registry.await_device(self.device, self.session)
+            && let Err(error) = self.parts.bus.announce(&Event::DeviceAwaited { device: self.device })
+        {
             debug!(%error, "other nodes were not told that a device is awaited");
         }
         self.parts.registry.update_session(self.session, |hosted| hosted.device_node = None);

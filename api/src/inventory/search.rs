@@ -83,19 +83,20 @@ pub(crate) struct PredicateBody {
     #[serde(default)]
     scope: String,
     #[serde(default)]
-    attribute: String,
+    pub(crate) attribute: String,
     #[serde(default, rename = "type")]
-    operator: String,
+    pub(crate) operator: String,
     #[serde(default)]
-    value: Value,
+    pub(crate) value: Value,
 }
 
+/// A key of an order as it is sent.
 #[derive(Debug, Deserialize)]
-struct SortBody {
+pub(crate) struct SortBody {
     #[serde(default)]
     scope: String,
     #[serde(default)]
-    attribute: String,
+    pub(crate) attribute: String,
     #[serde(default)]
     order: String,
 }
@@ -105,7 +106,7 @@ pub(crate) struct AttributeName {
     #[serde(default)]
     scope: String,
     #[serde(default)]
-    attribute: String,
+    pub(crate) attribute: String,
 }
 
 /// A search that makes sense.
@@ -149,12 +150,17 @@ impl SearchBody {
 impl SortBody {
     fn read(self) -> Result<SortKey, ApiError> {
         check_attribute(&self.scope, &self.attribute).map_err(refused)?;
-        let descending = match self.order.as_str() {
-            "asc" => false,
-            "desc" => true,
-            _ => return Err(ApiError::bad_request("order: must be a valid value.")),
-        };
+        let descending = self.is_descending()?;
         Ok(SortKey { scope: self.scope, name: self.attribute, descending })
+    }
+
+    /// Whether the largest comes first.
+    pub(crate) fn is_descending(&self) -> Result<bool, ApiError> {
+        match self.order.as_str() {
+            "asc" => Ok(false),
+            "desc" => Ok(true),
+            _ => Err(ApiError::bad_request("order: must be a valid value.")),
+        }
     }
 }
 

@@ -9,7 +9,7 @@ use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::http::header::{self, HeaderMap};
 use actix_web::http::{Method, StatusCode};
 use actix_web::middleware::Next;
-use actix_web::{Error, HttpMessage};
+use actix_web::{Error, HttpMessage, web};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use serde_json::Value;
@@ -41,8 +41,7 @@ pub async fn audit<B: MessageBody>(
     let Some((entry, written)) = entry(&request, ApiState::of_service(&request)) else {
         return Ok(next.call(request).await?.map_into_left_body());
     };
-    // Only here: a copy for each request, polls among them, would cost as much as the rest of a poll.
-    let state = ApiState::of_service(&request).clone();
+    let state = web::Data::clone(ApiState::shared(request.request()));
     let number = match written {
         Written::Always => match state.storage.audit.begin(&entry).await {
             Ok(number) => Some(number),

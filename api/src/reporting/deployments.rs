@@ -5,6 +5,7 @@ use std::collections::HashSet;
 
 use actix_web::{HttpResponse, web};
 use actors::artifacts::document;
+use actors::rollout::terms_for_all;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use storage::deployments::parts::{Part, PartField, PartSearch};
@@ -15,7 +16,7 @@ use super::MALFORMED;
 use crate::auth::AuthenticatedUser;
 use crate::body::RawJson;
 use crate::error::ApiError;
-use crate::inventory::search::{SORT_KEYS, page, refused};
+use crate::inventory::search::{AttributeName, PredicateBody, SORT_KEYS, SortBody, page, refused};
 use crate::paging::{Extent, Page, Query, answer_page};
 use crate::state::ApiState;
 
@@ -40,40 +41,16 @@ pub async fn search(_: AuthenticatedUser, state: web::Data<ApiState>, body: RawJ
     Ok(answer_page(SEARCH, &Query::default(), page, Extent::Total(total), &rows))
 }
 
-/// A search as it is sent. All members may be missing, or null.
+/// A search as it is sent. All members may be missing, or null; fields of parts have no scope.
 #[derive(Debug, Default, Deserialize)]
 struct PartsBody {
     page: Option<i64>,
     per_page: Option<i64>,
-    filters: Option<Vec<FieldPredicate>>,
-    sort: Option<Vec<FieldOrder>>,
-    attributes: Option<Vec<FieldName>>,
+    filters: Option<Vec<PredicateBody>>,
+    sort: Option<Vec<SortBody>>,
+    attributes: Option<Vec<AttributeName>>,
     device_ids: Option<Vec<String>>,
     deployment_ids: Option<Vec<String>>,
-}
-
-#[derive(Debug, Deserialize)]
-struct FieldPredicate {
-    #[serde(default)]
-    attribute: String,
-    #[serde(default, rename = "type")]
-    operator: String,
-    #[serde(default)]
-    value: Value,
-}
-
-#[derive(Debug, Deserialize)]
-struct FieldOrder {
-    #[serde(default)]
-    attribute: String,
-    #[serde(default)]
-    order: String,
-}
-
-#[derive(Debug, Deserialize)]
-struct FieldName {
-    #[serde(default)]
-    attribute: String,
 }
 
 /// The fields to show; `None`: all.
@@ -83,10 +60,8 @@ impl PartsBody {
     fn read(self) -> Result<(PartSearch, Shown, Page), ApiError> {
         let page = page(self.page, self.per_page)?;
         let predicates = self.filters.unwrap_or_default();
-        let conditions = predicates.iter().map(|predicate| {
-            let FieldPredicate { attribute, operator, value } = predicate;
-            PartField::condition(attribute, operator, value)
-        });
+        let conditions =
+            predicates.iter().map(|asked| PartField::condition(&asked.attribute, &asked.operator, &asked.value));
         let (devices, deployments) = (self.device_ids.unwrap_or_default(), self.deployment_ids.unwrap_or_default());
         if devices.len() + deployments.len() > IDS {
             return Err(ApiError::bad_request(format!("device_ids, deployment_ids: at most {IDS} are taken")));
@@ -97,7 +72,7 @@ impl PartsBody {
             filter: Filter::of_each(conditions).map_err(refused)?,
             deployments: (!deployments.is_empty()).then(|| ours(&deployments)),
             devices: (!devices.is_empty()).then_some(devices),
-            order: self.sort.unwrap_or_default().into_iter().map(FieldOrder::read).collect::<Result<_, _>>()?,
+            order: self.sort.unwrap_or_default().iter().map(order).collect::<Result<_, _>>()?,
             offset: u64::from(page.offset()),
             limit: page.size,
         };
@@ -119,15 +94,8 @@ impl PartsBody {
     }
 }
 
-impl FieldOrder {
-    fn read(self) -> Result<(PartField, bool), ApiError> {
-        let field = PartField::named(&self.attribute).map_err(refused)?;
-        match self.order.as_str() {
-            "asc" => Ok((field, false)),
-            "desc" => Ok((field, true)),
-            _ => Err(ApiError::bad_request("order: must be a valid value.")),
-        }
-    }
+fn order(key: &SortBody) -> Result<(PartField, bool), ApiError> {
+    Ok((PartField::named(&key.attribute).map_err(refused)?, key.is_descending()?))
 }
 
 /// What is said about a part: all of it, or what was asked for beside its id. What there is not is left out.
@@ -187,8 +155,7 @@ fn row(part: Part, shown: Option<&HashSet<String>>) -> Result<Map<String, Value>
 
 /// Whether a deployment was made for all accepted devices: that is how it was chosen then.
 fn is_for_all(chosen_by: &str) -> bool {
-    let all = json!([{"scope": "identity", "attribute": "status", "type": "$eq", "value": "accepted"}]);
-    serde_json::from_str::<Value>(chosen_by).is_ok_and(|terms| terms == all)
+    serde_json::from_str::<Value>(chosen_by).is_ok_and(|terms| terms == terms_for_all())
 }
 
 #[cfg(test)]

@@ -57,7 +57,8 @@ pub struct Storm {
     /// Fail unless all are back within this time and were refused with no other status than 429 and 503
     #[arg(long, value_name = "SECONDS")]
     within: Option<u64>,
-    /// Where `floor relay` is: the same storm of as many bare TCP connections, up to 18,000, as a measure
+    /// Where `floor relay` is: the same storm of as many bare TCP connections, as a measure. Left out for more than 18,000
+    /// devices: this process holds all of the connections
     #[arg(long, value_name = "ADDRESS")]
     floor: Option<SocketAddr>,
     /// Process ids of the hubs, to show their memory and processor time (comma)
@@ -78,9 +79,9 @@ pub struct StormReport {
     half_back_seconds: f64,
     nearly_all_back_seconds: f64,
     all_back_seconds: f64,
-    /// The same until nearly all bare TCP connections were back, and how many times as long the devices took; absent
-    /// without a floor.
+    /// From the cut until nearly all of as many bare TCP connections were back; absent without a floor.
     floor_nearly_all_back_seconds: Option<f64>,
+    /// How many times as long the devices took.
     to_floor: Option<f64>,
     /// Attempts to connect that were refused in the storm, by status; 0 stands for no answer.
     refused: BTreeMap<u16, u64>,
@@ -157,10 +158,13 @@ impl Storm {
         // Its devices are on the same machine.
         drop(crew);
         let floor_nearly_all_back_seconds = match self.floor {
-            Some(relay) => {
+            Some(relay) if self.devices <= FLOOR_CONNECTIONS => {
                 eprintln!("the same with bare TCP connections …");
-                let connections = self.devices.min(FLOOR_CONNECTIONS);
-                Some(floor::nearly_all_back_seconds(relay, connections, (away_min_ms, away_max_ms)).await?)
+                Some(floor::nearly_all_back_seconds(relay, self.devices, (away_min_ms, away_max_ms)).await?)
+            }
+            Some(_) => {
+                eprintln!("no bare TCP connections for comparison: more than {FLOOR_CONNECTIONS}");
+                None
             }
             None => None,
         };

@@ -145,8 +145,9 @@ pub(super) async fn settle(
     Ok(())
 }
 
-/// Ends a deployment. Of a configuration it keeps what is shown: nobody is brought it any more, and it may be a secret. The lock comes before the row of uses: an artifact of the name may be on its way in, and must not be
-/// kept by a deployment that is over.
+/// Ends a deployment. Of a configuration it keeps what is shown: nobody is brought it any more, and it may be a secret.
+/// The lock comes before the row of uses: an artifact of the name may be on its way in, and must not be kept by a
+/// deployment that is over.
 pub(super) async fn finish(
     transaction: &mut Transaction,
     deployment: DeploymentId,

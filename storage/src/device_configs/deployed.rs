@@ -91,7 +91,8 @@ impl DeviceConfigs {
         let found: Option<(String, String)> = on_reader!(self.db, |pool| {
             sqlx::query_as(
                 "SELECT d.artifact_name, d.configuration FROM deployments d JOIN device_deployments p \
-                 ON p.deployment = d.id WHERE d.id = $1 AND p.device = $2 AND p.is_current AND d.configuration IS NOT NULL AND d.finished IS NULL \
+                 ON p.deployment = d.id WHERE d.id = $1 AND p.device = $2 AND p.is_current AND d.configuration IS NOT NULL \
+                 AND d.finished IS NULL \
                  AND EXISTS (SELECT 1 FROM devices WHERE id = $3)",
             )
             .bind(deployment)

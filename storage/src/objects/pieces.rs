@@ -192,8 +192,8 @@ impl ObjectWriter {
         Ok(())
     }
 
-    /// Tells the server that there will be parts if the next `bytes` make it so. The number under which it will keep them, if
-    /// that is new: noted before the first part is sent, it lets [`Objects::discard`] find every one.
+    /// Tells the server that there will be parts if the next `bytes` make it so. The number under which it will keep them,
+    /// if that is new: noted before the first part is sent, it lets [`Objects::discard`] find every one.
     ///
     /// # Errors
     /// `Unavailable`, `Other`.
