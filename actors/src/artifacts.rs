@@ -140,11 +140,18 @@ impl Artifacts {
         })
     }
 
+    /// Removes what is left of an object, see [`storage::Objects::discard`].
+    async fn discard(&self, object: &str, parts: Option<&str>) -> Result<(), StorageError> {
+        let (objects, path) = self.storage.artifact_stores.at(object).await?;
+        objects.discard(path, parts).await
+    }
+
     /// The artifacts are not known any more, so this is only about room: what fails is done later.
     async fn remove_objects(&self, objects: Vec<String>) {
         for object in objects {
             let removed = async {
-                self.storage.objects.delete(&object).await?;
+                let (objects, path) = self.storage.artifact_stores.at(&object).await?;
+                objects.delete(path).await?;
                 self.storage.uploads.forget_object(&object).await
             };
             if let Err(error) = removed.await {
@@ -163,7 +170,7 @@ pub fn document(stored: &StoredArtifact) -> Result<Artifact, StorageError> {
         .map_err(|error| StorageError::Corrupt(format!("the document of artifact {}: {error}", stored.id)))
 }
 
-/// Path of the object with this number.
+/// Path of the object with this number, in whatever store it is.
 fn object_path(number: impl std::fmt::Display) -> String {
     format!("artifacts/{number}")
 }
@@ -176,7 +183,7 @@ fn raw_path(number: impl std::fmt::Display) -> String {
     format!("{RAW_FILES}/{number}.tmp")
 }
 
-/// The number of the file with this path, if it is one that is not an artifact yet.
+/// The number of the file with this path in its store, if it is one that is not an artifact yet.
 fn raw_number(path: &str) -> Option<UploadId> {
     path.strip_prefix(RAW_FILES)?.strip_prefix('/')?.strip_suffix(".tmp")?.parse().ok()
 }

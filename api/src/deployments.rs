@@ -9,6 +9,7 @@
 //! | `listing.rs` | lists, single deployments, statistics |
 //! | `devices.rs` | devices within deployments, and deployments of devices |
 //! | `internal.rs` | other services |
+//! | `storage_settings.rs` | where new artifacts go |
 //! | `body.rs`, `query.rs` | what is said and what is asked |
 
 mod body;
@@ -20,6 +21,7 @@ pub mod making;
 mod plan;
 mod query;
 pub mod steering;
+pub mod storage_settings;
 
 pub use plan::retries;
 use storage::{Deployment, DeploymentId};

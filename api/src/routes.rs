@@ -342,6 +342,7 @@ fn internal_deployments(service: &mut ServiceConfig) {
     let last = E::at("/api/internal/v1/deployments/tenants/{tenant:[^/]*}/devices/deployments/last");
     let parts = E::at("/api/internal/v1/deployments/tenants/{tenant:[^/]*}/deployments/devices");
     let upload = E::at("/api/internal/v1/deployments/tenants/{tenant:[^/]*}/artifacts");
+    let store = E::at("/api/internal/v1/deployments/tenants/{tenant:[^/]*}/storage/settings");
     service
         .service(E::at("/api/internal/v1/deployments/alive").get(internal::alive))
         .service(E::at("/api/internal/v1/deployments/health").get(internal::health))
@@ -350,6 +351,7 @@ fn internal_deployments(service: &mut ServiceConfig) {
         .service(parts.get(rollout::parts))
         .service(device.get(rollout::history).delete(rollout::forget_device))
         .service(upload.post(artifacts::upload::upload_for_service))
+        .service(store.get(deployments::storage_settings::read).put(deployments::storage_settings::write))
         .service(last.post(rollout::last_statuses));
 }
 

@@ -91,6 +91,8 @@ id! {
     ArtifactId,
     /// An artifact on its way into the hub.
     UploadId,
+    /// A store of artifacts beside the hub's own.
+    StoreId,
     /// An order to install a release on devices.
     DeploymentId,
     /// A device's part in one.

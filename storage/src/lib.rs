@@ -21,6 +21,7 @@
 //! | [`keys`] | the signing keys all nodes share |
 //! | [`objects`] | recordings and artifacts, as objects in a directory or in S3 |
 //! | [`artifacts`], [`uploads`] | artifacts, the releases they make up, and what is on its way to become one |
+//! | [`artifact_stores`] | where artifacts' files are, if not in the hub's own object store |
 //! | [`deployments`] | what is to be installed where, and how far each device is |
 //! | [`presence`] | which node holds a device right now, node leases, counters: memory or Redis |
 //!
@@ -30,6 +31,7 @@
 
 pub mod alert_rules;
 pub mod alerts;
+pub mod artifact_stores;
 pub mod artifacts;
 pub mod audit;
 pub mod channels;
@@ -60,6 +62,7 @@ pub use alerts::{
     Alert, AlertCounts, AlertFilter, AlertLevel, AlertReport, Alerts, Details, Folded, FollowUp, MailCount, NewAlert,
     Recorded, RecordedAlert, SubjectsOf,
 };
+pub use artifact_stores::{ArtifactStores, SettingsFault, StoreRefusal, StoreSettings};
 pub use artifacts::{
     Alteration, ArtifactFilter, ArtifactSort, Artifacts, Direction, Insertion, NewArtifact, Release, ReleaseFilter,
     ReleaseSort, StoredArtifact, TagsOutcome, TextMatch,
@@ -86,7 +89,7 @@ pub use error::StorageError;
 pub use events::{Event, Events, NewEvent};
 pub use id::{
     AlertId, ArtifactId, AttachmentId, AuthSetId, ChannelId, DeploymentId, DeviceDeploymentId, DeviceId, Epoch,
-    FilterId, JobId, MuteId, NodeId, PhaseId, RuleId, SessionId, TokenId, UploadId, UserId,
+    FilterId, JobId, MuteId, NodeId, PhaseId, RuleId, SessionId, StoreId, TokenId, UploadId, UserId,
 };
 pub use inventory::{Attribute, DeviceReport, Inventory, InventoryDevice, Report, Reported};
 pub use jobs::{Job, JobFilter, JobOutcome, JobState, JobWish, Jobs, NewJob};
@@ -143,8 +146,10 @@ pub struct Storage {
     pub deployments: Deployments,
     /// Artifacts on their way in.
     pub uploads: Uploads,
-    /// Recordings and artifacts.
+    /// The hub's own object store: recordings, and artifacts unless they have a store of theirs.
     pub objects: Objects,
+    /// Where artifacts are.
+    pub artifact_stores: ArtifactStores,
     /// Which node holds which device now.
     pub presence: Presence,
     database: Database,
@@ -188,6 +193,7 @@ impl Storage {
             artifacts: Artifacts::new(database.clone()),
             deployments: Deployments::new(database.clone(), config.search_limit),
             uploads: Uploads::new(database.clone()),
+            artifact_stores: ArtifactStores::new(database.clone(), objects.clone(), config),
             objects,
             presence,
             database,

@@ -22,7 +22,7 @@ use object_store::signer::Signer;
 use object_store::{ClientOptions, ObjectStore, ObjectStoreExt, RetryConfig};
 use url::{Host, Url};
 
-use crate::{Config, StorageError};
+use crate::{Config, Secret, StorageError};
 
 pub use link::{LinkTo, attachment};
 pub use pieces::ObjectWriter;
@@ -47,6 +47,9 @@ const REFUSALS: [&str; 4] = ["NoSuchBucket", "AccessDenied", "InvalidAccessKeyId
 
 /// A path under which nothing is ever kept: asking for it tells whether the store answers.
 const NOTHING: &str = "ping";
+
+/// Where objects are for a moment that only show that the store works.
+const PROBES: &str = "probes";
 
 /// The object store. Cloning is cheap.
 #[derive(Debug, Clone)]
@@ -75,6 +78,24 @@ impl std::fmt::Debug for Remote {
     }
 }
 
+/// A place on a server, and how to get in.
+#[derive(Debug, Clone)]
+pub(crate) struct S3 {
+    pub(crate) bucket: String,
+    /// What every path is below.
+    pub(crate) prefix: Path,
+    pub(crate) region: String,
+    /// Without one it is Amazon's.
+    pub(crate) endpoint: Option<String>,
+    /// Where everybody else reaches it, if that is not the same.
+    pub(crate) public_endpoint: Option<String>,
+    /// Key and secret; without them, those of the environment.
+    pub(crate) credentials: Option<(String, Secret)>,
+    pub(crate) session_token: Option<Secret>,
+    /// Whether the bucket is in the name of the host, which an endpoint then says itself, and not in the path.
+    pub(crate) is_virtual_hosted: bool,
+}
+
 /// What a setting's URL asks for.
 #[derive(Debug, PartialEq, Eq)]
 enum Place<'a> {
@@ -95,8 +116,36 @@ impl Objects {
         match place(&config.objects_url).map_err(|fault| StorageError::other("cannot open the object store", fault))? {
             Place::Memory => Ok(Self { store: Arc::new(InMemory::new()), directory: None, remote: None }),
             Place::Directory(path) => open_directory(path),
-            Place::S3 { bucket, prefix } => open_s3(config, &bucket, &prefix),
+            Place::S3 { bucket, prefix } => Self::in_s3(&S3 {
+                bucket,
+                prefix,
+                region: config.objects_region.clone(),
+                endpoint: config.objects_endpoint.clone(),
+                public_endpoint: config.objects_public_endpoint.clone(),
+                credentials: config.objects_access_key.clone().zip(config.objects_secret_key.clone()),
+                session_token: None,
+                is_virtual_hosted: false,
+            }),
         }
+    }
+
+    /// Opens a store on a server, which is not asked yet.
+    ///
+    /// # Errors
+    /// `Other` if the settings make no sense.
+    pub(crate) fn in_s3(settings: &S3) -> Result<Self, StorageError> {
+        let endpoint = settings.endpoint.as_deref();
+        let store = |endpoint, limit| -> Result<_, StorageError> {
+            Ok(Arc::new(PrefixStore::new(settings.open(endpoint, limit)?, settings.prefix.clone())))
+        };
+        let ours = store(endpoint, REQUEST_LIMIT)?;
+        let public = match &settings.public_endpoint {
+            Some(endpoint) => store(Some(endpoint), REQUEST_LIMIT)?,
+            None => Arc::clone(&ours),
+        };
+        let completing = store(endpoint, COMPLETION_LIMIT)?;
+        let remote = Remote { parts: Arc::clone(&ours) as _, completing, signer: public };
+        Ok(Self { store: ours, directory: None, remote: Some(remote) })
     }
 
     /// Writes an object, in the place of any with this path. When this returns it is kept.
@@ -181,6 +230,23 @@ impl Objects {
         Ok(count)
     }
 
+    /// Lists, writes, reads and removes: whether everything that is asked of a store works.
+    ///
+    /// # Errors
+    /// `Unavailable` if the store does not answer, `Other` if it refuses, `Corrupt` if it does not keep what it is given.
+    pub async fn probe(&self) -> Result<(), StorageError> {
+        self.ping().await?;
+        let path = format!("{PROBES}/{}", uuid::Uuid::new_v4());
+        let content = Bytes::from_static(b"mooring");
+        self.put(&path, content.clone()).await?;
+        let kept = self.get(&path, content.len() as u64).await?;
+        self.delete(&path).await?;
+        if kept == Some(content) {
+            return Ok(());
+        }
+        Err(StorageError::Corrupt("the object store does not keep what it is given".to_owned()))
+    }
+
     /// Asks whether the store answers, and whether it lets us in.
     ///
     /// # Errors
@@ -210,40 +276,31 @@ fn open_directory(path: &FilePath) -> Result<Objects, StorageError> {
     Ok(Objects { store: Arc::new(store), directory: Some(path.into()), remote: None })
 }
 
-fn open_s3(config: &Config, bucket: &str, prefix: &Path) -> Result<Objects, StorageError> {
-    let endpoint = config.objects_endpoint.as_deref();
-    let store = |endpoint, limit| -> Result<_, StorageError> {
-        Ok(Arc::new(PrefixStore::new(s3(config, bucket, endpoint, limit)?, prefix.clone())))
-    };
-    let ours = store(endpoint, REQUEST_LIMIT)?;
-    let public = match &config.objects_public_endpoint {
-        Some(endpoint) => store(Some(endpoint), REQUEST_LIMIT)?,
-        None => Arc::clone(&ours),
-    };
-    let completing = store(endpoint, COMPLETION_LIMIT)?;
-    let remote = Remote { parts: Arc::clone(&ours) as _, completing, signer: public };
-    Ok(Objects { store: ours, directory: None, remote: Some(remote) })
-}
-
-fn s3(config: &Config, bucket: &str, endpoint: Option<&str>, limit: Duration) -> Result<AmazonS3, StorageError> {
-    let options = ClientOptions::new()
-        .with_connect_timeout(CONNECT_LIMIT)
-        .with_timeout(limit)
-        // `fault` has decided whether that is allowed.
-        .with_allow_http(true);
-    let retry = RetryConfig { max_retries: RETRIES, retry_timeout: RETRY_LIMIT, ..RetryConfig::default() };
-    let mut builder = AmazonS3Builder::new()
-        .with_bucket_name(bucket)
-        .with_region(&config.objects_region)
-        .with_client_options(options)
-        .with_retry(retry);
-    if let Some(endpoint) = endpoint {
-        builder = builder.with_endpoint(endpoint.trim_end_matches('/'));
+impl S3 {
+    fn open(&self, endpoint: Option<&str>, limit: Duration) -> Result<AmazonS3, StorageError> {
+        let options = ClientOptions::new()
+            .with_connect_timeout(CONNECT_LIMIT)
+            .with_timeout(limit)
+            // Whoever read the settings has decided whether that is allowed.
+            .with_allow_http(true);
+        let retry = RetryConfig { max_retries: RETRIES, retry_timeout: RETRY_LIMIT, ..RetryConfig::default() };
+        let mut builder = AmazonS3Builder::new()
+            .with_bucket_name(&self.bucket)
+            .with_region(&self.region)
+            .with_virtual_hosted_style_request(self.is_virtual_hosted)
+            .with_client_options(options)
+            .with_retry(retry);
+        if let Some(endpoint) = endpoint {
+            builder = builder.with_endpoint(endpoint.trim_end_matches('/'));
+        }
+        if let Some((key, secret)) = &self.credentials {
+            builder = builder.with_access_key_id(key).with_secret_access_key(secret.expose());
+        }
+        if let Some(token) = &self.session_token {
+            builder = builder.with_token(token.expose());
+        }
+        builder.build().map_err(|error| StorageError::other("cannot use the S3 settings", error))
     }
-    if let (Some(key), Some(secret)) = (&config.objects_access_key, &config.objects_secret_key) {
-        builder = builder.with_access_key_id(key).with_secret_access_key(secret.expose());
-    }
-    builder.build().map_err(|error| StorageError::other("cannot use the S3 settings", error))
 }
 
 /// What is wrong with the settings of the object store, in a sentence that begins with the key; `None` if nothing is.
@@ -277,11 +334,25 @@ fn endpoint_fault(config: &Config, key: &str, endpoint: &str) -> Option<String> 
         Ok(url) if !url.username().is_empty() || url.password().is_some() => {
             expected("no credentials in it, but in objects_access_key and objects_secret_key")
         }
-        Ok(url) if url.scheme() == "https" && url.has_host() => None,
-        Ok(url) if url.scheme() == "http" && (is_loopback(&url) || config.objects_allow_http) => None,
+        Ok(url) if is_safe_endpoint(&url, config.objects_allow_http) => None,
         Ok(url) if url.scheme() == "http" => expected("https, or objects_allow_http = true"),
         _ => expected("an URL such as \"https://s3.example.com\""),
     }
+}
+
+/// Whether what is sent there stays between the two: plain HTTP is for this machine alone, unless the settings say otherwise.
+pub(crate) fn is_safe_endpoint(url: &Url, allow_http: bool) -> bool {
+    match url.scheme() {
+        "https" => url.has_host(),
+        "http" => is_loopback(url) || allow_http,
+        _ => false,
+    }
+}
+
+/// Whether this can be the name of a bucket. (Amazon S3: bucket naming rules, of which servers know fewer.)
+pub(crate) fn is_bucket(name: &str) -> bool {
+    let is_plain = |letter: char| letter.is_ascii_lowercase() || letter.is_ascii_digit() || matches!(letter, '-' | '.');
+    !name.is_empty() && name.chars().all(is_plain)
 }
 
 fn is_loopback(url: &Url) -> bool {
@@ -307,8 +378,7 @@ fn place(url: &str) -> Result<Place<'_>, String> {
     }
     let rest = url.strip_prefix("s3://").ok_or_else(unknown)?;
     let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
-    let is_plain = |letter: char| letter.is_ascii_lowercase() || letter.is_ascii_digit() || matches!(letter, '-' | '.');
-    if bucket.is_empty() || !bucket.chars().all(is_plain) {
+    if !is_bucket(bucket) {
         return Err(unknown());
     }
     let prefix = Path::parse(prefix.trim_end_matches('/')).map_err(|_| unknown())?;

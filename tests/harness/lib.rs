@@ -79,6 +79,7 @@ pub use raw_http::raw_request;
 pub use real_device::RealDevice;
 pub use receiver::{Delivery, Receiver};
 pub use rollout::DEPLOYMENTS;
+pub use s3_server::{ACCESS_KEY, S3Server, SECRET_KEY};
 pub use shell::{Shell, answer_like_a_shell};
 pub use site::{ADMIN_EMAIL, ADMIN_PASSWORD, Settings, Site};
 pub use socket::{Closed, Event, Socket};

@@ -51,12 +51,14 @@ struct Request {
 }
 
 /// An upload that a client will make by itself.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Announced {
     /// The id of the upload and of the artifact.
     pub id: ArtifactId,
     /// Until when.
     pub expires: Timestamp,
+    /// The address its file is to be brought to, see [`storage::artifact_stores`].
+    pub object: String,
 }
 
 /// Why no artifact will be made of a file.
@@ -96,12 +98,13 @@ impl Artifacts {
         let id = ArtifactId::random();
         let expires = after(self.config.upload_link);
         let number = UploadId::from_uuid(id.uuid());
+        let object = self.storage.artifact_stores.address(&raw_path(number)).await?;
         let upload = Upload {
             id: number,
             artifact: id,
             kind: UploadKind::Direct,
             state: UploadState::Pending,
-            object: raw_path(number),
+            object: object.clone(),
             parts: None,
             request: String::new(),
             created: clock::now(),
@@ -110,7 +113,7 @@ impl Artifacts {
             reason: None,
         };
         self.storage.uploads.begin(&upload).await?;
-        Ok(Announced { id, expires })
+        Ok(Announced { id, expires, object })
     }
 
     /// Takes the bytes of an announced upload, for a store that clients cannot reach. `false` if none is pending with this
@@ -128,7 +131,8 @@ impl Artifacts {
         if !is_open || upload.expires <= clock::now() {
             return Ok(false);
         }
-        let mut writer = self.storage.objects.write(&upload.object, RAW, self.config.size_limit);
+        let (objects, path) = self.storage.artifact_stores.at(&upload.object).await?;
+        let mut writer = objects.write(path, RAW, self.config.size_limit);
         while let Some(piece) = file.next().await {
             let piece = piece.map_err(UploadError::Broken)?;
             if writer.written() + piece.len() as u64 > self.config.size_limit {
@@ -148,7 +152,11 @@ impl Artifacts {
     pub async fn brought(&self, id: ArtifactId) -> Result<bool, StorageError> {
         let number = UploadId::from_uuid(id.uuid());
         let Some(found) = self.storage.uploads.find(number).await? else { return Ok(false) };
-        if found.kind != UploadKind::Direct || self.storage.objects.size(&found.object).await?.is_none() {
+        if found.kind != UploadKind::Direct {
+            return Ok(false);
+        }
+        let (objects, path) = self.storage.artifact_stores.at(&found.object).await?;
+        if objects.size(path).await?.is_none() {
             return Ok(false);
         }
         let Some(upload) = self.storage.uploads.take(number, clock::now()).await? else { return Ok(false) };
@@ -173,12 +181,14 @@ impl Artifacts {
             return Err(GenerateError::NotUnique);
         }
         let (id, number) = (ArtifactId::random(), UploadId::random());
+        let address = self.storage.artifact_stores.address(&raw_path(number)).await?;
+        let (objects, path) = self.storage.artifact_stores.at(&address).await?;
         let upload = Upload {
             id: number,
             artifact: id,
             kind: UploadKind::Generate,
             state: UploadState::Writing,
-            object: raw_path(number),
+            object: address.clone(),
             parts: None,
             request: String::new(),
             created: clock::now(),
@@ -187,7 +197,7 @@ impl Artifacts {
             reason: None,
         };
         self.storage.uploads.begin(&upload).await?;
-        let mut writer = self.storage.objects.write(&upload.object, RAW, most);
+        let mut writer = objects.write(path, RAW, most);
         let received = async {
             let mut touched = tokio::time::Instant::now();
             while let Some(piece) = file.next().await {
@@ -290,9 +300,10 @@ impl Artifacts {
     }
 
     async fn read_brought(&self, upload: &Upload) -> Result<(), Unmade> {
-        let size = self.storage.objects.size(&upload.object).await?;
+        let (objects, path) = self.storage.artifact_stores.at(&upload.object).await?;
+        let size = objects.size(path).await?;
         let size = size.ok_or_else(|| Unmade::ForGood("the file is not there".to_owned()))?;
-        let file = self.storage.objects.read(&upload.object, 0..size);
+        let file = objects.read(path, 0..size);
         let wish = Wish { id: Some(upload.artifact), description: String::new(), size: Some(size) };
         self.publish(upload, wish, file).await
     }
@@ -302,7 +313,8 @@ impl Artifacts {
             serde_json::from_str(&upload.request).map_err(|error| Unmade::ForGood(error.to_string()))?;
         let slot = Arc::clone(&self.made_at_once).acquire_owned().await.expect("it is never closed");
         let (pieces, receiver) = mpsc::channel(4);
-        let mut raw = self.storage.objects.read(&upload.object, 0..request.size);
+        let (objects, path) = self.storage.artifact_stores.at(&upload.object).await?;
+        let mut raw = objects.read(path, 0..request.size);
         // Ends when the writer does, since nobody takes the pieces then.
         tokio::spawn(async move {
             while let Some(Ok(piece)) = raw.next().await {
@@ -339,7 +351,7 @@ impl Artifacts {
     async fn drop_raw(&self, upload: &Upload, parts: Option<&str>) {
         let dropped = async {
             self.storage.uploads.give_up(upload.id, clock::now()).await?;
-            self.storage.objects.discard(&upload.object, parts).await?;
+            self.discard(&upload.object, parts).await?;
             self.storage.uploads.forget(upload.id).await
         };
         if let Err(error) = dropped.await {

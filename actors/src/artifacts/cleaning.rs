@@ -51,7 +51,7 @@ impl Artifacts {
             for orphan in &orphans {
                 info!(artifact.id = %orphan.artifact, "an upload was given up");
                 // The row stays for a second removal.
-                if let Err(error) = self.storage.objects.discard(&orphan.object, orphan.parts.as_deref()).await {
+                if let Err(error) = self.discard(&orphan.object, orphan.parts.as_deref()).await {
                     warn!(%error, "what is left of an upload is removed later");
                 }
             }
@@ -64,7 +64,7 @@ impl Artifacts {
             let uploads = self.storage.uploads.to_forget(before, AT_ONCE).await?;
             for upload in &uploads {
                 let removed = async {
-                    self.storage.objects.discard(&upload.object, upload.parts.as_deref()).await?;
+                    self.discard(&upload.object, upload.parts.as_deref()).await?;
                     self.storage.uploads.forget(upload.id).await
                 };
                 match removed.await {
@@ -97,22 +97,25 @@ impl Artifacts {
     /// Removes raw files of which no upload is known. Uploads are written down before their files, and forgotten after
     /// them, so there is none but what came by a link that was followed in time, and took longer than its upload was kept.
     async fn remove_unknown(&self) -> Result<usize, StorageError> {
-        let files = match self.storage.objects.list(RAW_FILES).await {
-            Ok(files) => files,
-            Err(error) => {
-                warn!(%error, "raw files that nobody knows of are looked for later");
-                return Ok(0);
-            }
-        };
         let mut removed = 0;
-        for file in files {
+        for folder in self.storage.artifact_stores.all(RAW_FILES).await? {
+            removed += self.remove_unknown_below(&folder).await.unwrap_or_else(|error| {
+                warn!(%error, "raw files that nobody knows of are looked for later");
+                0
+            });
+        }
+        Ok(removed)
+    }
+
+    /// The same in one store.
+    async fn remove_unknown_below(&self, folder: &str) -> Result<usize, StorageError> {
+        let (objects, path) = self.storage.artifact_stores.at(folder).await?;
+        let mut removed = 0;
+        for file in objects.list(path).await? {
             let Some(number) = raw_number(&file) else { continue };
-            if self.storage.uploads.find(number).await?.is_some() {
-                continue;
-            }
-            match self.storage.objects.delete(&file).await {
-                Ok(()) => removed += 1,
-                Err(error) => warn!(%error, "a raw file that nobody knows of is removed later"),
+            if self.storage.uploads.find(number).await?.is_none() {
+                objects.delete(&file).await?;
+                removed += 1;
             }
         }
         Ok(removed)

@@ -110,12 +110,14 @@ impl Artifacts {
         }
         let _slot = self.at_once.acquire().await.expect("it is never closed");
         let (id, number) = (wish.id.unwrap_or_else(ArtifactId::random), UploadId::random());
+        let address = self.storage.artifact_stores.address(&object_path(number)).await?;
+        let (objects, path) = self.storage.artifact_stores.at(&address).await?;
         let upload = Upload {
             id: number,
             artifact: id,
             kind: UploadKind::File,
             state: UploadState::Writing,
-            object: object_path(number),
+            object: address.clone(),
             parts: None,
             request: String::new(),
             created: clock::now(),
@@ -126,7 +128,7 @@ impl Artifacts {
         if !self.storage.uploads.begin(&upload).await? {
             return Err(UploadError::IdTaken);
         }
-        let mut writer = self.storage.objects.write(&upload.object, MEDIA_TYPE, self.config.size_limit);
+        let mut writer = objects.write(path, MEDIA_TYPE, self.config.size_limit);
         let received = self.receive(&wish, file, number, &mut writer).await;
         let parts = writer.parts().map(str::to_owned);
         let outcome = match received {
@@ -260,7 +262,7 @@ impl Artifacts {
             if self.storage.artifacts.find(upload.artifact).await?.is_some_and(|found| found.object == upload.object) {
                 return Ok(());
             }
-            self.storage.objects.discard(&upload.object, parts).await?;
+            self.discard(&upload.object, parts).await?;
             if is_over { self.storage.uploads.forget(upload.id).await } else { Ok(()) }
         };
         if let Err(error) = cleaned.await {

@@ -15,7 +15,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use storage::{DeploymentId, DeviceId, LinkTo, StorageError, StoredArtifact, Timestamp, UploadId, clock};
 use url::Url;
 
-use super::{Artifacts, after, raw_path};
+use super::{Announced, Artifacts, after};
 use crate::artifact_file::MEDIA_TYPE;
 
 /// Query member with the end of a link's life: RFC 3339, whole seconds, UTC.
@@ -191,7 +191,8 @@ impl Artifacts {
         let file_name = format!("{}.mender", artifact.name);
         let to = LinkTo::Fetch { media_type: MEDIA_TYPE.to_owned(), file_name: file_name.clone() };
         let expires = after(lifetime);
-        if let Some(url) = self.storage.objects.link(&artifact.object, &to, lifetime).await? {
+        let (objects, path) = self.storage.artifact_stores.at(&artifact.object).await?;
+        if let Some(url) = objects.link(path, &to, lifetime).await? {
             return Ok(Link { url: url.into(), expires });
         }
         let number = artifact.object.rsplit('/').next().unwrap_or_default();
@@ -202,12 +203,14 @@ impl Artifacts {
     ///
     /// # Errors
     /// `Unavailable`, `Other`.
-    pub async fn upload_link(&self, number: UploadId, expires: Timestamp, base: &str) -> Result<Link, StorageError> {
-        let lifetime = expires.since(clock::now());
-        if let Some(url) = self.storage.objects.link(&raw_path(number), &LinkTo::Bring, lifetime).await? {
+    pub async fn upload_link(&self, announced: &Announced, base: &str) -> Result<Link, StorageError> {
+        let expires = announced.expires;
+        let (objects, path) = self.storage.artifact_stores.at(&announced.object).await?;
+        if let Some(url) = objects.link(path, &LinkTo::Bring, expires.since(clock::now())).await? {
             return Ok(Link { url: url.into(), expires });
         }
-        Ok(Link { url: self.own_link("PUT", base, &format!("{UPLOADS}{number}"), None, expires), expires })
+        let path = format!("{UPLOADS}{}", UploadId::from_uuid(announced.id.uuid()));
+        Ok(Link { url: self.own_link("PUT", base, &path, None, expires), expires })
     }
 
     fn own_link(&self, method: &str, base: &str, path: &str, name: Option<&str>, expires: Timestamp) -> String {

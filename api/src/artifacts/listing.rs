@@ -163,7 +163,8 @@ pub async fn download(
     state: web::Data<ApiState>,
 ) -> Result<HttpResponse, ApiError> {
     let found = state.storage.artifacts.find(artifact_id(&id)?).await?.ok_or_else(no_such)?;
-    if state.storage.objects.size(&found.object).await?.is_none() {
+    let (objects, path) = state.storage.artifact_stores.at(&found.object).await?;
+    if objects.size(path).await?.is_none() {
         return Err(ApiError::Internal(format!("the file of artifact {} is gone", found.id).into()));
     }
     let lifetime = state.artifacts.config().download_link;

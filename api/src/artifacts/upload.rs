@@ -8,7 +8,7 @@ use actors::artifact_file::single_file::SingleFile;
 use actors::artifacts::{GenerateError, NewFile, UploadError, Wish};
 use serde::Serialize;
 use serde_json::{Map, Value};
-use storage::{ArtifactId, UploadId, UploadState};
+use storage::{ArtifactId, UploadState};
 
 use super::listing::check_description;
 use super::{artifact_id, base, body_limit, no_such};
@@ -195,8 +195,7 @@ pub async fn announce(
     }
     let base = base(&state, &request)?;
     let announced = state.artifacts.announce().await?;
-    let number = UploadId::from_uuid(announced.id.uuid());
-    let link = state.artifacts.upload_link(number, announced.expires, &base).await?;
+    let link = state.artifacts.upload_link(&announced, &base).await?;
     let expire = link.expires.rfc3339();
     let body = UploadLink { id: announced.id, uri: link.url, expire, method: "PUT", header: Map::new() };
     Ok(answer_json(&mut HttpResponse::Ok(), &body))

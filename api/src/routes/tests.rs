@@ -73,7 +73,7 @@ fn log_in(email: &str, password: &str) -> TestRequest {
 
 /// A state with one user, and the user's token.
 async fn with_user(config: Config) -> (ApiState, String) {
-    let state = testing::state(config).await;
+    let state = Box::pin(testing::state(config)).await;
     state.accounts.add_user("admin@example.com", PASSWORD, None).await.unwrap();
     let app = init_service(crate::app(state.clone(), routes)).await;
     let seen = see(&app, log_in("Admin@Example.com", PASSWORD)).await;

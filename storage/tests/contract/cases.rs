@@ -2,6 +2,7 @@
 
 pub mod alert_rules;
 pub mod alerts;
+pub mod artifact_stores;
 pub mod artifacts;
 pub mod audit;
 pub mod channels;

@@ -275,6 +275,12 @@ on_every_database! {
         devices_that_stay_away_pause_a_deployment,
         phases_are_filled_whatever_happens,
     ],
+    artifact_stores: [
+        what_is_in_a_store_stays_there,
+        a_store_that_does_not_work_is_not_taken,
+        a_store_is_remembered_while_anything_is_in_it,
+        stores_have_a_bound,
+    ],
     uploads: [
         a_lost_upload_cannot_become_an_artifact,
         the_number_of_the_parts_is_kept,
