@@ -110,6 +110,11 @@ impl<E> Default for DeviceLink<E> {
 }
 
 impl<E> DeviceLink<E> {
+    /// Whether there is no session with it.
+    pub const fn is_idle(&self) -> bool {
+        self.sessions.is_empty()
+    }
+
     /// A session begins, or goes on here.
     pub fn open(&mut self, session: SessionId, binding: Binding, open: Open<E>, limits: &Config) -> Vec<Effect<E>> {
         if let Some(at) = self.position(session) {

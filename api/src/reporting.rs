@@ -77,7 +77,7 @@ pub async fn aggregate(
     let asked: AggregateBody = body.object(MALFORMED)?;
     let places: PlacesBody = body.object(MALFORMED)?;
     let mut left = AGGREGATIONS;
-    let aggregations = read_aggregations(asked.aggregations.unwrap_or_default(), 0, &mut left)?;
+    let aggregations = read_aggregations(asked.aggregations.unwrap_or_default(), 0, &mut left, &of_devices)?;
     let search = Search {
         filter: conditions(asked.filters.as_deref().unwrap_or_default(), Grammar::Reporting)?,
         areas: places.read()?,
@@ -189,12 +189,29 @@ struct AggregationBody {
     aggregations: Option<Vec<AggregationBody>>,
 }
 
+/// An aggregation without what it is about.
+struct Term<A> {
+    name: String,
+    scope: String,
+    attribute: String,
+    limit: u32,
+    within: Vec<A>,
+}
+
+/// A term about devices.
+fn of_devices(term: Term<Aggregation>) -> Result<Aggregation, ApiError> {
+    check_attribute(&term.scope, &term.attribute).map_err(refused)?;
+    let Term { name, scope, attribute, limit, within } = term;
+    Ok(Aggregation { name, scope, attribute, limit, within })
+}
+
 /// Reads aggregations of one level and those within; `left` counts down how many there may be.
-fn read_aggregations(
+fn read_aggregations<A>(
     bodies: Vec<AggregationBody>,
     depth: usize,
     left: &mut usize,
-) -> Result<Vec<Aggregation>, ApiError> {
+    make: &impl Fn(Term<A>) -> Result<A, ApiError>,
+) -> Result<Vec<A>, ApiError> {
     if depth > DEPTH && !bodies.is_empty() {
         return Err(ApiError::bad_request(format!("aggregations: at most {DEPTH} levels below the top")));
     }
@@ -212,14 +229,13 @@ fn read_aggregations(
         if body.name.is_empty() {
             return Err(ApiError::bad_request("name: cannot be blank."));
         }
-        check_attribute(&body.scope, &body.attribute).map_err(refused)?;
         let limit = match body.limit {
             None | Some(0) => DEFAULT_LIMIT,
             Some(limit) => u32::try_from(limit).map_err(|_| ApiError::bad_request("limit: must be no less than 0."))?,
         };
-        let within = read_aggregations(body.aggregations.unwrap_or_default(), depth + 1, left)?;
-        let AggregationBody { name, scope, attribute, .. } = AggregationBody { aggregations: None, ..body };
-        aggregations.push(Aggregation { name, scope, attribute, limit, within });
+        let AggregationBody { name, scope, attribute, aggregations: within, .. } = body;
+        let within = read_aggregations(within.unwrap_or_default(), depth + 1, left, make)?;
+        aggregations.push(make(Term { name, scope, attribute, limit, within })?);
     }
     Ok(aggregations)
 }
@@ -251,7 +267,7 @@ mod tests {
 
     fn read(body: Value) -> Result<Vec<Aggregation>, String> {
         let bodies: Vec<AggregationBody> = serde_json::from_value(body).map_err(|error| error.to_string())?;
-        read_aggregations(bodies, 0, &mut AGGREGATIONS.clone()).map_err(|error| error.to_string())
+        read_aggregations(bodies, 0, &mut AGGREGATIONS.clone(), &of_devices).map_err(|error| error.to_string())
     }
 
     #[test]

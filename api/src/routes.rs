@@ -21,6 +21,7 @@ pub const QUESTIONS: &[&str] = &[
     "/api/management/v1/reporting/devices/search",
     "/api/management/v1/reporting/devices/aggregate",
     "/api/management/v1/reporting/deployments/devices/search",
+    "/api/management/v1/reporting/deployments/devices/aggregate",
     "/api/management/v1/deployments/deployments/statistics/list",
     "/api/internal/v1/deployments/tenants/{tenant:[^/]*}/devices/deployments/last",
     "/api/internal/v1/inventory/tenants/{tenant:[^/]*}/test/devices/groups",
@@ -191,10 +192,12 @@ fn fleet_routes(service: &mut ServiceConfig) {
         );
 
     // The same in the words of reporting.
+    let parts = E::at("/api/management/v1/reporting/deployments/devices/aggregate");
     service
         .service(E::at("/api/management/v1/reporting/devices/search").post(reporting::search))
         .service(E::at("/api/management/v1/reporting/devices/aggregate").post(reporting::aggregate))
         .service(E::at("/api/management/v1/reporting/deployments/devices/search").post(reporting::deployments::search))
+        .service(parts.post(reporting::deployments::aggregate))
         .service(E::at("/api/management/v1/reporting/devices/attributes").get(reporting::attributes))
         .service(E::at("/api/management/v1/reporting/devices/search/attributes").get(reporting::search_attributes));
 }

@@ -14,6 +14,7 @@
 //! nothing grows beyond a stated bound.
 
 mod device;
+mod ends;
 mod operator;
 mod playback;
 mod pump;

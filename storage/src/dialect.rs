@@ -108,16 +108,18 @@ impl Dialect {
         }
     }
 
-    /// A table `e` of the texts in a list, each in its column `value`: `document` is a column of JSON text, and the list all
-    /// of it or its member of that name.
-    pub(crate) fn elements(self, document: &str, member: Option<&str>) -> String {
+    /// A table of this name with the texts in a list, each in its column `value`: `document` is a column of JSON text, and the
+    /// list all of it or its member of that name.
+    pub(crate) fn elements(self, table: &str, document: &str, member: Option<&str>) -> String {
         match (self, member) {
-            (Self::Postgres, None) => format!("jsonb_array_elements_text(CAST({document} AS jsonb)) AS e(value)"),
-            (Self::Postgres, Some(member)) => {
-                format!("jsonb_array_elements_text(CAST({document} AS jsonb) -> '{member}') AS e(value)")
+            (Self::Postgres, None) => {
+                format!("jsonb_array_elements_text(CAST({document} AS jsonb)) AS {table}(value)")
             }
-            (Self::Sqlite, None) => format!("json_each({document}) AS e"),
-            (Self::Sqlite, Some(member)) => format!("json_each({document}, '$.{member}') AS e"),
+            (Self::Postgres, Some(member)) => {
+                format!("jsonb_array_elements_text(CAST({document} AS jsonb) -> '{member}') AS {table}(value)")
+            }
+            (Self::Sqlite, None) => format!("json_each({document}) AS {table}"),
+            (Self::Sqlite, Some(member)) => format!("json_each({document}, '$.{member}') AS {table}"),
         }
     }
 

@@ -6,6 +6,7 @@
 //! | `record`, `index`, `term` | how a document is written, and what for searching is derived from it |
 //! | [`filter`], `pattern`, [`order`], [`place`] | the questions, and what each means |
 //! | [`search`], `condition`, `statement` | how questions become SQL |
+//! | `counting` | counting rows by the values of columns |
 //! | [`groups`], `attributes`, `overview`, [`aggregate`] | what else is asked and changed |
 //!
 //! Scope `inventory` is what the device reports, scope `tags` what users note about it. Scope `identity` and `created_ts`
@@ -26,6 +27,7 @@ pub mod aggregate;
 mod attribute;
 mod attributes;
 mod condition;
+pub(crate) mod counting;
 mod document;
 pub mod filter;
 pub mod groups;

@@ -17,6 +17,7 @@ const SEARCH: &str = "/api/management/v1/reporting/devices/search";
 const AGGREGATE: &str = "/api/management/v1/reporting/devices/aggregate";
 
 const ROWS: &str = "/api/management/v1/reporting/deployments/devices/search";
+const COUNTS: &str = "/api/management/v1/reporting/deployments/devices/aggregate";
 
 fn predicate(name: &str, operator: &str, value: impl Into<Value>) -> Value {
     let value: Value = value.into();
@@ -242,5 +243,24 @@ async fn devices_of_deployments_are_rows_that_can_be_searched(set: Set) {
         json!([]),
     ] {
         user.post(ROWS, &wrong).await.expect(400).error();
+    }
+
+    let term = |attribute: &str, within: Value| json!({"name": "by", "attribute": attribute, "aggregations": within});
+    let asked = json!({
+        "aggregations": [term("device_status", json!([term("deployment_artifact_name", json!([]))]))],
+        "device_ids": [one.id],
+    });
+    let counted = user.post(COUNTS, &asked).await.expect(200).json();
+    let within = json!([{"name": "by", "items": [{"key": "app-1", "count": 1}, {"key": "app-2", "count": 1}], "other_count": 0}]);
+    let items = json!([{"key": "success", "count": 2, "aggregations": within}]);
+    assert_eq!(counted, json!([{"name": "by", "items": items, "other_count": 0}]));
+    for wrong in [
+        json!({}),
+        json!({"aggregations": [term("no_such_field", json!([]))]}),
+        json!({"aggregations": [{"attribute": "device_status"}]}),
+        json!({"aggregations": [term("device_status", json!([]))], "filters": [by("no_such_field", "x")]}),
+        json!([]),
+    ] {
+        user.post(COUNTS, &wrong).await.expect(400).error();
     }
 }

@@ -8,13 +8,13 @@ use actors::artifacts::document;
 use actors::rollout::terms_for_all;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
-use storage::deployments::parts::{Part, PartField, PartSearch};
+use storage::deployments::parts::{Part, PartAggregation, PartField, PartSearch};
 use storage::inventory::filter::Filter;
 use storage::{DeploymentId, StorageError};
 
-use super::MALFORMED;
+use super::{AGGREGATIONS, AggregationBody, MALFORMED, Term, buckets_body, read_aggregations};
 use crate::auth::AuthenticatedUser;
-use crate::body::RawJson;
+use crate::body::{RawJson, answer_json};
 use crate::error::ApiError;
 use crate::inventory::search::{AttributeName, PredicateBody, SORT_KEYS, SortBody, page, refused};
 use crate::paging::{Extent, Page, Query, answer_page};
@@ -39,6 +39,37 @@ pub async fn search(_: AuthenticatedUser, state: web::Data<ApiState>, body: RawJ
     let rows: Vec<Map<String, Value>> =
         parts.into_iter().map(|part| row(part, shown.as_ref())).collect::<Result<_, StorageError>>()?;
     Ok(answer_page(SEARCH, &Query::default(), page, Extent::Total(total), &rows))
+}
+
+/// `POST /deployments/devices/aggregate`: how many rows of a search there are by the values of their fields.
+///
+/// # Errors
+/// As [`search`].
+pub async fn aggregate(
+    _: AuthenticatedUser,
+    state: web::Data<ApiState>,
+    body: RawJson,
+) -> Result<HttpResponse, ApiError> {
+    // Two views of one body.
+    let asked: AggregateBody = body.object(MALFORMED)?;
+    let rows: PartsBody = body.object(MALFORMED)?;
+    let mut left = AGGREGATIONS;
+    let aggregations = read_aggregations(asked.aggregations.unwrap_or_default(), 0, &mut left, &of_parts)?;
+    let (search, ..) = PartsBody { page: None, per_page: None, sort: None, attributes: None, ..rows }.read()?;
+    let buckets = state.storage.deployments.aggregate_parts(&search, &aggregations).await?;
+    Ok(answer_json(&mut HttpResponse::Ok(), &buckets.iter().map(buckets_body).collect::<Vec<_>>()))
+}
+
+#[derive(Debug, Deserialize)]
+struct AggregateBody {
+    aggregations: Option<Vec<AggregationBody>>,
+}
+
+/// A term about rows, whose fields have no scope.
+fn of_parts(term: Term<PartAggregation>) -> Result<PartAggregation, ApiError> {
+    let field = PartField::named(&term.attribute).map_err(refused)?;
+    let Term { name, limit, within, .. } = term;
+    Ok(PartAggregation { name, field, limit, within })
 }
 
 /// A search as it is sent. All members may be missing, or null; fields of parts have no scope.

@@ -22,6 +22,7 @@ use futures_util::Stream;
 use storage::{AuthSetId, ConnectionChange, DeviceId, Epoch, SessionId, clock};
 use tracing::{debug, warn};
 
+use super::ends;
 use super::pump::{End, Flow, SocketEvent};
 use super::upgrade::SocketState;
 
@@ -53,7 +54,8 @@ pub(super) struct DeviceSocket {
     /// Why it ended; a fault of ours unless something else was found first.
     reason: DisconnectReason,
     has_entered: bool,
-    /// It was sent away with a Close frame and is heard until it answers that.
+    /// Nothing is written to it any more: it was sent away with a Close frame and is heard until it answers that, or it is gone
+    /// and waits for its turn to end.
     is_leaving: bool,
 }
 
@@ -298,7 +300,14 @@ impl StreamHandler<SocketEvent> for DeviceSocket {
                 if let Some(reason) = end.close_reason() {
                     ctx.close(Some(reason));
                 }
-                ctx.stop();
+                // Whoever has a session with it is told at once.
+                let wait = if self.link.is_idle() { ends::turn() } else { Duration::ZERO };
+                if wait.is_zero() {
+                    ctx.stop();
+                } else {
+                    self.is_leaving = true;
+                    ctx.run_later(wait, |_, ctx| ctx.stop());
+                }
             }
         }
     }
@@ -345,5 +354,9 @@ impl Handler<ToDevice> for DeviceSocket {
         };
         self.carry_out(effects, ctx);
         self.write(ctx);
+        // Somebody wants it before its turn to end: they are not kept waiting.
+        if self.is_leaving && self.reason != DisconnectReason::NodeShutdown {
+            ctx.stop();
+        }
     }
 }

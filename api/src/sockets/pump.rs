@@ -579,10 +579,11 @@ where
                         return Poll::Ready(());
                     }
                     let mut wire = pump.wire.borrow_mut();
+                    // An actor that knows already may wait for its turn to end.
+                    again |= wire.end.is_none();
                     wire.end(End::Lost);
                     wire.outgoing.clear();
                     wire.outgoing_len = 0;
-                    again = true;
                 }
             }
             if let Some(since) = pump.wire.borrow().jammed_since {

@@ -1,6 +1,7 @@
 //! Devices' parts in deployments as one table that is searched, in the words of reporting: a row for each device that was
 //! told of a deployment. Nothing is kept for it; these are the rows that deployments go by.
 
+mod aggregate;
 mod field;
 
 use std::time::{Duration, Instant};
@@ -17,6 +18,7 @@ use crate::{
     ArtifactId, DeploymentId, DeploymentKind, DeviceDeploymentId, PhaseId, StorageError, StoredArtifact, Timestamp,
 };
 
+pub use aggregate::PartAggregation;
 pub use field::PartField;
 use field::{Asked, Column, known_words};
 
@@ -33,8 +35,10 @@ const IS_PHASED: &str = "(EXISTS (SELECT 1 FROM deployment_phases f WHERE f.depl
 
 const TABLES: &str = " FROM device_deployments r JOIN deployments d ON d.id = r.deployment \
     LEFT JOIN deployed_artifacts a ON a.id = r.artifact \
-    LEFT JOIN deployment_phases p ON p.deployment = r.deployment AND p.number = r.phase \
-    WHERE r.is_current AND r.offered IS NOT NULL";
+    LEFT JOIN deployment_phases p ON p.deployment = r.deployment AND p.number = r.phase";
+
+/// What makes a row a part of which somebody was told.
+const IS_PART: &str = "r.is_current AND r.offered IS NOT NULL";
 
 /// A question about parts, and which part of the answer is wanted.
 #[derive(Debug, Clone, Default)]
@@ -149,6 +153,7 @@ impl Deployments {
         let mut reading = self.db.begin_reading(self.search_limit).await?;
         let asked = ask(search, &mut reading, self.search_limit).await?;
         let mut counting = Statement::new(reading.transaction.dialect(), "SELECT COUNT(*)");
+        counting.push(TABLES).push(" WHERE ");
         write_conditions(search, &asked, &mut counting);
         let total: i64 = in_transaction!(&mut reading.transaction, |connection| {
             let query = sqlx::query_scalar(AssertSqlSafe(counting.text.clone()));
@@ -210,7 +215,7 @@ async fn texts_matching(
             format!("SELECT DISTINCT {column} FROM {table} WHERE {column} IS NOT NULL LIMIT {tried_at_most}")
         }
         Column::Texts { table, document, member } => {
-            let elements = reading.transaction.dialect().elements(document, member);
+            let elements = reading.transaction.dialect().elements("e", document, member);
             format!("SELECT DISTINCT e.value FROM {table}, {elements} LIMIT {tried_at_most}")
         }
         // No texts.
@@ -234,9 +239,9 @@ async fn texts_matching(
     texts.ok_or(StorageError::TooExpensive("the expression is tried on, or matches, too many different values"))
 }
 
-/// Adds what is searched, and every condition.
+/// Adds every condition.
 fn write_conditions(search: &PartSearch, asked: &[Asked<'_>], statement: &mut Statement) {
-    statement.push(TABLES);
+    statement.push(IS_PART);
     for asked in asked {
         statement.push(" AND ");
         asked.write(statement);
@@ -271,6 +276,7 @@ fn page(search: &PartSearch, asked: &[Asked<'_>], reading: &Reading) -> Statemen
         " AS is_phased, p.id AS phase, d.retries, d.max_devices, r.created, r.finished, r.deleted, r.status, r.has_log, \
          r.attempts, r.artifact",
     );
+    statement.push(TABLES).push(" WHERE ");
     write_conditions(search, asked, &mut statement);
     statement.push(" ORDER BY ");
     for (field, is_descending) in &search.order {

@@ -258,6 +258,7 @@ on_every_database! {
     deployment_parts: [
         a_part_is_one_row_that_is_found_by_what_it_is,
         parts_are_paged_in_any_order,
+        parts_are_counted_by_their_fields,
         a_search_of_parts_is_bounded_in_time,
     ],
     rollout_phases: [

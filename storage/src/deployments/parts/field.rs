@@ -274,7 +274,7 @@ impl Asked<'_> {
     /// Begins a question about the elements of a list, each of which is `e.value`; a parenthesis ends it.
     fn begin_elements(&self, statement: &mut Statement) {
         let Column::Texts { document, member, .. } = self.column else { return };
-        let elements = statement.dialect.elements(document, member);
+        let elements = statement.dialect.elements("e", document, member);
         statement.push("EXISTS (SELECT 1 FROM ").push(&elements).push(" WHERE ");
     }
 }

@@ -1,7 +1,8 @@
 //! Devices' parts in deployments, searched like a table.
 
 use serde_json::{Value, json};
-use storage::deployments::parts::{Part, PartField, PartSearch};
+use storage::deployments::parts::{Part, PartAggregation, PartField, PartSearch};
+use storage::inventory::aggregate::Buckets;
 use storage::inventory::filter::Filter;
 use storage::{DeploymentId, DeviceId, DeviceState, NewDeployment, NewPhase, Plan, Storage, StorageError, Targets};
 
@@ -191,4 +192,71 @@ pub async fn a_search_of_parts_is_bounded_in_time(database: &TestDatabase) {
     let is_refused = matches!(refused, Err(StorageError::TooExpensive(_)));
     assert!(is_refused || database.url() == "sqlite::memory:", "{refused:?}");
     assert_eq!(found(&database.storage, &search).await.len(), devices.len() - 1);
+}
+
+fn by(name: &str, within: Vec<PartAggregation>) -> PartAggregation {
+    let field = PartField::named(name).expect("a field");
+    PartAggregation { name: name.to_owned(), field, limit: 10, within }
+}
+
+/// The values of a level with their numbers.
+fn numbers(buckets: &Buckets) -> Vec<(&str, u64)> {
+    buckets.items.iter().map(|bucket| (bucket.key.as_str(), bucket.count)).collect()
+}
+
+pub async fn parts_are_counted_by_their_fields(database: &TestDatabase) {
+    let storage = &database.storage;
+    let (id, told_devices) = a_rollout(storage).await;
+    let count = async |search: &PartSearch, wanted: Vec<PartAggregation>| {
+        storage.deployments.aggregate_parts(search, &wanted).await.expect("an answer")
+    };
+    let text = id.to_string();
+    for (name, wanted) in [
+        ("device_status", vec![("failure", 1), ("installing", 1), ("pending", 1), ("success", 1)]),
+        ("deployment_id", vec![(text.as_str(), 4)]),
+        ("deployment_artifact_name", vec![("app-1", 4)]),
+        ("deployment_type", vec![("software", 4)]),
+        ("deployment_phased", vec![("true", 4)]),
+        ("device_is_log_available", vec![("false", 4)]),
+        ("deployment_max_devices", vec![("5", 4)]),
+        ("deployment_created", vec![("1970-01-01T00:00:05.000Z", 4)]),
+        // Of a list each element counts, and what is not there does not.
+        ("deployment_groups", vec![("hall", 4), ("hall, \"east\"", 4)]),
+        ("image_device_types", vec![]),
+        ("device_deleted", vec![]),
+    ] {
+        let counted = count(&all(), vec![by(name, vec![])]).await;
+        let mut found = numbers(&counted[0]);
+        found.sort_unstable();
+        assert_eq!((found, counted[0].other), (wanted, 0), "{name}");
+    }
+    // Every field can be counted by, and no part is counted twice.
+    for name in [
+        "id",
+        "device_id",
+        "deployment_phase_id",
+        "image_id",
+        "image_size",
+        "device_elapsed_seconds",
+        "device_finished",
+    ] {
+        let counted = count(&all(), vec![by(name, vec![])]).await;
+        let total: u64 = counted[0].items.iter().map(|bucket| bucket.count).sum();
+        let is_of_finished = matches!(name, "device_elapsed_seconds" | "device_finished");
+        assert_eq!(total, if is_of_finished { 2 } else { 4 }, "{name}");
+    }
+    // Levels within levels, of a question.
+    let first_two = PartSearch { devices: Some(ids(&told_devices[..2])), ..all() };
+    let wanted = by("deployment_groups", vec![by("device_status", vec![by("deployment_groups", vec![])])]);
+    let counted = count(&first_two, vec![wanted, by("device_status", vec![])]).await;
+    for group in &counted[0].items {
+        let mut states = numbers(&group.within[0]);
+        states.sort_unstable();
+        assert_eq!((states, group.count), (vec![("failure", 1), ("success", 1)], 2));
+        assert!(group.within[0].items.iter().all(|state| state.within[0].items.len() == 2));
+    }
+    assert_eq!(counted[1].items.len(), 2);
+    let one = PartAggregation { limit: 1, ..by("device_status", vec![]) };
+    let counted = count(&all(), vec![one]).await;
+    assert_eq!((counted[0].items.len(), counted[0].other), (1, 3));
 }
