@@ -2,7 +2,10 @@
 //!
 //! Every object has an address: its path and, if it is not in the hub's own store, the id of its store and a colon in front.
 //! A store that was set may be replaced at any time, and what is in it stays there: it is remembered as long as an
-//! artifact or an upload has an address in it.
+//! artifact or an upload has an address in it. In its bucket, which others may use as well, everything is below its id.
+//!
+//! A node of a version that knows only its own store cannot find what is in another: nothing should be set before the last of
+//! those is gone.
 //!
 //! (Mender API: deployments, internal, storage settings)
 
@@ -12,7 +15,8 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use url::Url;
+use object_store::path::Path;
+use url::{Host, Url};
 
 use crate::database::{Database, Transaction, in_transaction, on_reader};
 use crate::objects::{self, S3};
@@ -90,8 +94,12 @@ impl ArtifactStores {
     /// See [`StoreRefusal`]; everything is as it was then.
     pub async fn set(&self, settings: Option<&StoreSettings>, at: Timestamp) -> Result<(), StoreRefusal> {
         if let Some(settings) = settings {
-            let objects = Objects::in_s3(&settings.s3(self.allow_http)?).map_err(StoreRefusal::Unusable)?;
-            objects.probe().await.map_err(StoreRefusal::Unusable)?;
+            settings.check()?;
+            let objects = Objects::in_s3(&settings.s3(None, self.allow_http)?).map_err(StoreRefusal::Unusable)?;
+            // To its end, whoever waits for it: nothing of the trial is to stay behind.
+            let trial = tokio::spawn(async move { objects.probe().await });
+            let tried = trial.await.unwrap_or_else(|error| Err(StorageError::Other(error.into())));
+            tried.map_err(StoreRefusal::Unusable)?;
         }
         let written = async {
             let mut transaction = self.db.begin().await?;
@@ -105,7 +113,8 @@ impl ArtifactStores {
             })?;
             forget_empty(&mut transaction, at.minus(GRACE)).await?;
             if let Some(settings) = settings {
-                write(&mut transaction, settings, at).await?;
+                let place = settings.place(self.allow_http).unwrap_or_default();
+                write(&mut transaction, settings, &place, at).await?;
             }
             let count: i64 = in_transaction!(&mut transaction, |connection| {
                 sqlx::query_scalar("SELECT COUNT(*) FROM artifact_stores").fetch_one(connection).await
@@ -130,6 +139,12 @@ impl ArtifactStores {
             sqlx::query_scalar("SELECT id FROM artifact_stores WHERE is_current").fetch_optional(pool).await
         })?;
         Ok(current.map_or_else(|| path.to_owned(), |id| format!("{id}:{path}")))
+    }
+
+    /// Which store an address is in; `None`: the hub's own.
+    #[must_use]
+    pub fn store_of(address: &str) -> Option<StoreId> {
+        address.split_once(':').and_then(|(id, _)| id.parse().ok())
     }
 
     /// The store that an address is in, and the path in that store.
@@ -172,7 +187,7 @@ impl ArtifactStores {
         let objects = if let Some(objects) = self.opened(id, |opened| opened.settings == settings) {
             objects
         } else {
-            let s3 = settings.s3(self.allow_http);
+            let s3 = settings.s3(Some(id), self.allow_http);
             Objects::in_s3(&s3.map_err(|fault| StorageError::other("cannot open a store of artifacts", fault))?)?
         };
         let mut opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
@@ -186,14 +201,19 @@ impl ArtifactStores {
 }
 
 /// Makes a store current that may have been there before.
-async fn write(transaction: &mut Transaction, settings: &StoreSettings, at: Timestamp) -> Result<(), StorageError> {
+async fn write(
+    transaction: &mut Transaction,
+    settings: &StoreSettings,
+    place: &str,
+    at: Timestamp,
+) -> Result<(), StorageError> {
     in_transaction!(transaction, |connection| {
         sqlx::query(
             "INSERT INTO artifact_stores (id, place, settings, is_current, changed) VALUES ($1, $2, $3, TRUE, $4) \
              ON CONFLICT (place) DO UPDATE SET settings = excluded.settings, is_current = TRUE, changed = excluded.changed",
         )
         .bind(StoreId::random())
-        .bind(settings.place())
+        .bind(place)
         .bind(settings.to_json())
         .bind(at)
         .execute(connection)
@@ -233,55 +253,69 @@ fn parse(id: StoreId, settings: &str) -> Result<StoreSettings, StorageError> {
         .map_err(|error| StorageError::Corrupt(format!("the settings of artifact store {id}: {error}")))
 }
 
-/// The endpoint that a text names; one without a scheme is asked by HTTPS.
+/// The address of a server that a text names; without a scheme it is asked by HTTPS.
 fn endpoint(text: &str, allow_http: bool) -> Option<Url> {
     let whole = if text.contains("://") { text.to_owned() } else { format!("https://{text}") };
     let url = Url::parse(&whole).ok()?;
-    let has_credentials = !url.username().is_empty() || url.password().is_some();
-    (!has_credentials && objects::is_safe_endpoint(&url, allow_http)).then_some(url)
+    let is_plain =
+        url.username().is_empty() && url.password().is_none() && url.query().is_none() && url.fragment().is_none();
+    (is_plain && objects::is_safe_endpoint(&url, allow_http)).then_some(url)
+}
+
+/// The address of a bucket whose name is part of the host's: not every host has names below it.
+fn host_of_bucket(bucket: &str, url: &Url) -> Option<Url> {
+    let Some(Host::Domain(host)) = url.host() else { return None };
+    let mut of_bucket = url.clone();
+    of_bucket.set_host(Some(&format!("{bucket}.{host}"))).ok()?;
+    Some(of_bucket)
 }
 
 impl StoreSettings {
     /// What the object store needs to know.
-    fn s3(&self, allow_http: bool) -> Result<S3, SettingsFault> {
-        self.check()?;
-        let url = |member: &'static str, text: &Option<String>| {
-            match text {
-            None => Ok(None),
-            Some(text) => endpoint(text, allow_http).map(Some).ok_or(SettingsFault::new(
-                member,
-                "must be the address of a server, with https (plain HTTP is for this machine, or with objects_allow_http)",
-            )),
-        }
-        };
-        let (ours, public) = (url("uri", &self.uri)?, url("external_uri", &self.external_uri)?);
+    fn s3(&self, id: Option<StoreId>, allow_http: bool) -> Result<S3, SettingsFault> {
         let is_literal = self.literal_bucket_uri.unwrap_or(false);
         let is_accelerated = self.use_accelerate.unwrap_or(false);
         let is_in_path = self.force_path_style.unwrap_or(true);
-        let accelerated = format!("https://{}.s3-accelerate.amazonaws.com", self.bucket);
-        let of_bucket = |url: Url| match (is_literal || is_in_path, url.host_str()) {
-            (false, Some(host)) => {
-                let port = url.port().map(|port| format!(":{port}")).unwrap_or_default();
-                format!("{}://{}.{host}{port}{}", url.scheme(), self.bucket, url.path().trim_end_matches('/'))
-            }
-            _ => url.to_string(),
+        let url = |member: &'static str, text: &Option<String>| {
+            let Some(text) = text else { return Ok(None) };
+            let url = endpoint(text, allow_http).ok_or(SettingsFault::new(
+                member,
+                "must be the address of a server, with https (plain HTTP is for this machine, or with objects_allow_http)",
+            ))?;
+            let url = if is_literal || is_in_path { Some(url) } else { host_of_bucket(&self.bucket, &url) };
+            let no_host =
+                SettingsFault::new(member, "has no name that the bucket's could stand before: force_path_style");
+            url.ok_or(no_host).map(|url| Some(url.as_str().trim_end_matches('/').to_owned()))
         };
+        let (ours, public) = (url("uri", &self.uri)?, url("external_uri", &self.external_uri)?);
         if is_literal && ours.is_none() {
             return Err(SettingsFault::new("literal_bucket_uri", "needs the uri of the bucket"));
         }
         if is_accelerated && (ours.is_some() || public.is_some()) {
             return Err(SettingsFault::new("use_accelerate", "is for Amazon's own servers: leave out the uris"));
         }
+        let accelerated = format!("https://{}.s3-accelerate.amazonaws.com", self.bucket);
         Ok(S3 {
             bucket: self.bucket.clone(),
-            prefix: object_store::path::Path::default(),
+            prefix: id.map(|id| Path::from(id.to_string())).unwrap_or_default(),
             region: self.region.clone(),
-            endpoint: if is_accelerated { Some(accelerated) } else { ours.map(of_bucket) },
-            public_endpoint: public.map(of_bucket),
+            endpoint: if is_accelerated { Some(accelerated) } else { ours },
+            public_endpoint: public,
             credentials: Some((self.key.clone(), self.secret.as_str().into())),
             session_token: self.token.as_deref().map(Into::into),
             is_virtual_hosted: is_accelerated || is_literal || !is_in_path,
         })
+    }
+
+    /// What makes it another store: the server and the bucket, however their address is written. Amazon knows a bucket by its
+    /// region as well.
+    fn place(&self, allow_http: bool) -> Option<String> {
+        let server = match &self.uri {
+            None => self.region.clone(),
+            Some(uri) => endpoint(uri, allow_http)?.as_str().trim_end_matches('/').to_owned(),
+        };
+        let place = (server, &self.bucket, self.literal_bucket_uri.unwrap_or(false));
+        Some(serde_json::to_string(&place).expect("texts have a JSON form"))
     }
 }
 
@@ -302,7 +336,7 @@ mod tests {
     }
 
     fn endpoints(change: impl FnOnce(&mut StoreSettings)) -> Result<(Option<String>, Option<String>, bool), String> {
-        let s3 = settings(change).s3(false).map_err(|fault| fault.to_string())?;
+        let s3 = settings(change).s3(None, false).map_err(|fault| fault.to_string())?;
         Ok((s3.endpoint, s3.public_endpoint, s3.is_virtual_hosted))
     }
 
@@ -314,7 +348,7 @@ mod tests {
         let uris = |it: &mut StoreSettings| {
             (it.uri, it.external_uri) = (some("s3.local:9000"), some("https://s3.example.com"));
         };
-        assert_eq!(endpoints(uris), Ok((some("https://s3.local:9000/"), some("https://s3.example.com/"), false)));
+        assert_eq!(endpoints(uris), Ok((some("https://s3.local:9000"), some("https://s3.example.com"), false)));
         let hosted = |it: &mut StoreSettings| {
             uris(it);
             it.force_path_style = Some(false);
@@ -323,7 +357,7 @@ mod tests {
         assert_eq!(endpoints(hosted), Ok(named));
         let literal =
             |it: &mut StoreSettings| (it.uri, it.literal_bucket_uri) = (some("https://files.example.com"), Some(true));
-        assert_eq!(endpoints(literal), Ok((some("https://files.example.com/"), None, true)));
+        assert_eq!(endpoints(literal), Ok((some("https://files.example.com"), None, true)));
         let accelerated = (some("https://fleet.s3-accelerate.amazonaws.com"), None, true);
         assert_eq!(endpoints(|it| it.use_accelerate = Some(true)), Ok(accelerated));
     }
@@ -337,20 +371,37 @@ mod tests {
         refused(|it| it.uri = Some("http://s3.example.com".to_owned()), "uri: must be the address of a server");
         refused(|it| it.uri = Some("https://a:hunter2@s3.example.com".to_owned()), "uri: must be the address");
         refused(|it| it.external_uri = Some("ftp://s3.example.com".to_owned()), "external_uri: must be");
+        refused(|it| it.uri = Some("https://s3.example.com/?a=b".to_owned()), "uri: must be the address");
+        let hosted = |it: &mut StoreSettings| {
+            (it.force_path_style, it.external_uri) = (Some(false), Some("https://203.0.113.5".to_owned()));
+        };
+        refused(hosted, "external_uri: has no name");
+        refused(
+            |it| (it.force_path_style, it.uri) = (Some(false), Some("http://[::1]:9".to_owned())),
+            "uri: has no name",
+        );
         refused(|it| it.literal_bucket_uri = Some(true), "literal_bucket_uri: needs");
         refused(
             |it| (it.use_accelerate, it.uri) = (Some(true), Some("https://s3.example.com".to_owned())),
             "use_accelerate: is for",
         );
-        assert!(settings(|it| it.uri = Some("http://10.0.0.7:9000".to_owned())).s3(true).is_ok());
+        assert!(settings(|it| it.uri = Some("http://10.0.0.7:9000".to_owned())).s3(None, true).is_ok());
     }
 
     #[test]
     fn other_credentials_are_no_other_place() {
-        let place = |change: fn(&mut StoreSettings)| settings(change).place();
+        let place = |change: fn(&mut StoreSettings)| settings(change).place(false).unwrap();
+        let at = |uri: &str, region: &str| {
+            let change = |it: &mut StoreSettings| (it.uri, it.region) = (Some(uri.to_owned()), region.to_owned());
+            settings(change).place(false).unwrap()
+        };
         assert_eq!(place(|_| ()), place(|it| (it.key, it.secret) = ("another".to_owned(), "hunter3".to_owned())));
         assert_ne!(place(|_| ()), place(|it| it.bucket = "fleet-2".to_owned()));
-        assert_ne!(place(|_| ()), place(|it| it.uri = Some("https://s3.example.com".to_owned())));
+        assert_ne!(place(|_| ()), place(|it| it.region = "eu-west-2".to_owned()));
+        assert_ne!(place(|_| ()), at("https://s3.example.com", "eu-west-1"));
+        for same in ["s3.example.com", "https://S3.example.com/", "https://s3.example.com:443"] {
+            assert_eq!(at(same, "another"), at("https://s3.example.com", "eu-west-1"), "{same}");
+        }
         assert!(!place(|_| ()).contains("hunter2"));
     }
 }

@@ -230,7 +230,8 @@ impl Objects {
         Ok(count)
     }
 
-    /// Lists, writes, reads and removes: whether everything that is asked of a store works.
+    /// Lists, writes, reads, removes and makes a link: whether the store lets us. It has to be carried through to its end, or
+    /// an object of a few bytes stays.
     ///
     /// # Errors
     /// `Unavailable` if the store does not answer, `Other` if it refuses, `Corrupt` if it does not keep what it is given.
@@ -239,9 +240,10 @@ impl Objects {
         let path = format!("{PROBES}/{}", uuid::Uuid::new_v4());
         let content = Bytes::from_static(b"mooring");
         self.put(&path, content.clone()).await?;
-        let kept = self.get(&path, content.len() as u64).await?;
+        let kept = self.get(&path, content.len() as u64).await;
         self.delete(&path).await?;
-        if kept == Some(content) {
+        self.link(&path, &LinkTo::Bring, Duration::from_mins(1)).await?;
+        if kept? == Some(content) {
             return Ok(());
         }
         Err(StorageError::Corrupt("the object store does not keep what it is given".to_owned()))

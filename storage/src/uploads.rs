@@ -335,20 +335,22 @@ impl Uploads {
     }
 
     /// Up to `limit` uploads whose objects have to be removed (once more) before they are forgotten: files given up before
-    /// `before`, and all others that expired before it and that nobody is working on.
+    /// `before`, and all others that expired before it and that nobody is working on. The first `skipped` are passed over.
     ///
     /// # Errors
     /// `Unavailable`, `Corrupt`, `Other`.
-    pub async fn to_forget(&self, before: Timestamp, limit: u32) -> Result<Vec<Upload>, StorageError> {
+    pub async fn to_forget(&self, before: Timestamp, skipped: u64, limit: u32) -> Result<Vec<Upload>, StorageError> {
         let rows: Vec<UploadRow> = on_reader!(self.db, |pool| {
             sqlx::query_as(concat!(
                 "SELECT ",
                 upload_columns!(),
                 " FROM uploads WHERE (state = 'removing' AND touched < $1) \
-                 OR (state IN ('pending', 'completed', 'aborted') AND expires < $1) ORDER BY touched LIMIT $2"
+                 OR (state IN ('pending', 'completed', 'aborted') AND expires < $1) \
+                 ORDER BY touched, id LIMIT $2 OFFSET $3"
             ))
             .bind(before)
             .bind(i64::from(limit))
+            .bind(i64::try_from(skipped).unwrap_or(i64::MAX))
             .fetch_all(pool)
             .await
         })?;

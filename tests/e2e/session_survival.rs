@@ -221,7 +221,11 @@ async fn an_operator_who_stays_away_leaves_no_shell_behind() {
     assert!(lost.elapsed() >= Duration::from_secs(2), "there is no grace: {:?}", lost.elapsed());
     assert_eq!((stop.sid(), stop.number("status")), (scene.terminal.session.as_str(), Some(2)));
     assert_eq!(stop.text("user_id"), Some(scene.user.id.as_str()));
-    assert!(!Scene::is_there(&scene.user, &scene.terminal.session).await);
+    // The device is told first, and the session forgotten then.
+    wait_until(LIMIT, "the session to be gone", async || {
+        (!Scene::is_there(&scene.user, &scene.terminal.session).await).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -1,8 +1,10 @@
 //! Gives up what nobody works on, takes over what somebody left, and removes what is left of both.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
-use storage::{StorageError, Timestamp};
+use futures_util::future::join_all;
+use storage::{ArtifactStores, StorageError, StoreId, Timestamp, Upload};
 use tracing::{info, warn};
 
 use super::{Artifacts, RAW_FILES, raw_number};
@@ -45,40 +47,43 @@ impl Artifacts {
     pub async fn clean(&self, now: Timestamp) -> Result<Cleaned, StorageError> {
         let before = now.minus(self.config.abandoned_after);
         let mut cleaned = Cleaned::default();
+        // First of all, since the rest waits for stores.
+        self.take_over(now, &mut cleaned).await?;
+        let mut removal = Removal { artifacts: self, silent: BTreeSet::new() };
         loop {
             let orphans = self.storage.uploads.orphans(before, now, AT_ONCE).await?;
             cleaned.given_up += orphans.len();
             for orphan in &orphans {
                 info!(artifact.id = %orphan.artifact, "an upload was given up");
                 // The row stays for a second removal.
-                if let Err(error) = self.discard(&orphan.object, orphan.parts.as_deref()).await {
-                    warn!(%error, "what is left of an upload is removed later");
-                }
+                removal.discard(orphan).await;
             }
             if orphans.len() < AT_ONCE as usize {
                 break;
             }
         }
+        // Those that cannot be removed now would come again, in front of all others.
+        let mut skipped = 0;
         loop {
-            let mut forgotten = 0;
-            let uploads = self.storage.uploads.to_forget(before, AT_ONCE).await?;
+            let uploads = self.storage.uploads.to_forget(before, skipped, AT_ONCE).await?;
             for upload in &uploads {
-                let removed = async {
-                    self.discard(&upload.object, upload.parts.as_deref()).await?;
-                    self.storage.uploads.forget(upload.id).await
-                };
-                match removed.await {
-                    Ok(()) => forgotten += 1,
-                    Err(error) => warn!(%error, "what is left of an upload is removed later"),
+                if removal.discard(upload).await {
+                    self.storage.uploads.forget(upload.id).await?;
+                    cleaned.forgotten += 1;
+                } else {
+                    skipped += 1;
                 }
             }
-            cleaned.forgotten += forgotten;
-            // Those that cannot be removed now would come again.
-            if uploads.len() < AT_ONCE as usize || forgotten == 0 {
+            if uploads.len() < AT_ONCE as usize {
                 break;
             }
         }
         cleaned.unknown = self.remove_unknown().await?;
+        Ok(cleaned)
+    }
+
+    /// Goes on where another node has died, and gives up what was tried too often.
+    async fn take_over(&self, now: Timestamp, cleaned: &mut Cleaned) -> Result<(), StorageError> {
         let silent = now.minus(self.config.abandoned_after.min(TAKE_OVER));
         let times = (silent, now.minus(GRACE));
         let hopeless = self.storage.uploads.end_hopeless(times, RETRIES, HOPELESS, now).await?;
@@ -91,18 +96,21 @@ impl Artifacts {
         for upload in interrupted {
             self.work_on(upload);
         }
-        Ok(cleaned)
+        Ok(())
     }
 
     /// Removes raw files of which no upload is known. Uploads are written down before their files, and forgotten after
     /// them, so there is none but what came by a link that was followed in time, and took longer than its upload was kept.
     async fn remove_unknown(&self) -> Result<usize, StorageError> {
+        let folders = self.storage.artifact_stores.all(RAW_FILES).await?;
+        // One that is away keeps no other waiting.
+        let removals = folders.iter().map(|folder| self.remove_unknown_below(folder));
         let mut removed = 0;
-        for folder in self.storage.artifact_stores.all(RAW_FILES).await? {
-            removed += self.remove_unknown_below(&folder).await.unwrap_or_else(|error| {
-                warn!(%error, "raw files that nobody knows of are looked for later");
-                0
-            });
+        for outcome in join_all(removals).await {
+            match outcome {
+                Ok(count) => removed += count,
+                Err(error) => warn!(%error, "raw files that nobody knows of are looked for later"),
+            }
         }
         Ok(removed)
     }
@@ -122,9 +130,36 @@ impl Artifacts {
     }
 }
 
+/// The removals of one round.
+struct Removal<'a> {
+    artifacts: &'a Artifacts,
+    /// Stores that do not answer: they are asked once in a round.
+    silent: BTreeSet<Option<StoreId>>,
+}
+
+impl Removal<'_> {
+    /// Removes what is left of an upload; says whether it did.
+    async fn discard(&mut self, upload: &Upload) -> bool {
+        let store = ArtifactStores::store_of(&upload.object);
+        if self.silent.contains(&store) {
+            return false;
+        }
+        match self.artifacts.discard(&upload.object, upload.parts.as_deref()).await {
+            Ok(()) => true,
+            Err(error) => {
+                if error.is_unavailable() {
+                    self.silent.insert(store);
+                }
+                warn!(%error, "what is left of an upload is removed later");
+                false
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use storage::{ArtifactId, Storage, Upload, UploadId, UploadKind, UploadState, clock};
+    use storage::{ArtifactId, Storage, UploadId, UploadKind, UploadState, clock};
 
     use super::*;
     use crate::artifacts::{Config, raw_path};
@@ -149,6 +184,38 @@ mod tests {
         assert_eq!(artifacts.clean(clock::now()).await.unwrap().unknown, 1);
         assert!(!is_there(late.id).await);
         assert!(storage.objects.contains("uploads/notes.txt").await.unwrap());
+    }
+
+    #[tokio::test]
+    async fn a_store_that_is_lost_keeps_no_other_from_being_cleaned() {
+        let storage = Storage::open(&storage::Config::in_memory()).await.unwrap();
+        let artifacts = Artifacts::load(&storage, &Config::default()).await.unwrap();
+        let begun = clock::now();
+        let lost = storage::StoreId::random();
+        let count = AT_ONCE as usize + 1;
+        // What can be removed comes last.
+        for place in 0..=count {
+            let number = UploadId::random();
+            let path = format!("artifacts/{number}");
+            let upload = Upload {
+                id: number,
+                artifact: ArtifactId::random(),
+                kind: UploadKind::File,
+                state: UploadState::Removing,
+                object: if place < count { format!("{lost}:{path}") } else { path },
+                parts: None,
+                request: String::new(),
+                created: begun,
+                expires: begun,
+                touched: begun.plus(Duration::from_micros(place as u64)),
+                reason: None,
+            };
+            assert!(storage.uploads.begin(&upload).await.unwrap());
+        }
+        let cleaned = artifacts.clean(begun.plus(Duration::from_hours(48))).await.unwrap();
+        assert_eq!(cleaned.forgotten, 1);
+        let left = storage.uploads.to_forget(begun.plus(Duration::from_hours(47)), 0, 1_000).await.unwrap();
+        assert_eq!(left.len(), count);
     }
 
     #[tokio::test]

@@ -4,12 +4,15 @@ use std::error::Error;
 
 use actix_web::http::StatusCode;
 use actix_web::{HttpResponse, web};
-use storage::{StoreRefusal, StoreSettings, clock};
+use storage::{StorageError, StoreRefusal, StoreSettings, clock};
 
 use crate::body::{RawJson, answer_json};
 use crate::error::ApiError;
 use crate::internal::ours;
 use crate::state::ApiState;
+
+/// Members that are texts.
+const TEXTS: [&str; 9] = ["type", "region", "bucket", "key", "secret", "token", "uri", "external_uri", "proxy_uri"];
 
 /// What failed if the body is at fault.
 const VALIDATING: &str = "Validating request body";
@@ -41,9 +44,15 @@ pub async fn write(
         Ok(()) => Ok(HttpResponse::NoContent().finish()),
         Err(StoreRefusal::Fault(fault)) => Err(ApiError::bad_request(format!("{VALIDATING}: {fault}"))),
         Err(refusal @ StoreRefusal::TooMany) => Err(ApiError::Conflict(refusal.to_string().into())),
-        // Whoever set it is the one to know why.
-        Err(refusal @ StoreRefusal::Unusable(_)) => {
-            Err(ApiError::Other(StatusCode::INTERNAL_SERVER_ERROR, with_causes(&refusal).into()))
+        Err(StoreRefusal::Unusable(error)) => {
+            let why = match &error {
+                StorageError::Unavailable(_) => "it does not answer",
+                StorageError::Corrupt(_) => "it does not keep what it is given",
+                _ => "it refuses: is the bucket there, and may this key list, write, read and remove in it?",
+            };
+            // What a server says that anybody may name is for the log alone.
+            tracing::warn!(error = &error as &dyn Error, "a store of artifacts was not taken");
+            Err(ApiError::Other(StatusCode::INTERNAL_SERVER_ERROR, format!("cannot use this store: {why}").into()))
         }
         Err(StoreRefusal::Storage(error)) => Err(error.into()),
     }
@@ -59,21 +68,19 @@ fn settings(body: &RawJson) -> Result<Option<StoreSettings>, ApiError> {
         return Ok(None);
     }
     // What is not said is no different from what is `null`.
-    let members = members.into_iter().filter(|(_, value)| !value.is_null()).collect();
-    let settings: StoreSettings = serde_json::from_value(serde_json::Value::Object(members))
-        .map_err(|error| ApiError::bad_request(format!("{VALIDATING}: {error}")))?;
-    Ok(Some(settings.without_blanks()))
-}
-
-/// An error and what led to it.
-fn with_causes(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
+    let members: serde_json::Map<_, _> = members.into_iter().filter(|(_, value)| !value.is_null()).collect();
+    for (name, value) in &members {
+        let is_flag = matches!(name.as_str(), "force_path_style" | "literal_bucket_uri" | "use_accelerate");
+        let is_known = is_flag || TEXTS.contains(&name.as_str());
+        if is_known && !(if is_flag { value.is_boolean() } else { value.is_string() }) {
+            // Without its value, which may be a secret.
+            let expected = if is_flag { "true or false" } else { "a text" };
+            return Err(ApiError::bad_request(format!("{VALIDATING}: {name}: must be {expected}.")));
+        }
     }
-    text
+    let settings: StoreSettings =
+        serde_json::from_value(serde_json::Value::Object(members)).map_err(|error| ApiError::Internal(error.into()))?;
+    Ok(Some(settings.without_blanks()))
 }
 
 #[cfg(test)]
@@ -90,7 +97,9 @@ mod tests {
             assert_eq!(read(body), Ok(None), "{body}");
         }
         assert!(read("[]").unwrap_err().starts_with("Validating request body: expected an object"));
-        assert!(read("{\"bucket\":7}").unwrap_err().starts_with("Validating request body: invalid type"));
+        assert_eq!(read("{\"secret\":12345678}").unwrap_err(), "Validating request body: secret: must be a text.");
+        let flag = read("{\"use_accelerate\":\"yes\"}").unwrap_err();
+        assert_eq!(flag, "Validating request body: use_accelerate: must be true or false.");
         let whole =
             r#"{"type":null,"region":"eu-west-1","bucket":"fleet","key":"mooring","secret":"hunter2","token":""}"#;
         let settings = read(whole).unwrap().unwrap();

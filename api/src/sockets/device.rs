@@ -300,8 +300,9 @@ impl StreamHandler<SocketEvent> for DeviceSocket {
                 if let Some(reason) = end.close_reason() {
                     ctx.close(Some(reason));
                 }
-                // Whoever has a session with it is told at once.
-                let wait = if self.link.is_idle() { ends::turn() } else { Duration::ZERO };
+                // Whoever has a session with it is told at once, and whoever comes back finds a place.
+                let may_wait = self.link.is_idle() && !self.shared.count.is_scarce(self.shared.config.sockets_limit);
+                let wait = if may_wait { ends::turn() } else { Duration::ZERO };
                 if wait.is_zero() {
                     ctx.stop();
                 } else {

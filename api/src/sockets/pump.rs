@@ -508,7 +508,7 @@ where
             }
             if wire.next_ping <= now {
                 // Nothing may follow the Close frame.
-                wire.ping = self.linger_until.is_none();
+                wire.ping = self.linger_until.is_none() && wire.end.is_none();
                 wire.next_ping = now + self.ping_every;
             }
             let mut next = wire.next_ping;
@@ -586,7 +586,9 @@ where
                     wire.outgoing_len = 0;
                 }
             }
-            if let Some(since) = pump.wire.borrow().jammed_since {
+            let jammed_since =
+                Some(pump.wire.borrow()).filter(|wire| wire.end.is_none()).and_then(|wire| wire.jammed_since);
+            if let Some(since) = jammed_since {
                 // Only ever earlier: under load this happens all the time, and pings are due all the same.
                 let due = since + pump.stall_limit;
                 if due < pump.timer.deadline() {

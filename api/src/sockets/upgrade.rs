@@ -106,6 +106,11 @@ impl SocketCount {
     pub(super) fn leave(&self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
+
+    /// Whether most of the places are taken.
+    pub(super) fn is_scarce(&self, limit: usize) -> bool {
+        self.0.load(Ordering::Relaxed) > limit / 4 * 3
+    }
 }
 
 /// The service's own answer: always at once, since the rest is a task's.

@@ -8,3 +8,5 @@ CREATE TABLE artifact_stores (
     is_current BOOLEAN NOT NULL,
     changed    BIGINT NOT NULL
 );
+
+CREATE UNIQUE INDEX artifact_stores_current ON artifact_stores (is_current) WHERE is_current;

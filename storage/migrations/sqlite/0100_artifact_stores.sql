@@ -8,3 +8,5 @@ CREATE TABLE artifact_stores (
     is_current INTEGER NOT NULL,
     changed    INTEGER NOT NULL
 ) STRICT;
+
+CREATE UNIQUE INDEX artifact_stores_current ON artifact_stores (is_current) WHERE is_current;

@@ -90,6 +90,16 @@ impl StoreSettings {
                 return fault(member, "cannot be blank.");
             }
         }
+        if !self.region.chars().all(|letter| letter.is_ascii_alphanumeric() || letter == '-') {
+            return fault("region", "must be letters, digits and hyphens.");
+        }
+        // They go into headers.
+        let texts = [("key", Some(&self.key)), ("secret", Some(&self.secret)), ("token", self.token.as_ref())];
+        for (member, text) in texts {
+            if text.is_some_and(|text| !text.chars().all(|letter| letter.is_ascii_graphic())) {
+                return fault(member, "must be printable ASCII.");
+            }
+        }
         let is_between = |text: &str, from: usize, to: usize| (from..=to).contains(&text.chars().count());
         if !is_between(&self.region, 5, 20) {
             return fault("region", "the length must be between 5 and 20.");
@@ -115,12 +125,6 @@ impl StoreSettings {
             }
         }
         Ok(())
-    }
-
-    /// What makes it another store: all of it but the credentials.
-    pub(super) fn place(&self) -> String {
-        let place = (&self.region, &self.bucket, &self.uri, self.literal_bucket_uri.unwrap_or(false));
-        serde_json::to_string(&place).expect("texts have a JSON form")
     }
 
     pub(super) fn to_json(&self) -> String {
@@ -173,6 +177,9 @@ mod tests {
         assert_eq!(said(|it| it.key = "four".to_owned()), "key: the length must be between 5 and 50.");
         assert_eq!(said(|it| it.key = "k".repeat(51)), "key: the length must be between 5 and 50.");
         assert_eq!(said(|it| it.secret = "s".repeat(101)), "secret: the length must be between 5 and 100.");
+        assert_eq!(said(|it| it.key = "mooring\n".to_owned()), "key: must be printable ASCII.");
+        assert_eq!(said(|it| it.token = Some("tökens".to_owned())), "token: must be printable ASCII.");
+        assert_eq!(said(|it| it.region = "a.example".to_owned()), "region: must be letters, digits and hyphens.");
         assert_eq!(said(|it| it.region = String::new()), "region: cannot be blank.");
         assert_eq!(said(|it| it.region = "r".repeat(21)), "region: the length must be between 5 and 20.");
         assert_eq!(said(|it| it.token = Some("four".to_owned())), "token: the length must be between 5 and 100.");

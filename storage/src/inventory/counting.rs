@@ -247,10 +247,11 @@ impl<R: Rows + Sync> Counting<'_, R> {
         let depth = path.len();
         let names: Vec<String> = (0..=depth).map(|number| format!("v{number}")).collect();
         let (above, all) = (names[..depth].join(", "), names.join(", "));
+        let by_bytes = if level.kind() == Kind::Text { statement.dialect.by_bytes() } else { "" };
         let partition = if depth == 0 { String::new() } else { format!("PARTITION BY {above} ") };
         statement.push(&all).push(", counted, total FROM (SELECT ").push(&all).push(&format!(
             ", counted, CAST(SUM(counted) OVER ({partition}) AS BIGINT) AS total, \
-             ROW_NUMBER() OVER ({partition}ORDER BY counted DESC, v{depth}) AS place FROM (SELECT "
+             ROW_NUMBER() OVER ({partition}ORDER BY counted DESC, v{depth}{by_bytes}) AS place FROM (SELECT "
         ));
         for (number, step) in path.iter().enumerate() {
             statement.push(&format!("{} AS v{number}, ", step.level.value(number)));

@@ -84,11 +84,11 @@ impl counting::Level for Column {
 
     fn value(&self, number: usize) -> String {
         match self {
-            Self::Text { column, .. }
-            | Self::Id(column)
-            | Self::Number(column)
-            | Self::Boolean(column)
-            | Self::Time(column) => (*column).to_owned(),
+            Self::Text { column, .. } | Self::Id(column) | Self::Number(column) | Self::Boolean(column) => {
+                (*column).to_owned()
+            }
+            // As it is shown and asked about.
+            Self::Time(column) => format!("({column} - {column} % 1000)"),
             Self::Texts { .. } => format!("e{number}.value"),
             Self::Status => "r.status".to_owned(),
         }

@@ -59,7 +59,8 @@ pub async fn what_is_in_a_store_stays_there(database: &TestDatabase) {
     let there = address(storage, "a/there").await;
     assert!(there.ends_with(":a/there"), "{there}");
     write(storage, &there).await;
-    assert!(server.directory().join("elsewhere/a/there").exists());
+    let (store, path) = there.split_once(':').expect("a store and a path");
+    assert!(server.directory().join("elsewhere").join(store).join(path).exists(), "below the id of the store");
     assert!(!storage.objects.contains("a/there").await.expect("an answer"));
     assert_eq!(stores.all("a").await.expect("a list").len(), 2);
 
@@ -95,8 +96,7 @@ pub async fn a_store_that_does_not_work_is_not_taken(database: &TestDatabase) {
     assert!(matches!(refusal, StoreRefusal::Fault(_)), "{refusal:?}");
     set(storage, Some(&good), NOW).await;
     server.stop();
-    let away = StoreSettings { region: "eu-west-2".to_owned(), ..good.clone() };
-    let refusal = stores.set(Some(&away), NOW).await.expect_err("nobody answers");
+    let refusal = stores.set(Some(&good), NOW).await.expect_err("nobody answers");
     assert!(matches!(refusal, StoreRefusal::Unusable(StorageError::Unavailable(_))), "{refusal:?}");
     assert_eq!(stores.settings().await.expect("an answer"), Some(good));
 }
@@ -130,8 +130,10 @@ pub async fn a_store_is_remembered_while_anything_is_in_it(database: &TestDataba
 
 pub async fn stores_have_a_bound(database: &TestDatabase) {
     let (storage, server) = (&database.storage, server());
-    let numbered =
-        |number: usize| StoreSettings { region: format!("region-{number}"), ..settings(&server, "elsewhere") };
+    for number in 0..=20 {
+        server.make_bucket(&format!("bucket-{number}"));
+    }
+    let numbered = |number: usize| settings(&server, &format!("bucket-{number}"));
     for number in 0..20 {
         set(storage, Some(&numbered(number)), NOW).await;
     }

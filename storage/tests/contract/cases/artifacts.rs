@@ -223,10 +223,10 @@ pub async fn what_a_deployment_uses_stays(database: &TestDatabase) {
     assert_eq!(artifacts.remove(first, NOW).await.expect("an answer"), Alteration::Unknown);
     assert_eq!(artifacts.describe(first, "x", NOW).await.expect("an answer"), Alteration::Unknown);
     // Until somebody says that the object is gone it is not forgotten.
-    let left = storage.uploads.to_forget(Timestamp(i64::MAX), 10).await.expect("a list");
+    let left = storage.uploads.to_forget(Timestamp(i64::MAX), 0, 10).await.expect("a list");
     assert!(left.iter().any(|upload| upload.object == object));
     storage.uploads.forget_object(&object).await.expect("forgotten");
-    let left = storage.uploads.to_forget(Timestamp(i64::MAX), 10).await.expect("a list");
+    let left = storage.uploads.to_forget(Timestamp(i64::MAX), 0, 10).await.expect("a list");
     assert!(!left.iter().any(|upload| upload.object == object));
 
     let Alteration::Done(objects) = artifacts.remove_releases(&both, NOW).await.expect("an answer") else {

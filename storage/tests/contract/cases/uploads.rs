@@ -26,9 +26,10 @@ pub async fn a_lost_upload_cannot_become_an_artifact(database: &TestDatabase) {
     assert_eq!(storage.artifacts.insert(&alive, 0).await.expect("an answer"), Insertion::Kept);
     assert!(storage.uploads.orphans(later(1000), later(1000), 10).await.expect("a list").is_empty());
 
-    assert!(storage.uploads.to_forget(later(90), 10).await.expect("a list").is_empty(), "removed too recently");
-    let old = storage.uploads.to_forget(later(91), 10).await.expect("a list");
+    assert!(storage.uploads.to_forget(later(90), 0, 10).await.expect("a list").is_empty(), "removed too recently");
+    let old = storage.uploads.to_forget(later(91), 0, 10).await.expect("a list");
     assert_eq!(old.iter().map(|upload| upload.id).collect::<Vec<_>>(), [lost.upload]);
+    assert!(storage.uploads.to_forget(later(91), 1, 10).await.expect("a list").is_empty(), "passed over");
     storage.uploads.forget(lost.upload).await.expect("forgotten");
     assert_eq!(storage.uploads.find(lost.upload).await.expect("an answer"), None);
 }
@@ -72,8 +73,8 @@ pub async fn an_announced_upload_is_taken_once(database: &TestDatabase) {
     uploads.conclude(announced.id, None, later(6)).await.expect("no matter");
     let found = uploads.find(announced.id).await.expect("an answer").expect("it is there");
     assert_eq!((found.state, found.reason.as_deref()), (UploadState::Aborted, Some("no \u{fffd} artifact")));
-    assert!(uploads.to_forget(later(3600), 10).await.expect("a list").is_empty(), "not expired");
-    assert_eq!(uploads.to_forget(later(3601), 10).await.expect("a list").len(), 1);
+    assert!(uploads.to_forget(later(3600), 0, 10).await.expect("a list").is_empty(), "not expired");
+    assert_eq!(uploads.to_forget(later(3601), 0, 10).await.expect("a list").len(), 1);
 
     let late = upload(ArtifactId::random(), UploadKind::Direct, UploadState::Pending);
     assert!(uploads.begin(&late).await.expect("an answer"));
