@@ -37,6 +37,8 @@ async fn reporting_finds_what_the_inventory_finds_at_once(set: Set) {
             let found = user.post("/api/management/v2/inventory/filters/search", &search).await.expect(200);
             assert_eq!(reported.json(), found.json(), "{operator} {version}");
             assert_eq!(reported.header("x-total-count"), found.header("x-total-count"));
+            let timing = reported.header("server-timing");
+            assert!(timing.starts_with("total;dur="), "how long the number took: {timing}");
         }
     }
     let known = user.get("/api/management/v1/reporting/devices/search/attributes").await.expect(200).json();

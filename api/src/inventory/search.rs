@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 
+use actix_web::http::header::{HeaderName, HeaderValue};
 use actix_web::{HttpResponse, web};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -52,7 +53,10 @@ pub async fn answer(state: &ApiState, body: &RawJson) -> Result<HttpResponse, Ap
         .await
 }
 
-/// Answers a search.
+/// How long parts of an answer took, in milliseconds. (W3C Server Timing)
+const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
+
+/// Answers a search, and says how long the exact number took that is part of it.
 pub(crate) async fn answer_search(
     state: &ApiState,
     search: &Search,
@@ -62,7 +66,12 @@ pub(crate) async fn answer_search(
 ) -> Result<HttpResponse, ApiError> {
     let found = state.storage.inventory.search(search).await?;
     let devices: Vec<_> = found.devices.into_iter().map(|device| project(device, projection)).collect();
-    Ok(answer_page(path, &Query::default(), page, Extent::Total(found.total), &devices))
+    let mut answer = answer_page(path, &Query::default(), page, Extent::Total(found.total), &devices);
+    let counting = HeaderValue::from_str(&format!("total;dur={:.3}", found.counting.as_secs_f64() * 1e3));
+    if let Ok(counting) = counting {
+        answer.headers_mut().insert(SERVER_TIMING, counting);
+    }
+    Ok(answer)
 }
 
 /// A search as it is sent. All members may be missing, or null.

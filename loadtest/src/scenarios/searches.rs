@@ -28,6 +28,16 @@ struct Kind {
     refused: u32,
     #[serde(flatten)]
     answer: Percentiles,
+    /// The same without the exact number, and that alone, as the hub says; `None` if it does not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    parts: Option<Parts>,
+}
+
+/// An answer in two: what people see first, and how many more there are.
+#[derive(Debug, Serialize)]
+struct Parts {
+    page: Percentiles,
+    number: Percentiles,
 }
 
 /// What [`Searches`] found out.
@@ -49,7 +59,7 @@ impl Searches {
         let server = Server::at(&self.target.server).await?;
         let operator = self.target.operator(&server).await?;
         let operator = operator.context("searching takes an operator: give --user and --password-stdin")?;
-        let (_, devices) = ask(&operator, &json!({"per_page": 1})).await?.context("the first search is refused")?;
+        let (devices, _) = ask(&operator, &json!({"per_page": 1})).await?.context("the first search is refused")?;
         let mut kinds = Vec::new();
         let indexed = served(devices).into_iter().map(|asked| (asked, self.rounds, true));
         let others = unserved().into_iter().map(|asked| (asked, self.slow_rounds, false));
@@ -59,6 +69,10 @@ impl Searches {
                 bail!("{name} was refused {} times", kind.refused);
             }
             eprintln!("{name:40} {:>8} found, {} refused: {}", kind.total, kind.refused, kind.answer);
+            if let Some(Parts { page, number }) = &kind.parts {
+                eprintln!("{:60}  page: {page}", "");
+                eprintln!("{:60}number: {number}", "");
+            }
             kinds.push(kind);
         }
         self.target.output.finish(&SearchesReport { scenario: "searches", devices, kinds }, Vec::new())
@@ -160,26 +174,58 @@ fn unserved() -> Vec<Asked> {
 async fn measure(operator: &Operator, name: &'static str, rounds: u32, question: Question) -> anyhow::Result<Kind> {
     let (mut total, mut refused) = (0, 0);
     let mut durations: Vec<Duration> = Vec::new();
+    let (mut pages, mut numbers) = (Vec::new(), Vec::new());
     for round in 0..u64::from(rounds.max(1)) {
         let question = question(round);
         let begun = Instant::now();
         match ask(operator, &question).await.with_context(|| format!("cannot ask for {name}"))? {
-            Some((_, found)) => total = found,
+            Some((found, number)) => {
+                total = found;
+                if let Some(number) = number {
+                    pages.push(begun.elapsed().saturating_sub(number));
+                    numbers.push(number);
+                }
+            }
             None => refused += 1,
         }
         durations.push(begun.elapsed());
     }
     let answer = Percentiles::of(&durations).context("nothing was asked")?;
-    Ok(Kind { name, total, refused, answer })
+    let parts = Percentiles::of(&pages).zip(Percentiles::of(&numbers)).map(|(page, number)| Parts { page, number });
+    Ok(Kind { name, total, refused, answer, parts })
 }
 
-/// The devices on the page and how many there are on all; `None` if the hub says that it would take too long.
-async fn ask(operator: &Operator, question: &Value) -> anyhow::Result<Option<(Value, u64)>> {
+/// How many devices there are on all pages, and how long the hub took to count them, if it says so; `None` if it says that it
+/// would take too long.
+async fn ask(operator: &Operator, question: &Value) -> anyhow::Result<Option<(u64, Option<Duration>)>> {
     let answer = operator.post(SEARCH, question).await?;
     if answer.status() == reqwest::StatusCode::UNPROCESSABLE_ENTITY {
         return Ok(None);
     }
     let answer = answer.error_for_status()?;
     let total = answer.headers().get("x-total-count").context("the answer has no total")?.to_str()?.parse()?;
-    Ok(Some((answer.json().await?, total)))
+    let timing = answer.headers().get("server-timing").and_then(|value| value.to_str().ok());
+    let counting = timing.and_then(counting);
+    let _: Value = answer.json().await?;
+    Ok(Some((total, counting)))
+}
+
+/// How long the number took, of the parts of an answer. (W3C Server Timing)
+fn counting(timing: &str) -> Option<Duration> {
+    let part = timing.split(',').map(str::trim).find_map(|part| part.strip_prefix("total;dur="))?;
+    let milliseconds: f64 = part.split(';').next()?.trim().parse().ok()?;
+    Duration::try_from_secs_f64(milliseconds / 1e3).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_time_of_the_number_is_read_among_others() {
+        assert_eq!(counting("total;dur=1.500"), Some(Duration::from_micros(1500)));
+        assert_eq!(counting("cache;dur=3, total;dur=20;desc=all"), Some(Duration::from_millis(20)));
+        assert_eq!(counting("cache;dur=3"), None);
+        assert_eq!(counting("total;dur=-1"), None);
+    }
 }

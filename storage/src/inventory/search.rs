@@ -61,6 +61,8 @@ pub struct Found {
     pub devices: Vec<InventoryDevice>,
     /// How many there are on all pages.
     pub total: u64,
+    /// How long it took to count them, which is part of the answer and may be most of its time.
+    pub counting: Duration,
 }
 
 /// What somebody typed to find a device: words, each of which may be the beginning of a word of the device (id, group,
@@ -158,18 +160,26 @@ impl<'a> Question<'a> {
     }
 
     async fn answer(&self, reading: &mut Reading) -> Result<Found, StorageError> {
-        let (ids, total) = self.ids(reading).await?;
+        let begun = Instant::now();
+        let total = count(self.total(reading), reading).await?;
+        let counting = begun.elapsed();
+        let ids = self.ids_of(total, reading).await?;
         let devices = if ids.is_empty() { Vec::new() } else { load(&ids, reading).await? };
-        Ok(Found { devices, total })
+        Ok(Found { devices, total, counting })
     }
 
     /// The devices on the page, and how many there are on all.
     pub(super) async fn ids(&self, reading: &mut Reading) -> Result<(Vec<DeviceId>, u64), StorageError> {
         let total = count(self.total(reading), reading).await?;
+        Ok((self.ids_of(total, reading).await?, total))
+    }
+
+    /// The devices on the page, of `total` on all.
+    async fn ids_of(&self, total: u64, reading: &mut Reading) -> Result<Vec<DeviceId>, StorageError> {
         let left = total.saturating_sub(self.search.offset);
         let wanted = left.min(u64::from(self.search.limit));
         if wanted == 0 {
-            return Ok((Vec::new(), total));
+            return Ok(Vec::new());
         }
         // The end of a long list is the beginning of the same list read backwards.
         let backwards = left - wanted < self.search.offset;
@@ -182,7 +192,7 @@ impl<'a> Question<'a> {
         if backwards {
             ids.reverse();
         }
-        Ok((ids, total))
+        Ok(ids)
     }
 
     /// Adds every condition to a statement over the inventory `i`, and the text `x` if there is one.
