@@ -46,7 +46,8 @@ pub struct RecordingConfig {
     pub waiting_limit: usize,
     /// Where all recordings of this node wait.
     pub node: NodeRoom,
-    /// Bytes of output after which a recording ends.
+    /// Bytes of output after which a recording ends. Terminals make two bytes of each line end: `yes | head -c 1G` is one and
+    /// a half gibibytes.
     pub limit: u64,
     /// How soon a chunk that could not be written is tried again; the time doubles up to [`RecordingConfig::longest_pause`].
     pub shortest_pause: Duration,
@@ -62,7 +63,7 @@ impl Default for RecordingConfig {
             gather: Duration::from_secs(2),
             waiting_limit: 16 * 1024 * 1024,
             node: NodeRoom::of(256 * 1024 * 1024),
-            limit: 1024 * 1024 * 1024,
+            limit: 4 * 1024 * 1024 * 1024,
             shortest_pause: Duration::from_millis(250),
             longest_pause: Duration::from_secs(15),
             patience: Duration::from_mins(10),

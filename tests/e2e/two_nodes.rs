@@ -88,11 +88,11 @@ async fn a_device_that_moves_to_the_other_node_is_there_and_nowhere_else() {
         user.sees(&device.id, "connected", LIMIT).await;
         Shell::start(user.open_soon(&device.id).await).await.echoes("once").await;
     }
-    // The late end of the old connection is not the end of the new one.
+    // Each node writes down what it knows: the end of the old connection may be there first, but it is not the end of the new
+    // one.
     wait_until(LIMIT, "the new connection to be written down", async || {
         let answer = user.connection(&device.id).await.json();
-        assert_eq!(answer["status"], "connected");
-        (answer["updated_ts"] != begun).then_some(())
+        (answer["status"] == "connected" && answer["updated_ts"] != begun).then_some(())
     })
     .await;
     assert_eq!(user.status(&device.id).await, "connected");

@@ -12,6 +12,9 @@ use super::{Artifacts, RAW_FILES, raw_number};
 /// Uploads looked at in one go.
 const AT_ONCE: u32 = 100;
 
+/// Uploads that are given up in one round.
+const GIVEN_UP: usize = 10_000;
+
 /// How long a worker may be silent, who says every few seconds that it is at work, before another node goes on.
 const TAKE_OVER: Duration = Duration::from_mins(2);
 
@@ -47,20 +50,24 @@ impl Artifacts {
     pub async fn clean(&self, now: Timestamp) -> Result<Cleaned, StorageError> {
         let before = now.minus(self.config.abandoned_after);
         let mut cleaned = Cleaned::default();
-        // First of all, since the rest waits for stores.
-        self.take_over(now, &mut cleaned).await?;
-        let mut removal = Removal { artifacts: self, silent: BTreeSet::new() };
-        loop {
+        let mut given_up = Vec::new();
+        while given_up.len() < GIVEN_UP {
             let orphans = self.storage.uploads.orphans(before, now, AT_ONCE).await?;
-            cleaned.given_up += orphans.len();
-            for orphan in &orphans {
-                info!(artifact.id = %orphan.artifact, "an upload was given up");
-                // The row stays for a second removal.
-                removal.discard(orphan).await;
-            }
-            if orphans.len() < AT_ONCE as usize {
+            let is_last = orphans.len() < AT_ONCE as usize;
+            given_up.extend(orphans);
+            if is_last {
                 break;
             }
+        }
+        cleaned.given_up = given_up.len();
+        // After what nobody works on has been given up, or what is worked on from here would be; and before the rest, which waits
+        // for stores.
+        self.take_over(now, &mut cleaned).await?;
+        let mut removal = Removal { artifacts: self, silent: BTreeSet::new() };
+        for orphan in &given_up {
+            info!(artifact.id = %orphan.artifact, "an upload was given up");
+            // The row stays for a second removal.
+            removal.discard(orphan).await;
         }
         // Those that cannot be removed now would come again, in front of all others.
         let mut skipped = 0;
