@@ -76,15 +76,14 @@ pub async fn aggregate(
 ) -> Result<HttpResponse, ApiError> {
     let asked: AggregateBody = body.object(MALFORMED)?;
     let places: PlacesBody = body.object(MALFORMED)?;
-    let mut left = AGGREGATIONS;
-    let aggregations = read_aggregations(asked.aggregations.unwrap_or_default(), 0, &mut left, &of_devices)?;
+    let aggregations = aggregations(asked.aggregations, &of_devices)?;
     let search = Search {
         filter: conditions(asked.filters.as_deref().unwrap_or_default(), Grammar::Reporting)?,
         areas: places.read()?,
         ..Search::default()
     };
     let buckets = state.storage.inventory.aggregate(&search, &aggregations).await?;
-    Ok(answer_json(&mut HttpResponse::Ok(), &buckets.iter().map(buckets_body).collect::<Vec<_>>()))
+    Ok(answer_buckets(&buckets))
 }
 
 /// `GET /devices/attributes`: how many attributes there are, and how many can be searched for. All can, so the budget that
@@ -205,6 +204,14 @@ fn of_devices(term: Term<Aggregation>) -> Result<Aggregation, ApiError> {
     Ok(Aggregation { name, scope, attribute, limit, within })
 }
 
+/// Reads all aggregations of a request.
+fn aggregations<A>(
+    bodies: Option<Vec<AggregationBody>>,
+    make: &impl Fn(Term<A>) -> Result<A, ApiError>,
+) -> Result<Vec<A>, ApiError> {
+    read_aggregations(bodies.unwrap_or_default(), 0, &mut AGGREGATIONS.clone(), make)
+}
+
 /// Reads aggregations of one level and those within; `left` counts down how many there may be.
 fn read_aggregations<A>(
     bodies: Vec<AggregationBody>,
@@ -240,6 +247,10 @@ fn read_aggregations<A>(
     Ok(aggregations)
 }
 
+fn answer_buckets(buckets: &[Buckets]) -> HttpResponse {
+    answer_json(&mut HttpResponse::Ok(), &buckets.iter().map(buckets_body).collect::<Vec<_>>())
+}
+
 fn buckets_body(buckets: &Buckets) -> Value {
     let items: Vec<Value> = buckets.items.iter().map(bucket_body).collect();
     json!({"name": buckets.name, "items": items, "other_count": buckets.other})
@@ -267,7 +278,7 @@ mod tests {
 
     fn read(body: Value) -> Result<Vec<Aggregation>, String> {
         let bodies: Vec<AggregationBody> = serde_json::from_value(body).map_err(|error| error.to_string())?;
-        read_aggregations(bodies, 0, &mut AGGREGATIONS.clone(), &of_devices).map_err(|error| error.to_string())
+        aggregations(Some(bodies), &of_devices).map_err(|error| error.to_string())
     }
 
     #[test]

@@ -113,8 +113,7 @@ impl ArtifactStores {
             })?;
             forget_empty(&mut transaction, at.minus(GRACE)).await?;
             if let Some(settings) = settings {
-                let place = settings.place(self.allow_http).unwrap_or_default();
-                write(&mut transaction, settings, &place, at).await?;
+                write(&mut transaction, settings, &settings.place(self.allow_http), at).await?;
             }
             let count: i64 = in_transaction!(&mut transaction, |connection| {
                 sqlx::query_scalar("SELECT COUNT(*) FROM artifact_stores").fetch_one(connection).await
@@ -309,31 +308,20 @@ impl StoreSettings {
 
     /// What makes it another store: the server and the bucket, however their address is written. Amazon knows a bucket by its
     /// region as well.
-    fn place(&self, allow_http: bool) -> Option<String> {
-        let server = match &self.uri {
-            None => self.region.clone(),
-            Some(uri) => endpoint(uri, allow_http)?.as_str().trim_end_matches('/').to_owned(),
-        };
-        let place = (server, &self.bucket, self.literal_bucket_uri.unwrap_or(false));
-        Some(serde_json::to_string(&place).expect("texts have a JSON form"))
+    fn place(&self, allow_http: bool) -> String {
+        let server = self.uri.as_ref().map(|uri| match endpoint(uri, allow_http) {
+            Some(url) => url.as_str().trim_end_matches('/').to_owned(),
+            None => uri.clone(),
+        });
+        let place = (server.as_ref().unwrap_or(&self.region), &self.bucket, self.literal_bucket_uri.unwrap_or(false));
+        serde_json::to_string(&place).expect("texts have a JSON form")
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::settings::tests::settings;
     use super::*;
-
-    fn settings(change: impl FnOnce(&mut StoreSettings)) -> StoreSettings {
-        let mut settings = StoreSettings {
-            region: "eu-west-1".to_owned(),
-            bucket: "fleet".to_owned(),
-            key: "mooring".to_owned(),
-            secret: "hunter2".to_owned(),
-            ..StoreSettings::default()
-        };
-        change(&mut settings);
-        settings
-    }
 
     fn endpoints(change: impl FnOnce(&mut StoreSettings)) -> Result<(Option<String>, Option<String>, bool), String> {
         let s3 = settings(change).s3(None, false).map_err(|fault| fault.to_string())?;
@@ -390,10 +378,10 @@ mod tests {
 
     #[test]
     fn other_credentials_are_no_other_place() {
-        let place = |change: fn(&mut StoreSettings)| settings(change).place(false).unwrap();
+        let place = |change: fn(&mut StoreSettings)| settings(change).place(false);
         let at = |uri: &str, region: &str| {
             let change = |it: &mut StoreSettings| (it.uri, it.region) = (Some(uri.to_owned()), region.to_owned());
-            settings(change).place(false).unwrap()
+            settings(change).place(false)
         };
         assert_eq!(place(|_| ()), place(|it| (it.key, it.secret) = ("another".to_owned(), "hunter3".to_owned())));
         assert_ne!(place(|_| ()), place(|it| it.bucket = "fleet-2".to_owned()));

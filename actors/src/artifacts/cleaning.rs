@@ -1,6 +1,6 @@
 //! Gives up what nobody works on, takes over what somebody left, and removes what is left of both.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -12,8 +12,11 @@ use super::{Artifacts, RAW_FILES, raw_number};
 /// Uploads looked at in one go.
 const AT_ONCE: u32 = 100;
 
-/// Uploads that are given up in one round.
-const GIVEN_UP: usize = 10_000;
+/// Uploads that are given up in one round, or passed over because they cannot be removed now.
+const MOST: usize = 10_000;
+
+/// After so many refusals a store is left alone for the rest of a round.
+const REFUSALS: u32 = 10;
 
 /// How long a worker may be silent, who says every few seconds that it is at work, before another node goes on.
 const TAKE_OVER: Duration = Duration::from_mins(2);
@@ -51,7 +54,7 @@ impl Artifacts {
         let before = now.minus(self.config.abandoned_after);
         let mut cleaned = Cleaned::default();
         let mut given_up = Vec::new();
-        while given_up.len() < GIVEN_UP {
+        while given_up.len() < MOST {
             let orphans = self.storage.uploads.orphans(before, now, AT_ONCE).await?;
             let is_last = orphans.len() < AT_ONCE as usize;
             given_up.extend(orphans);
@@ -63,7 +66,7 @@ impl Artifacts {
         // After what nobody works on has been given up, or what is worked on from here would be; and before the rest, which waits
         // for stores.
         self.take_over(now, &mut cleaned).await?;
-        let mut removal = Removal { artifacts: self, silent: BTreeSet::new() };
+        let mut removal = Removal { artifacts: self, refusals: BTreeMap::new() };
         for orphan in &given_up {
             info!(artifact.id = %orphan.artifact, "an upload was given up");
             // The row stays for a second removal.
@@ -81,7 +84,7 @@ impl Artifacts {
                     skipped += 1;
                 }
             }
-            if uploads.len() < AT_ONCE as usize {
+            if uploads.len() < AT_ONCE as usize || skipped >= MOST as u64 {
                 break;
             }
         }
@@ -140,23 +143,22 @@ impl Artifacts {
 /// The removals of one round.
 struct Removal<'a> {
     artifacts: &'a Artifacts,
-    /// Stores that do not answer: they are asked once in a round.
-    silent: BTreeSet<Option<StoreId>>,
+    /// How often each store could not do it. One that does not answer is asked once.
+    refusals: BTreeMap<Option<StoreId>, u32>,
 }
 
 impl Removal<'_> {
     /// Removes what is left of an upload; says whether it did.
     async fn discard(&mut self, upload: &Upload) -> bool {
         let store = ArtifactStores::store_of(&upload.object);
-        if self.silent.contains(&store) {
+        let refusals = self.refusals.entry(store).or_default();
+        if *refusals >= REFUSALS {
             return false;
         }
         match self.artifacts.discard(&upload.object, upload.parts.as_deref()).await {
             Ok(()) => true,
             Err(error) => {
-                if error.is_unavailable() {
-                    self.silent.insert(store);
-                }
+                *refusals += if error.is_unavailable() { REFUSALS } else { 1 };
                 warn!(%error, "what is left of an upload is removed later");
                 false
             }

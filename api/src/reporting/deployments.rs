@@ -12,9 +12,9 @@ use storage::deployments::parts::{Part, PartAggregation, PartField, PartSearch};
 use storage::inventory::filter::Filter;
 use storage::{DeploymentId, StorageError};
 
-use super::{AGGREGATIONS, AggregationBody, MALFORMED, Term, buckets_body, read_aggregations};
+use super::{AggregationBody, MALFORMED, Term, aggregations, answer_buckets};
 use crate::auth::AuthenticatedUser;
-use crate::body::{RawJson, answer_json};
+use crate::body::RawJson;
 use crate::error::ApiError;
 use crate::inventory::search::{AttributeName, PredicateBody, SORT_KEYS, SortBody, page, refused};
 use crate::paging::{Extent, Page, Query, answer_page};
@@ -53,11 +53,10 @@ pub async fn aggregate(
     // Two views of one body.
     let asked: AggregateBody = body.object(MALFORMED)?;
     let rows: PartsBody = body.object(MALFORMED)?;
-    let mut left = AGGREGATIONS;
-    let aggregations = read_aggregations(asked.aggregations.unwrap_or_default(), 0, &mut left, &of_parts)?;
+    let aggregations = aggregations(asked.aggregations, &of_parts)?;
     let (search, ..) = PartsBody { page: None, per_page: None, sort: None, attributes: None, ..rows }.read()?;
     let buckets = state.storage.deployments.aggregate_parts(&search, &aggregations).await?;
-    Ok(answer_json(&mut HttpResponse::Ok(), &buckets.iter().map(buckets_body).collect::<Vec<_>>()))
+    Ok(answer_buckets(&buckets))
 }
 
 #[derive(Debug, Deserialize)]

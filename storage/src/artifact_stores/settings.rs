@@ -148,10 +148,11 @@ impl StoreSettings {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
-    fn said(change: impl FnOnce(&mut StoreSettings)) -> String {
+    /// Good ones, changed.
+    pub(in crate::artifact_stores) fn settings(change: impl FnOnce(&mut StoreSettings)) -> StoreSettings {
         let mut settings = StoreSettings {
             region: "eu-west-1".to_owned(),
             bucket: "fleet".to_owned(),
@@ -160,7 +161,11 @@ mod tests {
             ..StoreSettings::default()
         };
         change(&mut settings);
-        settings.check().map_or_else(|fault| fault.to_string(), |()| String::new())
+        settings
+    }
+
+    fn said(change: impl FnOnce(&mut StoreSettings)) -> String {
+        settings(change).check().map_or_else(|fault| fault.to_string(), |()| String::new())
     }
 
     #[test]
