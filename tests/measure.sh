@@ -2,7 +2,8 @@
 # Measures release hubs with simulated devices:
 #
 #   measure.sh [--hubs N] [--postgres] SCENARIO [ARGUMENTS…]   a scenario of `loadtest`
-#   measure.sh bench [ARGUMENTS…]                              every budget, against floors that run beside the hub
+#   measure.sh bench [ARGUMENTS…]                              every budget, against floors that run beside the hub, and
+#                                                              a second hub for what TLS takes
 #
 # One hub is embedded; with --postgres it has a Postgres, and several hubs have Redis and NATS too. All of it lives in a
 # temporary folder and ends with this script. LOAD_PORT is the first of the ports that are used (18080), LOAD_PROGRAMS
@@ -95,11 +96,29 @@ $password
 END
 }
 
-start_hub() { # NUMBER
+add_operator() { # NUMBER
+    mkdir -p "$folder/hub$1"
+    echo "$password" | MOORING_DATA_DIR="$folder/hub$1" "$programs/mooring" user add "$email" --password-stdin >/dev/null
+}
+
+start_hub() { # NUMBER [https]
     start "hub$1.log" env MOORING_DATA_DIR="$folder/hub$1" \
         "$programs/mooring" serve --listen "127.0.0.1:$((port + $1))"
-    hub_pids="${hub_pids:+$hub_pids,}$!"
-    until_answers "hub $1" "hub$1.log" as_operator "$programs/mooring" devices --server "http://127.0.0.1:$((port + $1))"
+    hub_pid=$!
+    hub_pids="${hub_pids:+$hub_pids,}$hub_pid"
+    until_answers "hub $1" "hub$1.log" \
+        as_operator "$programs/mooring" devices --server "${2:-http}://127.0.0.1:$((port + $1))"
+}
+
+start_tls_hub() { # NUMBER
+    openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 1 -subj /CN=localhost \
+        -addext subjectAltName=IP:127.0.0.1 -keyout "$folder/key.pem" -out "$folder/cert.pem" 2>/dev/null
+    # All that calls a hub from here trusts it.
+    export SSL_CERT_FILE="$folder/cert.pem" MOORING_API__TLS_CERT="$folder/cert.pem" MOORING_API__TLS_KEY="$folder/key.pem"
+    add_operator "$1"
+    start_hub "$1" https
+    unset MOORING_API__TLS_CERT MOORING_API__TLS_KEY
+    hub_pids=${hub_pids%,*}
 }
 
 hub_pids=""
@@ -111,8 +130,7 @@ if [ "$hubs" -gt 1 ]; then start_redis_and_nats; fi
 # Floors check the tokens that hubs sign.
 openssl genpkey -algorithm ED25519 -out "$folder/device-tokens.pem" 2>/dev/null
 export MOORING_ACTORS__DEVICE_KEY_FILE="$folder/device-tokens.pem"
-mkdir -p "$folder/hub0"
-echo "$password" | MOORING_DATA_DIR="$folder/hub0" "$programs/mooring" user add "$email" --password-stdin >/dev/null
+add_operator 0
 number=0
 others=""
 while [ "$number" -lt "$hubs" ]; do
@@ -122,11 +140,11 @@ while [ "$number" -lt "$hubs" ]; do
 done
 
 start_floor() { # NAME PORT ARGUMENTS…
-    name=$1 address=127.0.0.1:$2
+    name=$1 floor_port=$2
     shift 2
-    start "$name.log" "$programs/floor" "$name" --listen "$address" "$@"
+    start "$name$floor_port.log" "$programs/floor" "$name" --listen "127.0.0.1:$floor_port" "$@"
     floor_pid=$!
-    until_answers "floor $name" "$name.log" listens "${address##*:}"
+    until_answers "floor $name" "$name$floor_port.log" listens "$floor_port"
 }
 
 case $scenario in
@@ -137,10 +155,16 @@ bench)
     set -- --floor-relay "127.0.0.1:$((port + 61))" --floor-relay-pid "$floor_pid" "$@"
     start_floor websocket $((port + 62))
     set -- --floor-websocket "http://127.0.0.1:$((port + 62))" --floor-websocket-pid "$floor_pid" "$@"
+    start_tls_hub 1
+    set -- --tls-server "https://127.0.0.1:$((port + 1))" --tls-pid "$hub_pid" "$@"
     ;;
 storm)
-    start_floor relay $((port + 61))
-    set -- --floor "127.0.0.1:$((port + 61))" "$@"
+    number=0
+    while [ "$number" -lt "$hubs" ]; do
+        start_floor relay $((port + 70 + number))
+        set -- --floor "127.0.0.1:$((port + 70 + number))" "$@"
+        number=$((number + 1))
+    done
     ;;
 inventory)
     # Another hub on the same database, in which no report shares a transaction.
@@ -148,7 +172,7 @@ inventory)
         export MOORING_ACTORS__GATHER_REPORTS=false
         start_hub "$hubs"
         unset MOORING_ACTORS__GATHER_REPORTS
-        set -- --against-single "http://127.0.0.1:$((port + hubs))" --single-pid "${hub_pids##*,}" "$@"
+        set -- --against-single "http://127.0.0.1:$((port + hubs))" --single-pid "$hub_pid" "$@"
         hub_pids=${hub_pids%,*}
     fi
     ;;

@@ -6,7 +6,7 @@ use loadtest::report::NotMet;
 use loadtest::scenarios::{
     alerts::Alerts, bench::Bench, connect::Connect, fill::Fill, forward::Forward, idle::Idle, inventory::Inventory,
     keystrokes::Keystrokes, mixed::Mixed, poll::Polls, rollout::Rollout, searches::Searches, storm::Storm,
-    transfer::Transfer,
+    storm::floor::FloorPart, transfer::Transfer,
 };
 use std::process::ExitCode;
 
@@ -95,6 +95,8 @@ enum Scenario {
     Bench(Bench),
     #[command(hide = true)]
     Part(Part),
+    #[command(hide = true)]
+    FloorPart(FloorPart),
 }
 
 /// In seconds.
@@ -130,6 +132,7 @@ async fn main() -> ExitCode {
         Scenario::Soak(soak) => soak.run("soak", Some(HOUR)).await,
         Scenario::Bench(bench) => bench.run().await,
         Scenario::Part(part) => part.run().await,
+        Scenario::FloorPart(part) => part.run().await,
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -55,6 +55,12 @@ impl Target {
     }
 
     async fn operator(&self, server: &Server) -> anyhow::Result<Option<Operator>> {
+        let Some((user, password)) = self.credentials()? else { return Ok(None) };
+        Operator::log_in(server, user, &password).await.map(Some)
+    }
+
+    /// The operator's e-mail address and password. They can be had once: the password is taken from standard input.
+    fn credentials(&self) -> anyhow::Result<Option<(&str, String)>> {
         let Some(user) = &self.user else { return Ok(None) };
         let mut password = String::new();
         std::io::stdin().lock().read_line(&mut password).context("cannot read the password from standard input")?;
@@ -62,7 +68,7 @@ impl Target {
         if password.is_empty() {
             bail!("standard input holds no password in its first line");
         }
-        Operator::log_in(server, user, password).await.map(Some)
+        Ok(Some((user, password.to_owned())))
     }
 
     fn fleet(&self, server: &Server, shell: Shell) -> Fleet {

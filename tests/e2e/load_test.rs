@@ -160,8 +160,8 @@ async fn terminals_that_are_not_cut_off_go_on_through_a_storm() {
     let _turn = harness::turn_of_the_heavy().await;
     let hub = Set::Embedded.process(UNLIMITED).await;
     let scenario = ["storm", "--devices", "100", "--processes", "2", "--away-min", "0", "--away-max", "1"];
-    let (_relay, floor) = load_test_floor(&["relay"]).await;
-    let scenario = [&scenario[..], &["--terminals", "2", "--floor", &floor]].concat();
+    let ((_one, first), (_other, second)) = (load_test_floor(&["relay"]).await, load_test_floor(&["relay"]).await);
+    let scenario = [&scenario[..], &["--terminals", "2", "--floor", &first, "--floor", &second]].concat();
     let report = load_test(hub.door(), &scenario, LIMIT * 4).await;
     assert_eq!(report["wrong_states"], 0, "{report}");
     assert!(report["to_floor"].as_f64().is_some_and(|ratio| ratio > 0.0), "{report}");

@@ -25,7 +25,7 @@ async fn inventory(hub: &TestHub, device: &str) -> Value {
 async fn a_real_device_and_a_real_operator_meet(set: Set) {
     let hub = set.hub().await;
     let user = hub.user().await;
-    let mut device = RealDevice::start(&hub).await;
+    let mut device = RealDevice::start_without_key(&hub).await;
 
     let id = device.join(&user).await;
 

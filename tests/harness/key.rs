@@ -1,6 +1,6 @@
 //! Devices' keys, of every kind that devices have.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
@@ -49,6 +49,15 @@ impl Key {
         openssl(&[&["genpkey", "-quiet", "-out", &file, "-algorithm"], kind].concat());
         let public = String::from_utf8(openssl(&["pkey", "-in", &file, "-pubout"])).expect("PEM is text");
         Self::File { private, public }
+    }
+
+    /// Writes a key that is a file to another place.
+    ///
+    /// # Panics
+    /// When it is none, or that place cannot be written to.
+    pub fn save(&self, place: &Path) {
+        let Self::File { private, .. } = self else { panic!("only a key in a file can be copied") };
+        std::fs::copy(private, place).expect("a file can be copied");
     }
 
     /// The public key, PEM.

@@ -164,13 +164,24 @@ impl Artifacts {
         Ok(true)
     }
 
-    /// Takes a file in and makes an artifact of it, later.
+    /// Takes a file in and makes an artifact of it, later. Goes on to its end, good or bad, even if nobody waits for the outcome
+    /// any more.
     ///
     /// # Errors
     /// See [`GenerateError`]. Nothing of the file stays then.
-    pub async fn generate<S, E>(&self, new: NewFile, mut file: S) -> Result<ArtifactId, GenerateError<E>>
+    pub async fn generate<S, E>(&self, new: NewFile, file: S) -> Result<ArtifactId, GenerateError<E>>
     where
-        S: Stream<Item = Result<Bytes, E>> + Unpin,
+        S: Stream<Item = Result<Bytes, E>> + Send + Unpin + 'static,
+        E: Error + Send + Sync + 'static,
+    {
+        let this = self.clone();
+        let taken = tokio::spawn(async move { this.take_raw(new, file).await });
+        taken.await.map_err(|error| GenerateError::Storage(StorageError::Other(error.into())))?
+    }
+
+    async fn take_raw<S, E>(&self, new: NewFile, mut file: S) -> Result<ArtifactId, GenerateError<E>>
+    where
+        S: Stream<Item = Result<Bytes, E>> + Send + Unpin,
         E: Error + Send + Sync + 'static,
     {
         let most = new.size.unwrap_or(self.config.generate_limit).min(self.config.generate_limit);

@@ -63,6 +63,11 @@ pub struct Bench {
     floor_websocket: String,
     #[arg(long, value_name = "PID")]
     floor_websocket_pid: u32,
+    /// Where a hub is that speaks TLS and knows the same operator, and its process id; without it there is no row about that
+    #[arg(long, value_name = "URL", requires = "tls_pid")]
+    tls_server: Option<String>,
+    #[arg(long, value_name = "PID", requires = "tls_server")]
+    tls_pid: Option<u32>,
 }
 
 /// A row, or a few that are measured together.
@@ -70,6 +75,8 @@ pub struct Bench {
 enum RowName {
     /// Memory and processor time of idle devices, keystrokes among them
     Idle,
+    /// Memory of idle devices behind TLS
+    Tls,
     /// Processor time of an accepted connection
     Connect,
     /// 4 KiB from an operator to a device
@@ -99,6 +106,8 @@ struct Stage {
     relay: SocketAddr,
     relay_pid: u32,
     websocket: Side,
+    /// A hub that speaks TLS, and the operator there.
+    tls: Option<(Side, Operator)>,
     operator: Operator,
     fleet: Fleet,
     members: Arc<[Member]>,
@@ -121,6 +130,7 @@ impl Bench {
             }
             let measured = match name {
                 RowName::Idle => self.measure_idle(&stage).await,
+                RowName::Tls => self.measure_tls(&stage).await,
                 RowName::Connect => self.measure_connects(&stage).await,
                 RowName::Relay => self.measure_relay(&stage).await,
                 RowName::Forward => self.measure_forward(&stage).await,
@@ -140,17 +150,28 @@ impl Bench {
 
     async fn stage(&self) -> anyhow::Result<Stage> {
         let server = self.target.hub().await?;
-        let operator = self.target.needed_operator(&server, "measuring").await?;
+        let credentials = self.target.credentials()?;
+        let (user, password) = credentials.context("measuring takes an operator: give --user and --password-stdin")?;
+        let operator = Operator::log_in(&server, user, &password).await?;
         let fleet = self.target.fleet(&server, Shell::Echo);
         eprintln!("admitting devices …");
         let members = roster::enlist(&fleet, &server, &operator, self.connects + MORE_MEMBERS).await?;
         let side = async |url: &str, pid| anyhow::Ok(Side { server: Server::at(url).await?, pid: Some(pid) });
+        let tls = match &self.tls_server {
+            Some(url) => {
+                let server = Server::at(url).await?;
+                let operator = Operator::log_in(&server, user, &password).await?;
+                Some((Side { server, pid: self.tls_pid }, operator))
+            }
+            None => None,
+        };
         Ok(Stage {
             hub: Side { server, pid: Some(self.pid) },
             http: side(&self.floor_http, self.floor_http_pid).await?,
             relay: self.floor_relay,
             relay_pid: self.floor_relay_pid,
             websocket: side(&self.floor_websocket, self.floor_websocket_pid).await?,
+            tls,
             operator,
             fleet,
             members,

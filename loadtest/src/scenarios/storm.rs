@@ -1,6 +1,6 @@
 //! All devices lose their connections at once: how soon is everybody back, and is what the hub then says true?
 
-mod floor;
+pub mod floor;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -57,10 +57,10 @@ pub struct Storm {
     /// Fail unless all are back within this time and were refused with no other status than 429 and 503
     #[arg(long, value_name = "SECONDS")]
     within: Option<u64>,
-    /// Where `floor relay` is: the same storm of as many bare TCP connections, as a measure. Left out for more than 18,000
-    /// devices: this process holds all of the connections
-    #[arg(long, value_name = "ADDRESS")]
-    floor: Option<SocketAddr>,
+    /// Where `floor relay` is: the same storm of as many bare TCP connections, as a measure. One for every 18,000 devices, or it is
+    /// left out
+    #[arg(long, value_name = "ADDRESS", value_delimiter = ',')]
+    floor: Vec<SocketAddr>,
     /// Process ids of the hubs, to show their memory and processor time (comma)
     #[arg(long, value_name = "PID", value_delimiter = ',')]
     pid: Vec<u32>,
@@ -93,9 +93,6 @@ pub struct StormReport {
     echo_storm: Option<LatencyReport>,
     series: Vec<Series>,
 }
-
-/// Bare connections that this process can hold, with as many files as it may open.
-const FLOOR_CONNECTIONS: usize = 18_000;
 
 /// How long terminals are typed in before the storm.
 const CALM: Duration = Duration::from_secs(10);
@@ -157,16 +154,14 @@ impl Storm {
         let (processes, series) = (crew.processes(), watch.finish());
         // Its devices are on the same machine.
         drop(crew);
-        let floor_nearly_all_back_seconds = match self.floor {
-            Some(relay) if self.devices <= FLOOR_CONNECTIONS => {
-                eprintln!("the same with bare TCP connections …");
-                Some(floor::nearly_all_back_seconds(relay, self.devices, (away_min_ms, away_max_ms)).await?)
-            }
-            Some(_) => {
-                eprintln!("no bare TCP connections for comparison: more than {FLOOR_CONNECTIONS}");
-                None
-            }
-            None => None,
+        let floor_nearly_all_back_seconds = if self.floor.is_empty() {
+            None
+        } else if floor::has_room(&self.floor, self.devices) {
+            eprintln!("the same with bare TCP connections …");
+            Some(floor::nearly_all_back_seconds(&self.floor, self.devices, (away_min_ms, away_max_ms)).await?)
+        } else {
+            eprintln!("no bare TCP connections for comparison: too many for {} relays", self.floor.len());
+            None
         };
 
         let report = StormReport {

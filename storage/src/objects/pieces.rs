@@ -37,7 +37,6 @@ const JOINED_PIECES: usize = 64 * 1024;
 #[derive(Debug)]
 pub struct ObjectWriter {
     path: String,
-    location: Path,
     objects: Objects,
     media_type: &'static str,
     part_size: u64,
@@ -48,6 +47,13 @@ pub struct ObjectWriter {
     tail: BytesMut,
     /// Bytes of both.
     buffered: u64,
+    at_store: AtStore,
+}
+
+/// What the store has of an object that is being written. Dropped, that is removed.
+#[derive(Debug)]
+struct AtStore {
+    location: Path,
     begun: Begun,
 }
 
@@ -79,7 +85,6 @@ impl Objects {
     pub fn write(&self, path: &str, media_type: &'static str, most: u64) -> ObjectWriter {
         ObjectWriter {
             path: path.to_owned(),
-            location: Path::from(path),
             objects: self.clone(),
             media_type,
             part_size: most.div_ceil(MOST_PARTS * SMALLEST_PART).max(1) * SMALLEST_PART,
@@ -88,7 +93,7 @@ impl Objects {
             buffer: Vec::new(),
             tail: BytesMut::new(),
             buffered: 0,
-            begun: Begun::Nothing,
+            at_store: AtStore { location: Path::from(path), begun: Begun::Nothing },
         }
     }
 
@@ -199,7 +204,7 @@ impl ObjectWriter {
     /// `Unavailable`, `Other`.
     pub async fn announce(&mut self, bytes: usize) -> Result<Option<&str>, StorageError> {
         let overflows = self.buffered + bytes as u64 > self.part_size;
-        if self.objects.remote.is_none() || !overflows || !matches!(self.begun, Begun::Nothing) {
+        if self.objects.remote.is_none() || !overflows || !matches!(self.at_store.begun, Begun::Nothing) {
             return Ok(None);
         }
         self.begin().await?;
@@ -235,7 +240,7 @@ impl ObjectWriter {
 
     /// The number under which the server keeps the parts, as soon as there are some: what [`Objects::discard`] needs.
     pub fn parts(&self) -> Option<&str> {
-        match &self.begun {
+        match &self.at_store.begun {
             Begun::Parts { id, .. } => Some(id),
             _ => None,
         }
@@ -251,25 +256,26 @@ impl ObjectWriter {
     /// # Errors
     /// `Unavailable`, `Other`.
     pub async fn finish(mut self) -> Result<u64, StorageError> {
-        if matches!(self.begun, Begun::Nothing) {
+        if matches!(self.at_store.begun, Begun::Nothing) {
             let content = self.take_buffer();
             let options = PutOptions { attributes: self.attributes(), ..PutOptions::default() };
-            let put = self.objects.store.put_opts(&self.location, content, options).await;
+            let put = self.objects.store.put_opts(&self.at_store.location, content, options).await;
             put.map_err(|error| self.failed(error))?;
         } else {
             self.write_part().await?;
-            let completed = match &mut self.begun {
+            let AtStore { location, begun } = &mut self.at_store;
+            let completed = match begun {
                 Begun::Parts { parts, id, done } => {
                     let done = std::mem::take(done);
                     let store = self.objects.remote.as_ref().map_or(&*parts, |remote| &remote.completing);
-                    store.complete_multipart(&self.location, id, done).await.map(drop)
+                    store.complete_multipart(location, id, done).await.map(drop)
                 }
                 Begun::File(upload) => upload.complete().await.map(drop),
                 Begun::Nothing | Begun::Done => Ok(()),
             };
             completed.map_err(|error| self.failed(error))?;
         }
-        self.begun = Begun::Done;
+        self.at_store.begun = Begun::Done;
         Ok(self.written)
     }
 
@@ -278,18 +284,19 @@ impl ObjectWriter {
     /// # Errors
     /// `Unavailable`, `Other`; [`Objects::discard`] does the same later.
     pub async fn abort(mut self) -> Result<(), StorageError> {
-        let begun = std::mem::replace(&mut self.begun, Begun::Done);
-        abandon(begun, &self.location).await.map_err(|error| self.failed(error))
+        let begun = self.at_store.take();
+        abandon(begun, &self.at_store.location).await.map_err(|error| self.failed(error))
     }
 
     async fn write_part(&mut self) -> Result<(), StorageError> {
         let part = self.take_buffer();
-        if matches!(self.begun, Begun::Nothing) {
+        if matches!(self.at_store.begun, Begun::Nothing) {
             self.begin().await?;
         }
-        let written = match &mut self.begun {
+        let AtStore { location, begun } = &mut self.at_store;
+        let written = match begun {
             Begun::Parts { parts, id, done } => {
-                let part = parts.put_part(&self.location, id, done.len(), part).await;
+                let part = parts.put_part(location, id, done.len(), part).await;
                 part.map(|part| done.push(part))
             }
             Begun::File(upload) => upload.put_part(part).await,
@@ -300,14 +307,21 @@ impl ObjectWriter {
 
     async fn begin(&mut self) -> Result<(), StorageError> {
         let options = PutMultipartOptions { attributes: self.attributes(), ..PutMultipartOptions::default() };
-        let begun = match &self.objects.remote {
-            Some(remote) => {
-                let id = remote.parts.create_multipart_opts(&self.location, options).await;
-                id.map(|id| Begun::Parts { parts: Arc::clone(&remote.parts), id, done: Vec::new() })
-            }
-            None => self.objects.store.put_multipart_opts(&self.location, options).await.map(Begun::File),
+        let location = self.at_store.location.clone();
+        let begun = if let Some(remote) = &self.objects.remote {
+            let parts = Arc::clone(&remote.parts);
+            // A server carries the request out for one who is gone by then, too. So it is waited for in any case, and what has
+            // begun is dropped, and with that removed, if nobody wants it any more.
+            let creating = tokio::spawn(async move {
+                let id = parts.create_multipart_opts(&location, options).await?;
+                Ok(AtStore { location, begun: Begun::Parts { parts, id, done: Vec::new() } })
+            });
+            creating.await.map_err(|error| StorageError::Other(error.into()))?
+        } else {
+            let upload = self.objects.store.put_multipart_opts(&location, options).await;
+            upload.map(|upload| AtStore { location, begun: Begun::File(upload) })
         };
-        self.begun = begun.map_err(|error| self.failed(error))?;
+        self.at_store = begun.map_err(|error| self.failed(error))?;
         Ok(())
     }
 
@@ -325,9 +339,15 @@ impl ObjectWriter {
     }
 }
 
-impl Drop for ObjectWriter {
+impl AtStore {
+    const fn take(&mut self) -> Begun {
+        std::mem::replace(&mut self.begun, Begun::Done)
+    }
+}
+
+impl Drop for AtStore {
     fn drop(&mut self) {
-        let begun = std::mem::replace(&mut self.begun, Begun::Done);
+        let begun = self.take();
         if matches!(begun, Begun::Nothing | Begun::Done) {
             return;
         }

@@ -17,12 +17,14 @@ use super::{Bench, Stage, as_f64, rows};
 use crate::{
     Server,
     bench_row::{Budget, Row},
+    comparison::Side,
     connection::lean_socket,
     crew::{Crew, CrewPlan},
     latency::{Latency, LatencyReport},
+    operator::Operator,
     part::Order,
     plain_device::{Manner, PlainDevice},
-    process,
+    process::{self, Memory},
     server::{Socket, source_of},
     typing::Typing,
 };
@@ -40,34 +42,13 @@ const SETTLE_LIMIT: Duration = Duration::from_mins(1);
 impl Bench {
     pub(super) async fn measure_idle(&self, stage: &Stage) -> anyhow::Result<Vec<Row>> {
         let (hub_pid, floor_pid) = (stage.hub.needed_pid()?, stage.websocket.needed_pid()?);
-        let plan = CrewPlan {
-            servers: vec![self.target.server.clone()],
-            fleet: format!("{}-idle", stage.fleet.name()),
-            first: 0,
-            devices: self.idle,
-            processes: 1,
-            entering: 64,
-        };
-        let mut crew = Crew::start(&plan).await?;
         eprintln!("connecting {} idle devices to the hub, and as many websockets to the floor …", self.idle);
-        let fleet = crate::fleet::Fleet::new(&plan.fleet, stage.hub.server.clone(), crate::Shell::Echo);
-        // What every server needs once is not to count: some come before the first look.
-        let warm_up = (self.idle / 10).max(1);
-        fleet.admit(&stage.operator, 0..self.idle + warm_up).await?;
-        let mut warm_crew = Crew::start(&CrewPlan { first: self.idle, devices: warm_up, ..plan.clone() }).await?;
-        warm_crew.order(Order::Start).await?;
-        warm_crew.wait_until("connected", self.target.patience(), |told| told.connected >= warm_up).await?;
-        let warm = open_idle(&stage.websocket.server, warm_up).await?;
-        let hub_before = process::settled_memory(hub_pid, SETTLE_LIMIT).await?;
-        crew.order(Order::Start).await?;
-        crew.wait_until("connected", self.target.patience(), |told| told.connected >= self.idle).await?;
-        let hub_after = process::settled_memory(hub_pid, SETTLE_LIMIT).await?;
+        let devices = self.idle_devices(&stage.hub, &stage.operator, stage.fleet.name()).await?;
+        let warm = open_idle(&stage.websocket.server, self.warm_up()).await?;
         let floor_before = process::settled_memory(floor_pid, SETTLE_LIMIT).await?;
         let idle = open_idle(&stage.websocket.server, self.idle).await?;
         let floor_after = process::settled_memory(floor_pid, SETTLE_LIMIT).await?;
-        let each = |before: u64, after: u64| as_f64(after.saturating_sub(before)) / as_f64(self.idle) / 1e3;
-        let hub_memory = each(hub_before.resident_bytes, hub_after.resident_bytes);
-        let floor_memory = each(floor_before.resident_bytes, floor_after.resident_bytes);
+        let (hub_memory, floor_memory) = (devices.kilobytes_each, self.kilobytes_each(floor_before, floor_after));
 
         let mut found = vec![
             Row::alone(
@@ -85,10 +66,52 @@ impl Bench {
         ];
         found.extend(self.keys(stage).await?);
         found.push(self.idle_time(hub_pid, floor_pid).await?);
-        let losses = crew.told().losses;
-        ensure!(losses == 0, "{losses} idle devices were lost meanwhile");
-        drop((idle, warm, warm_crew));
+        devices.ensure_nobody_is_lost()?;
+        drop((idle, warm));
         rows(found)
+    }
+
+    pub(super) async fn measure_tls(&self, stage: &Stage) -> anyhow::Result<Vec<Row>> {
+        let Some((hub, operator)) = &stage.tls else { return Ok(Vec::new()) };
+        eprintln!("connecting {} idle devices by TLS …", self.idle);
+        let devices = self.idle_devices(hub, operator, stage.fleet.name()).await?;
+        devices.ensure_nobody_is_lost()?;
+        let name = "user memory of an idle device behind TLS, all of the hub running";
+        rows([Row::alone(name, "kB", Budget::AtMost(14.0), &[devices.kilobytes_each])])
+    }
+
+    /// Connects devices that stay idle, in processes of their own, and looks at the hub's memory before and after.
+    async fn idle_devices(&self, hub: &Side, operator: &Operator, fleet: &str) -> anyhow::Result<IdleDevices> {
+        let pid = hub.needed_pid()?;
+        let plan = CrewPlan {
+            servers: vec![hub.server.url("")],
+            fleet: format!("{fleet}-idle"),
+            first: 0,
+            devices: self.idle,
+            processes: 1,
+            entering: 64,
+        };
+        let mut crew = Crew::start(&plan).await?;
+        let fleet = crate::fleet::Fleet::new(&plan.fleet, hub.server.clone(), crate::Shell::Echo);
+        let warm_up = self.warm_up();
+        fleet.admit(operator, 0..self.idle + warm_up).await?;
+        let mut warm_crew = Crew::start(&CrewPlan { first: self.idle, devices: warm_up, ..plan }).await?;
+        warm_crew.order(Order::Start).await?;
+        warm_crew.wait_until("connected", self.target.patience(), |told| told.connected >= warm_up).await?;
+        let before = process::settled_memory(pid, SETTLE_LIMIT).await?;
+        crew.order(Order::Start).await?;
+        crew.wait_until("connected", self.target.patience(), |told| told.connected >= self.idle).await?;
+        let after = process::settled_memory(pid, SETTLE_LIMIT).await?;
+        Ok(IdleDevices { kilobytes_each: self.kilobytes_each(before, after), crew, _warm_crew: warm_crew })
+    }
+
+    /// What every server needs once is not to count: so many come before the first look.
+    fn warm_up(&self) -> usize {
+        (self.idle / 10).max(1)
+    }
+
+    fn kilobytes_each(&self, before: Memory, after: Memory) -> f64 {
+        as_f64(after.resident_bytes.saturating_sub(before.resident_bytes)) / as_f64(self.idle) / 1e3
     }
 
     /// Both at the same time: nothing of one is in the other's way.
@@ -162,6 +185,22 @@ async fn open_idle(server: &Server, count: usize) -> anyhow::Result<Vec<Task>> {
         anyhow::Ok(Task(tokio::spawn(async move { while socket.next().await.is_some() {} })))
     });
     stream::iter(opening).buffer_unordered(OPENED_AT_ONCE).try_collect().await
+}
+
+/// Devices of a hub that are connected and say nothing.
+struct IdleDevices {
+    /// What each takes of the hub's memory.
+    kilobytes_each: f64,
+    crew: Crew,
+    _warm_crew: Crew,
+}
+
+impl IdleDevices {
+    fn ensure_nobody_is_lost(&self) -> anyhow::Result<()> {
+        let losses = self.crew.told().losses;
+        ensure!(losses == 0, "{losses} idle devices were lost meanwhile");
+        Ok(())
+    }
 }
 
 /// Ends with its handle.
