@@ -112,7 +112,8 @@ start_hub() { # NUMBER [https]
 
 start_tls_hub() { # NUMBER
     openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 1 -subj /CN=localhost \
-        -addext subjectAltName=IP:127.0.0.1 -keyout "$folder/key.pem" -out "$folder/cert.pem" 2>/dev/null
+        -addext subjectAltName=IP:127.0.0.1 -addext basicConstraints=critical,CA:FALSE \
+        -keyout "$folder/key.pem" -out "$folder/cert.pem" 2>/dev/null
     # All that calls a hub from here trusts it.
     export SSL_CERT_FILE="$folder/cert.pem" MOORING_API__TLS_CERT="$folder/cert.pem" MOORING_API__TLS_KEY="$folder/key.pem"
     add_operator "$1"
@@ -123,6 +124,8 @@ start_tls_hub() { # NUMBER
 
 hub_pids=""
 export MOORING_LOG=warn
+# As often as the floor pings, or the least would be done less often.
+if [ "$scenario" = bench ]; then export MOORING_API__SOCKETS__PING_EVERY=30s; fi
 # All devices come from one address here, and at once; one operator listens and types for all.
 export MOORING_API__AUTH_REQUEST_LIMIT__QUOTA=0 MOORING_API__LOGIN_LIMIT__QUOTA=0 MOORING_ACTORS__SESSIONS__PER_USER=100000
 if [ -n "$postgres" ]; then start_postgres; fi
@@ -186,5 +189,6 @@ connect | storm) set -- $others "$@" ;;
 esac
 # What was for the hubs is not for the load test.
 unset MOORING_LOG MOORING_API__AUTH_REQUEST_LIMIT__QUOTA MOORING_API__LOGIN_LIMIT__QUOTA MOORING_ACTORS__SESSIONS__PER_USER
-unset MOORING_ACTORS__DEVICE_KEY_FILE MOORING_DATABASE_URL MOORING_REDIS_URL MOORING_NATS_URL MOORING_OBJECTS_URL
+unset MOORING_API__SOCKETS__PING_EVERY MOORING_ACTORS__DEVICE_KEY_FILE
+unset MOORING_DATABASE_URL MOORING_REDIS_URL MOORING_NATS_URL MOORING_OBJECTS_URL
 as_operator "$programs/loadtest" "$scenario" --server "http://127.0.0.1:$port" "$@"

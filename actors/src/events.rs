@@ -514,6 +514,8 @@ impl Drop for Listener {
 pub struct EventReader {
     tail: EventTail,
     is_reading: bool,
+    /// It will look soon.
+    is_due: bool,
     /// There was a nudge while it read.
     once_more: bool,
     failures: u32,
@@ -523,7 +525,7 @@ pub struct EventReader {
 impl EventReader {
     /// A reader for the listeners of `tail`.
     pub fn new(tail: EventTail, alive: Alive) -> Self {
-        Self { tail, is_reading: false, once_more: false, failures: 0, _alive: alive }
+        Self { tail, is_reading: false, is_due: false, once_more: false, failures: 0, _alive: alive }
     }
 
     fn read(&mut self, ctx: &mut Context<Self>) {
@@ -552,11 +554,24 @@ impl EventReader {
     }
 }
 
+impl EventReader {
+    /// Looks every now and then while anybody listens: a nudge of another node may get lost. Who comes first nudges.
+    fn look(&mut self, ctx: &mut Context<Self>) {
+        if self.tail.listener_count() > 0 && !std::mem::replace(&mut self.is_due, true) {
+            ctx.run_later(LOOK_FOR_EVENTS, |reader, ctx| {
+                reader.is_due = false;
+                reader.read(ctx);
+                reader.look(ctx);
+            });
+        }
+    }
+}
+
 impl Actor for EventReader {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Self::Context) {
-        ctx.run_interval(LOOK_FOR_EVENTS, Self::read);
+        self.look(ctx);
         let tail = self.tail.clone();
         ctx.add_stream(stream::unfold(tail, |tail| async move {
             tail.0.nudge.notified().await;
@@ -571,6 +586,7 @@ struct Nudge;
 impl StreamHandler<Nudge> for EventReader {
     fn handle(&mut self, _: Nudge, ctx: &mut Self::Context) {
         self.read(ctx);
+        self.look(ctx);
     }
 }
 

@@ -14,12 +14,14 @@ use std::collections::hash_map::{Entry, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use actix::{Actor, ActorFutureExt, AsyncContext, Context, Handler, WrapFuture};
+use actix::{Actor, ActorFutureExt, AsyncContext, Context, Handler, StreamHandler, WrapFuture};
+use futures_util::stream;
 use parking_lot::Mutex;
 use storage::{
     AuditLog, ConnectionChange, Connections, DeviceId, Devices, Epoch, Presence, Sessions, Storage, StorageError,
     Timestamp,
 };
+use tokio::sync::Notify;
 use tracing::warn;
 
 use crate::events::{EventTail, Telling};
@@ -30,6 +32,9 @@ pub use sessions::SessionQueue;
 /// How long a change may wait for company. The command line client refuses to start until the status says connected.
 const GATHER: Duration = Duration::from_millis(100);
 
+/// How often devices' latest visits are written. Nobody waits for those: a hub at which nothing changes sleeps meanwhile.
+const WRITE_CHECK_INS: Duration = Duration::from_secs(1);
+
 /// Most connections in one transaction.
 const BATCH: usize = 5000;
 
@@ -38,12 +43,17 @@ const WAITING_FOR_LOG: usize = 200_000;
 
 /// Changes that have not been committed yet.
 #[derive(Clone, Default)]
-pub struct StatusQueue(Arc<Mutex<Waiting>>);
+pub struct StatusQueue {
+    waiting: Arc<Mutex<Waiting>>,
+    /// There is something to write.
+    noted: Arc<Notify>,
+}
 
 impl StatusQueue {
     /// A device has connected or disconnected.
     pub fn note(&self, change: ConnectionChange) {
-        let dropped = self.0.lock().note(change, WAITING_FOR_LOG);
+        let dropped = self.waiting.lock().note(change, WAITING_FOR_LOG);
+        self.noted.notify_one();
         if dropped {
             metrics::counter!(crate::metrics::CONNECTIONS_UNLOGGED).increment(1);
         }
@@ -51,7 +61,7 @@ impl StatusQueue {
 
     /// Connections with changes not yet committed.
     pub fn len(&self) -> usize {
-        self.0.lock().len()
+        self.waiting.lock().len()
     }
 
     /// Whether all is committed.
@@ -70,7 +80,7 @@ impl StatusQueue {
         tail: &EventTail,
     ) -> Result<(), StorageError> {
         loop {
-            let batch = self.0.lock().batch(BATCH);
+            let batch = self.waiting.lock().batch(BATCH);
             if batch.is_empty() {
                 return Ok(());
             }
@@ -81,7 +91,7 @@ impl StatusQueue {
             tail.append(&events.before).await?;
             connections.record(&changes).await?;
             tail.append(&events.after).await?;
-            let gone = self.0.lock().settle(&batch);
+            let gone = self.waiting.lock().settle(&batch);
             for gone in gone {
                 if let Err(error) = presence.release(gone.device, gone.epoch).await {
                     // The route names an epoch that no socket has any more; whoever follows it hears "not here".
@@ -232,6 +242,8 @@ pub struct StatusWriter {
     devices: Devices,
     gate: Gate,
     is_writing: bool,
+    /// It will write soon.
+    is_due: bool,
     failures: u32,
     _alive: Alive,
 }
@@ -256,8 +268,19 @@ impl StatusWriter {
             devices: storage.devices.clone(),
             gate,
             is_writing: false,
+            is_due: false,
             failures: 0,
             _alive: alive,
+        }
+    }
+
+    /// Writes once there was time for company.
+    fn write_soon(&mut self, ctx: &mut Context<Self>) {
+        if !std::mem::replace(&mut self.is_due, true) {
+            ctx.run_later(GATHER, |writer, ctx| {
+                writer.is_due = false;
+                writer.write(ctx);
+            });
         }
     }
 
@@ -273,14 +296,19 @@ impl StatusWriter {
         let (queue, connections, presence) = (self.queue.clone(), self.connections.clone(), self.presence.clone());
         let (session_queue, sessions, tail) = (self.session_queue.clone(), self.sessions.clone(), self.tail.clone());
         let (devices, audit) = (self.devices.clone(), self.audit.clone());
+        let may_be_more = check_ins.len() == BATCH;
         let written = async move {
             queue.flush(&connections, &presence, &tail).await?;
             session_queue.flush(&sessions, &tail, &audit).await?;
             // A check-in that is not written is no loss: the device's next request brings another.
             if check_ins.is_empty() { Ok(()) } else { devices.record_check_ins(&check_ins).await }
         };
-        ctx.spawn(written.into_actor(self).map(|result, writer, _| {
+        ctx.spawn(written.into_actor(self).map(move |result, writer, ctx| {
             writer.is_writing = false;
+            // What was noted meanwhile, and what could not be written.
+            if may_be_more || !writer.queue.is_empty() || !writer.session_queue.is_empty() {
+                writer.write_soon(ctx);
+            }
             match result {
                 Ok(()) => writer.failures = 0,
                 Err(error) => {
@@ -299,7 +327,24 @@ impl Actor for StatusWriter {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Self::Context) {
-        ctx.run_interval(GATHER, Self::write);
+        for noted in [&self.queue.noted, self.session_queue.noted()] {
+            ctx.add_stream(stream::unfold(noted.clone(), |noted| async move {
+                noted.notified().await;
+                Some((Noticed, noted))
+            }));
+        }
+        ctx.run_interval(WRITE_CHECK_INS, Self::write);
+        // What a writer before this one has left.
+        self.write_soon(ctx);
+    }
+}
+
+/// Something was noted.
+struct Noticed;
+
+impl StreamHandler<Noticed> for StatusWriter {
+    fn handle(&mut self, _: Noticed, ctx: &mut Self::Context) {
+        self.write_soon(ctx);
     }
 }
 

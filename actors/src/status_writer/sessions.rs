@@ -22,6 +22,8 @@ const BATCH: usize = 500;
 #[derive(Clone, Default)]
 pub struct SessionQueue {
     waiting: Arc<Mutex<Waiting>>,
+    /// There is something to write.
+    noted: Arc<Notify>,
     /// Something was committed.
     written: Arc<Notify>,
 }
@@ -44,6 +46,12 @@ impl SessionQueue {
     /// Something about a session has changed.
     pub fn note(&self, change: SessionChange) {
         self.waiting.lock().note(change, LIMIT);
+        self.noted.notify_one();
+    }
+
+    /// Tells that there is something to write.
+    pub(super) const fn noted(&self) -> &Arc<Notify> {
+        &self.noted
     }
 
     /// Waits until the beginning of a session that was noted is committed. It may be given up at any time.

@@ -34,7 +34,7 @@ pub struct Bench {
     #[arg(long, value_name = "SECONDS", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..))]
     seconds: u64,
     /// Devices that are connected and idle in the rows that say so
-    #[arg(long, value_name = "N", default_value_t = 5_000, value_parser = super::at_least_one)]
+    #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = super::at_least_one)]
     idle: usize,
     /// How long a round of idleness is; in a short one hardly anybody is pinged
     #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..))]
