@@ -12,9 +12,10 @@ use std::time::{Duration, Instant};
 use actix::Recipient;
 use parking_lot::{Mutex, RwLock};
 use storage::{AttachmentId, AuthSetId, DeviceId, Epoch, NodeId, SessionId, Timestamp, TokenId, UserId};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::session::attachment::{ToAttached, ToSession};
-use crate::session::{Binding, FromDevice, ToDevice};
+use crate::session::{Binding, FromDevice, ToDevice, left_shell};
 
 /// Power of two. Connects and disconnects in a storm take one of these locks for well under a microsecond.
 const SHARDS: usize = 64;
@@ -36,6 +37,8 @@ struct Tables {
     hosts: Mutex<Hosts>,
     /// Sessions of hosts on other nodes with devices on this one.
     guests: Mutex<HashMap<SessionId, Guest>>,
+    /// Room for shells that outlived their sessions.
+    left_shells: Arc<Semaphore>,
 }
 
 #[derive(Default)]
@@ -130,6 +133,7 @@ impl Default for Tables {
             operators: Mutex::default(),
             hosts: Mutex::default(),
             guests: Mutex::default(),
+            left_shells: Arc::new(Semaphore::new(left_shell::WAITING_LIMIT)),
         }
     }
 }
@@ -322,6 +326,11 @@ impl Registry {
         self.0.guests.lock().remove(&session);
     }
 
+    /// Room for one more shell that has outlived its session, until this is dropped; `None` if there are too many.
+    pub(crate) fn place_for_left_shell(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.0.left_shells).try_acquire_owned().ok()
+    }
+
     /// Every session of a host on another node.
     pub fn guests(&self) -> Vec<(SessionId, Guest)> {
         self.0.guests.lock().iter().map(|(session, guest)| (*session, *guest)).collect()
@@ -418,5 +427,16 @@ mod tests {
         assert!(!registry.is_awaited(more), "there are too many");
         registry.await_for_another(more, now + AWAITED_FOR);
         assert!(registry.is_awaited(more) && !registry.is_awaited(device), "the old ones make room");
+    }
+
+    #[test]
+    fn so_many_left_shells_wait_for_their_devices() {
+        let registry = Registry::default();
+        let mut places: Vec<_> =
+            (0..left_shell::WAITING_LIMIT).map_while(|_| registry.place_for_left_shell()).collect();
+        assert_eq!(places.len(), left_shell::WAITING_LIMIT);
+        assert!(registry.place_for_left_shell().is_none());
+        places.pop();
+        assert!(registry.place_for_left_shell().is_some());
     }
 }

@@ -17,6 +17,7 @@
 pub mod attachment;
 pub mod directory;
 pub mod host;
+pub(crate) mod left_shell;
 mod link;
 mod scrollback;
 

@@ -204,12 +204,39 @@ async fn a_device_that_stays_away_ends_the_shell_and_the_operator_hears_why() {
     // There is nothing left to come back to.
     assert!(!Scene::is_there(&scene.user, &scene.terminal.session).await);
 
-    // The shell on the device is stopped as soon as it can be told.
+    // The shell on the device is stopped as soon as it can be told, and whenever it speaks.
+    let mut again = scene.device.connect().await;
+    let stop = again.hear_for(1, "stop", LIMIT).await;
+    assert_eq!((stop.sid(), stop.text("user_id")), (scene.terminal.session.as_str(), Some(scene.user.id.as_str())));
+    again.reset();
     let mut again = scene.device.connect().await;
     again.say(&Packet::shell("shell").sid(&scene.terminal.session).prop("status", 1).body("still here")).await;
     let stop = again.hear_for(1, "stop", LIMIT).await;
     assert_eq!(stop.sid(), scene.terminal.session);
     drop(scene.hub);
+}
+
+/// An agent lets a user have one shell at a time: one that nobody wants any more must not keep them out.
+#[tokio::test]
+async fn a_shell_whose_operator_left_while_its_device_was_away_is_stopped() {
+    let cluster = Cluster::start(2, &[]).await;
+    let user = cluster.node(0).user().await;
+    let mut device = cluster.node(0).accepted_by(&user).await;
+    let mut socket = device.connect().await;
+    let starting = Shell::start(user.open(&device.id).await);
+    let shell = tokio::select! {
+        shell = starting => shell,
+        closed = socket.serve(answer_like_a_shell) => panic!("the device is lost: {closed:?}"),
+    };
+    socket.reset();
+    user.sees(&device.id, "disconnected", LIMIT).await;
+    let sid = shell.sid.clone();
+    drop(shell);
+    // It comes back to another node, and says nothing.
+    device.go_to(cluster.node(1));
+    let mut socket = device.connect().await;
+    let stop = socket.hear_for(1, "stop", LIMIT).await;
+    assert_eq!((stop.sid(), stop.text("user_id")), (sid.as_str(), Some(user.id.as_str())));
 }
 
 #[tokio::test]

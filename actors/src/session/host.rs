@@ -21,7 +21,7 @@ use tracing::{debug, info, warn};
 
 use super::attachment::{AttachedEnd, AttachedSays, Leave, ToAttached, ToSession};
 use super::link::{Effect, Past, SessionLink};
-use super::{Config, DeviceEnd, FromDevice, HostEnd, HostSays, Open, SOCKET_MAILBOX, SessionEnd};
+use super::{Config, DeviceEnd, FromDevice, HostEnd, HostSays, Open, SOCKET_MAILBOX, SessionEnd, left_shell};
 use crate::bus::{Bus, DisconnectReason, Event};
 use crate::reach::{Reach, Unreachable};
 use crate::recording::{Recorder, RecordingConfig};
@@ -423,6 +423,10 @@ impl SessionHost {
         drop(self.recorder.take().map(|recorder| recorder.finish(at)));
         self.tell_device(HostSays::HangUp);
         self.parts.registry.leave_session(self.session);
+        if self.link.leaves_shell() {
+            let (device, user) = (self.device, self.user.clone());
+            left_shell::stop_when_back(&self.parts, device, self.session, user, self.link.binding());
+        }
     }
 }
 

@@ -41,6 +41,8 @@ pub(super) struct SessionLink {
     use_of: Use,
     /// A shell runs.
     shell: bool,
+    /// It is over while its device was away, whose shell may not know.
+    leaves_shell: bool,
     /// Size of the writer's screen, in columns and rows.
     size: Option<(u16, u16)>,
     output: u64,
@@ -140,6 +142,7 @@ impl SessionLink {
             unconfirmed: VecDeque::new(),
             credited: 0,
             use_of: Use::Unknown,
+            leaves_shell: false,
             shell: false,
             size: None,
             output: 0,
@@ -172,6 +175,10 @@ impl SessionLink {
 
     pub(super) fn use_of(&self) -> Use {
         self.use_of
+    }
+
+    pub(super) fn leaves_shell(&self) -> bool {
+        self.leaves_shell
     }
 
     pub(super) fn is_away(&self) -> bool {
@@ -497,6 +504,8 @@ impl SessionLink {
         if self.device == Device::Ended {
             return vec![];
         }
+        let goes_on = matches!(why, SessionEnd::Moved | SessionEnd::NodeShutdown);
+        self.leaves_shell = self.is_away() && self.use_of == Use::Terminal && !goes_on;
         self.device = Device::Ended;
         let mut effects: Vec<Effect> = std::mem::take(&mut self.attached)
             .into_iter()

@@ -20,6 +20,9 @@ use crate::{
 
 /// What the device prints, and in which pieces.
 const OFFERED: usize = 256 << 20;
+
+/// What it prints before the first look: what a hub needs once, whoever reads or does not, is not to count.
+const WARM_UP: usize = 16 << 20;
 const PIECES: [(usize, &str); 2] = [(32 << 10, "32 KiB"), (64, "64 bytes")];
 
 /// Terminals of others, which must not notice.
@@ -45,12 +48,15 @@ impl Bench {
             eprintln!("printing 256 MiB in pieces of {written} to somebody who does not read …");
             let device = PlainDevice::connect(&stage.hub.server, &stalling.token, None, Manner::Counts).await?;
             let terminal = stage.operator.open_terminal(&stalling.id).await?;
+            let output = vec![b'x'; piece];
+            for _ in 0..WARM_UP / piece {
+                device.print(&output).await?;
+            }
             let _opening = typing.measured();
             tokio::time::sleep(self.length()).await;
             let calm = typing.measured().context("no key came back")?;
             let before = process::memory(pid)?.resident_bytes;
             let highest = Highest::watch(pid, before);
-            let output = vec![b'x'; piece];
             for _ in 0..OFFERED / piece {
                 device.print(&output).await?;
             }
