@@ -174,17 +174,37 @@ fn rows_table(rows: &[Value]) -> String {
             columns.push(name);
         }
     }
-    columns.retain(|column| rows.iter().any(|row| row[*column].is_number() || row[*column].is_string()));
+    columns.retain(|column| rows.iter().any(|row| cell(column, &row[*column]).is_some()));
+    // What a row is about comes first.
+    columns.sort_by_key(|column| *column != "name");
     let head = joined(columns.iter().map(|column| format!("<th>{}</th>", escape(&words(column)))));
     let body = rows.iter().map(|row| {
-        let cells = columns.iter().map(|column| match &row[*column] {
-            Value::Null => "<td></td>".to_owned(),
-            value => format!("<td>{}</td>", escape(&figure(column, value).1)),
+        let cells = columns.iter().map(|column| {
+            let text = cell(column, &row[*column]).unwrap_or_default();
+            let class = match row[*column] {
+                Value::Bool(true) => " class=\"good\"",
+                Value::Bool(false) => " class=\"bad\"",
+                _ => "",
+            };
+            format!("<td{class}>{}</td>", escape(&text))
         });
         format!("<tr>{}</tr>", joined(cells))
     });
     let body = joined(body);
     format!("<div class=\"wide\"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>")
+}
+
+/// What stands in a table for a value: rounds are their median with the least and the most of them.
+fn cell(column: &str, value: &Value) -> Option<String> {
+    match value {
+        Value::Number(_) | Value::String(_) => Some(figure(column, value).1),
+        Value::Bool(is_so) => Some(if *is_so { "yes" } else { "no" }.to_owned()),
+        Value::Object(range) if range.contains_key("median") => {
+            let (median, min, max) = (number(&range["median"]), number(&value["min"]), number(&value["max"]));
+            Some(if min == max { median } else { format!("{median} [{min}–{max}]") })
+        }
+        _ => None,
+    }
 }
 
 /// A figure's label and how it is written: its unit stands at the end of its name.
@@ -288,6 +308,10 @@ mod tests {
             "errors": {"429": 3}, "arrival": latency(12_345), "answer": latency(700),
             "rate_ratio": {"median": 0.75, "min": 0.7, "max": 0.8},
             "kinds": [{"name": "all", "total": 7, "p50_us": 1500}],
+            "rows": [
+                {"hub": {"median": 2.5, "min": 2.0, "max": 3.0}, "name": "keys", "met": false},
+                {"hub": {"median": 4.25, "min": 4.25, "max": 4.25}, "name": "idle", "met": true},
+            ],
             "series": [{"name": "sent", "unit": "/s", "points": [[1.0, 990.0], [2.0, 1010.0]]}],
         });
         let page = page(&report, &[], "loadtest alerts");
@@ -303,6 +327,9 @@ mod tests {
             "429",
             "1.50 ms",
             "<svg",
+            "<tr><th>name</th><th>hub</th><th>met</th></tr>",
+            "<tr><td>keys</td><td>2.50 [2.00–3.00]</td><td class=\"bad\">no</td></tr>",
+            "<tr><td>idle</td><td>4.25</td><td class=\"good\">yes</td></tr>",
             "sent <small>/s</small>",
             "prefers-color-scheme: dark",
         ] {
