@@ -4,7 +4,7 @@ use tokio::time::timeout;
 
 use super::*;
 use crate::status_writer::{SessionQueue, StatusQueue};
-use crate::supervisor::Service;
+use crate::supervisor::{Crash, Service};
 
 const LIMIT: Duration = Duration::from_secs(20);
 

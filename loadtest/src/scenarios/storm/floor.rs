@@ -58,8 +58,8 @@ struct RunningPart {
 }
 
 /// Whether these relays can hold so many.
-pub(super) const fn has_room(relays: &[SocketAddr], connections: usize) -> bool {
-    connections.div_ceil(2).div_ceil(if relays.is_empty() { 1 } else { relays.len() }) * 2 <= MOST_FOR_RELAY
+pub(super) fn has_room(relays: &[SocketAddr], connections: usize) -> bool {
+    connections.div_ceil(2).div_ceil(relays.len().max(1)) * 2 <= MOST_FOR_RELAY
 }
 
 /// Opens this many connections to the relays, cuts all of them, opens each again after a random time within `away`
