@@ -64,10 +64,12 @@ listens() { # PORT
 start_postgres() {
     tools=$(ls -d /usr/lib/postgresql/*/bin 2>/dev/null | sort | tail -n 1)
     as=""
+    # Several hubs come before it on the processors: there it would have a machine of its own.
+    [ "$hubs" = 1 ] || as="nice -n 10"
     mkdir "$folder/postgres"
     # It refuses to run as root.
     if [ "$(id -u)" = 0 ]; then
-        as="setpriv --reuid=postgres --regid=postgres --clear-groups"
+        as="$as setpriv --reuid=postgres --regid=postgres --clear-groups"
         chmod 711 "$folder"
         chown postgres "$folder/postgres"
     fi

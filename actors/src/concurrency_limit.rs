@@ -6,6 +6,11 @@
 //! which devices come in follows what the database can take, without a number that somebody would have to tune. Who comes
 //! above it waits in line, those with open sessions first; who finds the line full, or has waited too long, is told to
 //! come back, before anything was done for it.
+//!
+//! The backend is not all that a storm can overwhelm: how fast those in line are called also follows from how late this
+//! node's own threads are ([`pace`]).
+
+mod pace;
 
 use std::collections::VecDeque;
 use std::future::Future;
@@ -19,7 +24,8 @@ use storage::units;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use crate::metrics::{ARRIVALS_INSIDE, ARRIVALS_LIMIT, ARRIVALS_SHED, ARRIVALS_WAITING};
+use crate::metrics::{ARRIVALS_INSIDE, ARRIVALS_LIMIT, ARRIVALS_PACE, ARRIVALS_SHED, ARRIVALS_WAITING};
+use pace::Pace;
 
 /// The limit in the beginning, and again whenever the fastest answer is looked for anew: few enough to hardly wait for one
 /// another, so that a backend is not judged by how it is in a storm.
@@ -39,6 +45,9 @@ const FASTEST: Duration = Duration::from_millis(1);
 
 /// The fastest answer counts for so long, and at most for twice as long: a backend may become slower for good.
 const REMEMBERED: Duration = Duration::from_secs(30);
+
+/// How often those are called who wait for no more than time to pass.
+const CALL_EVERY: Duration = Duration::from_millis(2);
 
 /// Who is sent away is asked to wait between these.
 const SHORTEST_AWAY: Duration = Duration::from_secs(1);
@@ -85,8 +94,34 @@ pub struct ConcurrencyLimit(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     name: &'static str,
-    state: Mutex<State<Ticket>>,
+    door: Mutex<Door>,
     patience: Duration,
+}
+
+/// What decides on who comes in.
+#[derive(Debug)]
+struct Door {
+    state: State<Ticket>,
+    pace: Pace,
+    /// Somebody calls those in line as time passes.
+    has_usher: bool,
+}
+
+impl Door {
+    fn try_enter(&mut self, now: Instant) -> bool {
+        // Nobody overtakes those in line.
+        let enters = self.pace.room(now) > 0 && self.state.try_enter();
+        if enters {
+            self.pace.spend(1);
+        }
+        enters
+    }
+
+    fn call(&mut self, now: Instant) -> Vec<Ticket> {
+        let called = self.state.call(now, self.pace.room(now), |ticket| !ticket.is_closed());
+        self.pace.spend(called.len());
+        called
+    }
 }
 
 /// Leave to be on the way in; given back when it is dropped.
@@ -103,7 +138,8 @@ pub struct Permit {
 impl ConcurrencyLimit {
     /// A limit that is told from others by `name` in metrics.
     pub fn new(name: &'static str, config: &Config) -> Self {
-        Self(Arc::new(Shared { name, state: Mutex::new(State::new(config)), patience: config.patience }))
+        let door = Door { state: State::new(config), pace: Pace::new(Instant::now()), has_usher: false };
+        Self(Arc::new(Shared { name, door: Mutex::new(door), patience: config.patience }))
     }
 
     /// Waits for leave to come in. `is_urgent` is only asked if there is something to wait for: the urgent go first.
@@ -117,32 +153,37 @@ impl ConcurrencyLimit {
         // Not under the lock: all threads come by here in a storm.
         let is_urgent = is_urgent();
         let (ticket, mut called) = oneshot::channel();
-        {
-            let mut state = self.0.state.lock();
+        let needs_usher = {
+            let (mut door, now) = (self.0.door.lock(), Instant::now());
             // Everybody may have left meanwhile: then nobody would call.
-            if state.try_enter() {
-                self.report(&state);
+            if door.try_enter(now) {
+                self.report(&door);
                 return Ok(Permit::new(self.clone()));
             }
-            if !state.line_up(ticket, is_urgent, Instant::now()) {
-                return Err(self.shed(&state));
+            if !door.state.line_up(ticket, is_urgent, now) {
+                return Err(self.shed(&door));
             }
-            self.report(&state);
+            self.report(&door);
+            !std::mem::replace(&mut door.has_usher, true)
+        };
+        if needs_usher {
+            tokio::spawn(Usher { limit: self.clone(), is_over: false }.call_as_time_passes());
         }
         let in_time = tokio::time::timeout(self.0.patience, &mut called).await;
         // It may have been called in the very moment in which it gave up.
         called.close();
         let permit = in_time.ok().and_then(Result::ok).or_else(|| called.try_recv().ok());
-        let Some(mut permit) = permit else { return Err(self.shed(&self.0.state.lock())) };
+        let Some(mut permit) = permit else { return Err(self.shed(&self.0.door.lock())) };
         permit.lag = permit.granted.elapsed();
+        self.0.door.lock().pace.learn(permit.lag, false, Instant::now());
         Ok(permit)
     }
 
     fn try_enter(&self) -> bool {
-        let mut state = self.0.state.lock();
-        let enters = state.try_enter();
+        let mut door = self.0.door.lock();
+        let enters = door.try_enter(Instant::now());
         if enters {
-            self.report(&state);
+            self.report(&door);
         }
         enters
     }
@@ -150,31 +191,71 @@ impl ConcurrencyLimit {
     fn leave(&self, took: Option<Duration>) {
         let now = Instant::now();
         let called = {
-            let mut state = self.0.state.lock();
-            state.leave(took, now);
-            let called = state.call(now, |ticket| !ticket.is_closed());
-            self.report(&state);
+            let mut door = self.0.door.lock();
+            door.state.leave(took, now);
+            let called = door.call(now);
+            self.report(&door);
             called
         };
+        self.admit(called);
+    }
+
+    fn admit(&self, called: Vec<Ticket>) {
         for ticket in called {
             // Who has left the line since gives its permit back by dropping it.
             drop(ticket.send(Permit::new(self.clone())));
         }
     }
 
-    fn shed(&self, state: &State<Ticket>) -> Crowded {
+    fn shed(&self, door: &Door) -> Crowded {
         metrics::counter!(ARRIVALS_SHED, "door" => self.0.name).increment(1);
         // Apart from one another, or they would all be back at once.
         let spread = rand::rng().random_range(1.0..2.0);
-        let retry_after = state.last_wait.mul_f64(2.0).max(SHORTEST_AWAY).mul_f64(spread).min(LONGEST_AWAY);
+        let retry_after = door.state.last_wait.mul_f64(2.0).max(SHORTEST_AWAY).mul_f64(spread).min(LONGEST_AWAY);
         Crowded { retry_after }
     }
 
-    fn report(&self, state: &State<Ticket>) {
+    fn report(&self, Door { state, pace, .. }: &Door) {
         let count = |count: usize| f64::from(u32::try_from(count).unwrap_or(u32::MAX));
         metrics::gauge!(ARRIVALS_WAITING, "door" => self.0.name).set(count(state.waiting()));
         metrics::gauge!(ARRIVALS_INSIDE, "door" => self.0.name).set(count(state.inside));
         metrics::gauge!(ARRIVALS_LIMIT, "door" => self.0.name).set(state.limit.floor());
+        metrics::gauge!(ARRIVALS_PACE, "door" => self.0.name).set(pace.per_second().floor());
+    }
+}
+
+/// Calls those in line as time passes, until nobody is left in it. Were it to break off, the next one in line begins another.
+struct Usher {
+    limit: ConcurrencyLimit,
+    is_over: bool,
+}
+
+impl Usher {
+    async fn call_as_time_passes(mut self) {
+        while !self.is_over {
+            let due = Instant::now() + CALL_EVERY;
+            tokio::time::sleep_until(due).await;
+            let now = Instant::now();
+            let called = {
+                let mut door = self.limit.0.door.lock();
+                let is_awaited = door.state.waiting() > 0;
+                door.pace.learn(now.saturating_duration_since(due), is_awaited, now);
+                let called = door.call(now);
+                self.is_over = door.state.waiting() == 0;
+                door.has_usher = !self.is_over;
+                self.limit.report(&door);
+                called
+            };
+            self.limit.admit(called);
+        }
+    }
+}
+
+impl Drop for Usher {
+    fn drop(&mut self) {
+        if !self.is_over {
+            self.limit.0.door.lock().has_usher = false;
+        }
     }
 }
 
@@ -267,10 +348,10 @@ impl<T> State<T> {
         has_place
     }
 
-    /// Takes those out of the line who may come in now, and counts them as inside.
-    fn call(&mut self, now: Instant, is_there: impl Fn(&T) -> bool) -> Vec<T> {
+    /// Takes those out of the line who may come in now, at most so many, and counts them as inside.
+    fn call(&mut self, now: Instant, most: usize, is_there: impl Fn(&T) -> bool) -> Vec<T> {
         let mut called = Vec::new();
-        while self.has_room() {
+        while self.has_room() && called.len() < most {
             let Some((ticket, since)) = self.urgent.pop_front().or_else(|| self.others.pop_front()) else {
                 // A storm is over; its room is not kept.
                 self.urgent = VecDeque::new();

@@ -6,6 +6,7 @@
 //! before a revocation is answered, by other nodes' events, and, should such an event be lost, by the recheck.
 
 mod memory;
+mod reader;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,7 +18,8 @@ use uuid::Uuid;
 
 use crate::Config;
 use crate::credentials::{DeviceClaims, Keyring, TokenError, UserClaims};
-use memory::{DeviceMemory, Proven, TokenHash, UserMemory, Voids};
+use memory::{DeviceMemory, Proven, TokenHash, UserMemory, Verified, Voids};
+use reader::TokenReader;
 
 /// How long an answer of storage is believed: the longest that a revocation on another node can go unnoticed if the
 /// message about it is lost.
@@ -42,6 +44,7 @@ pub struct Gate(Arc<Inner>);
 
 struct Inner {
     devices: Devices,
+    token_reader: TokenReader,
     users: Users,
     keyring: Arc<Keyring>,
     device_memory: DeviceMemory,
@@ -89,6 +92,7 @@ impl Gate {
     /// A gate that remembers nothing yet.
     pub fn new(devices: Devices, users: Users, keyring: Arc<Keyring>, config: &Config) -> Self {
         Self(Arc::new(Inner {
+            token_reader: TokenReader::new(devices.clone()),
             devices,
             users,
             keyring,
@@ -107,11 +111,17 @@ impl Gate {
         if let Some(known) = self.0.device_memory.recall(&hash, now) {
             return Ok(known);
         }
-        let claims = self.0.keyring.open_device(token, now).map_err(|error| Refusal::Refused(text(error)))?;
         let memory = &self.0.device_memory;
+        // A signature stays good; when thousands come back together, verifying it again is what would take longest.
+        let verified = match memory.verified(&hash, now) {
+            Some(verified) => verified,
+            None => {
+                Verified::from(&self.0.keyring.open_device(token, now).map_err(|error| Refusal::Refused(text(error)))?)
+            }
+        };
         settle(
-            || memory.before_reading(claims.device),
-            || self.read_device(&claims, now),
+            || memory.before_reading(verified.identity.device),
+            || self.read_device(verified, now),
             |found, before| memory.remember(hash, found, now, before),
         )
         .await
@@ -202,20 +212,16 @@ impl Gate {
         self.0.device_memory.take_check_ins(max)
     }
 
-    async fn read_device(&self, claims: &DeviceClaims, now: Timestamp) -> Result<Option<Proven>, StorageError> {
-        let Some(row) = self.0.devices.token(claims.auth_set).await? else { return Ok(None) };
-        let counts = row.device == claims.device
+    async fn read_device(&self, token: Verified, now: Timestamp) -> Result<Option<Proven>, StorageError> {
+        let Verified { identity, issued } = token;
+        let Some(row) = self.0.token_reader.read(identity.auth_set).await? else { return Ok(None) };
+        let counts = row.device == identity.device
             && row.set_status == SetStatus::Accepted
             && !row.decommissioning
             && row.expires > now
             // A token of the same set that was revoked does not live again with the row of the next one.
-            && claims.issued >= row.valid_from.seconds();
-        let identity = DeviceIdentity {
-            device: claims.device,
-            auth_set: claims.auth_set,
-            expires: Timestamp::from_seconds(claims.expires),
-        };
-        Ok(counts.then_some(Proven { identity, issued: claims.issued, valid_from: row.valid_from.seconds() }))
+            && issued >= row.valid_from.seconds();
+        Ok(counts.then_some(Proven { identity, issued, valid_from: row.valid_from.seconds() }))
     }
 
     async fn read_user(&self, claims: &UserClaims, now: Timestamp) -> Result<Option<UserIdentity>, StorageError> {
@@ -240,6 +246,17 @@ impl Gate {
         if let Err(error) = self.0.users.note_use(row.id, now, not_since).await {
             tracing::warn!(%error, user.id = %row.user, "the use of a personal access token was not noted");
         }
+    }
+}
+
+impl From<&DeviceClaims> for Verified {
+    fn from(claims: &DeviceClaims) -> Self {
+        let identity = DeviceIdentity {
+            device: claims.device,
+            auth_set: claims.auth_set,
+            expires: Timestamp::from_seconds(claims.expires),
+        };
+        Self { identity, issued: claims.issued }
     }
 }
 

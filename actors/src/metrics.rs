@@ -12,6 +12,8 @@ pub const ARRIVALS_WAITING: &str = "mooring_arrivals_waiting";
 pub const ARRIVALS_INSIDE: &str = "mooring_arrivals_inside";
 /// Devices that may be let in at once, by `door`: what the database can take now.
 pub const ARRIVALS_LIMIT: &str = "mooring_arrivals_limit";
+/// Devices called from the line in a second at most, by door.
+pub const ARRIVALS_PACE: &str = "mooring_arrivals_pace";
 /// Operators' sessions whose operator is on this node.
 pub const SESSIONS_OPEN: &str = "mooring_sessions_open";
 /// Connections of devices that ended, by `reason`.
@@ -57,6 +59,7 @@ pub fn describe() {
     describe_counter!(ARRIVALS_SHED, Unit::Count, "devices told to come back later, by door");
     describe_gauge!(ARRIVALS_WAITING, Unit::Count, "devices that wait in line to come in, by door");
     describe_gauge!(ARRIVALS_INSIDE, Unit::Count, "devices that are being let in, by door");
+    describe_gauge!(ARRIVALS_PACE, "devices called from the line in a second at most, by door");
     describe_gauge!(ARRIVALS_LIMIT, Unit::Count, "devices that may be let in at once, by door");
     describe_gauge!(SESSIONS_OPEN, Unit::Count, "operators' sessions on this node");
     describe_counter!(DISCONNECTS, Unit::Count, "device connections that ended, by reason");

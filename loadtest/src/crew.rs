@@ -1,6 +1,7 @@
 //! The processes that hold a fleet, and whoever coordinates them.
 
 use std::{
+    path::PathBuf,
     process::Stdio,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -18,6 +19,21 @@ use crate::part::{Order, Told};
 
 /// How long a part may take to say its first word.
 const FIRST_WORD: Duration = Duration::from_secs(20);
+
+/// This program, to be run by its processes behind all others: devices have processors of their own, and what it takes to
+/// imitate them is not to be missing where latency is measured.
+///
+/// # Errors
+/// When this program cannot be found.
+pub(crate) fn behind_others() -> anyhow::Result<Command> {
+    let mut command = Command::new("nice");
+    command.args(["-n", "10"]).arg(this_program()?);
+    Ok(command)
+}
+
+fn this_program() -> anyhow::Result<PathBuf> {
+    std::env::current_exe().context("cannot find this program")
+}
 
 /// A fleet in several processes. They end with this.
 #[derive(Debug)]
@@ -59,6 +75,8 @@ pub struct CrewPlan {
     pub processes: usize,
     /// Devices that may be on their way in at the same time, in all processes together.
     pub entering: usize,
+    /// Whether its processes come behind all others on this machine's processors.
+    pub yields: bool,
 }
 
 impl CrewPlan {
@@ -86,7 +104,7 @@ impl Crew {
         let entering = plan.entering.div_ceil(shares.len()).max(1);
         let mut parts = Vec::new();
         for (number, (first, devices)) in shares.into_iter().enumerate() {
-            let mut command = Command::new(std::env::current_exe().context("cannot find this program")?);
+            let mut command = if plan.yields { behind_others()? } else { Command::new(this_program()?) };
             command.arg("part").args(["--fleet", &plan.fleet]);
             for server in &plan.servers {
                 command.args(["--server", server]);
@@ -237,6 +255,7 @@ mod tests {
             devices,
             processes,
             entering: 1,
+            yields: false,
         };
         assert_eq!(plan(10, 3).shares(), [(100, 4), (104, 3), (107, 3)]);
         assert_eq!(plan(2, 5).shares(), [(100, 1), (101, 1)]);

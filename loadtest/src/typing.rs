@@ -36,6 +36,7 @@ pub struct Typing {
     typists: Vec<JoinHandle<anyhow::Result<()>>>,
     echo: watch::Sender<Arc<Latency>>,
     typed: Arc<AtomicU64>,
+    slowest: Arc<AtomicU64>,
     stop: watch::Sender<bool>,
 }
 
@@ -82,20 +83,26 @@ impl Typing {
         let opening: Vec<_> = opening.collect();
         let terminals: Vec<OperatorTerminal> = stream::iter(opening).buffered(OPENED_AT_ONCE).try_collect().await?;
         let (echo, stop) = (watch::Sender::new(echo), watch::Sender::new(false));
-        let typed = Arc::<AtomicU64>::default();
+        let (typed, slowest) = (Arc::<AtomicU64>::default(), Arc::<AtomicU64>::default());
         let typists = terminals.into_iter().map(|terminal| {
             // Not all at the same moment.
             let first = every.mul_f64(rand::random());
-            let (typed, lost) = (typed.clone(), lost.clone());
-            let typist = Typist { terminal, owed: VecDeque::new(), echo: echo.subscribe(), typed, lost };
+            let (typed, slowest, lost) = (typed.clone(), slowest.clone(), lost.clone());
+            let typist = Typist { terminal, owed: VecDeque::new(), echo: echo.subscribe(), typed, slowest, lost };
             tokio::spawn(typist.type_keys(first, every, stop.subscribe()))
         });
-        Ok(Self { typists: typists.collect(), echo, typed, stop })
+        Ok(Self { typists: typists.collect(), echo, typed, slowest, stop })
     }
 
     /// Keys whose echo is there.
     pub fn typed(&self) -> Arc<AtomicU64> {
         self.typed.clone()
+    }
+
+    /// How long the slowest key took of those that have come back since the last call, in milliseconds.
+    pub fn slowest(&self) -> impl FnMut() -> f64 + Send + 'static {
+        let slowest = self.slowest.clone();
+        move || Duration::from_micros(slowest.swap(0, Relaxed)).as_secs_f64() * 1000.0
     }
 
     /// What was measured since the last call, or the start.
@@ -129,6 +136,8 @@ struct Typist {
     owed: VecDeque<(u8, Instant)>,
     echo: watch::Receiver<Arc<Latency>>,
     typed: Arc<AtomicU64>,
+    /// In microseconds, of those since somebody asked.
+    slowest: Arc<AtomicU64>,
     /// Counts keys that do not come back, if some may not.
     lost: Option<Arc<AtomicU64>>,
 }
@@ -178,7 +187,9 @@ impl Typist {
             loop {
                 let (key, due) = self.owed.pop_front().context("a key came back that nobody typed")?;
                 if key == *byte {
-                    self.echo.borrow().record(due.elapsed());
+                    let took = due.elapsed();
+                    self.echo.borrow().record(took);
+                    self.slowest.fetch_max(u64::try_from(took.as_micros()).unwrap_or(u64::MAX), Relaxed);
                     self.typed.fetch_add(1, Relaxed);
                     break;
                 }

@@ -13,6 +13,7 @@ use sqlx::QueryBuilder;
 use crate::database::{
     Database, ROWS_PER_REMOVAL, ROWS_PER_STATEMENT, in_transaction, on_reader, on_writer, repeating_after_deadlock,
 };
+use crate::rows::{BulkStatement, Rows};
 use crate::{DeviceId, Epoch, NodeId, StorageError, Timestamp};
 
 /// The last known connection of a device.
@@ -108,6 +109,9 @@ impl Connections {
     /// `Unavailable`, `Other`. Some of the changes may be written then; repeating the call is safe.
     pub async fn record(&self, changes: &[ConnectionChange]) -> Result<(), StorageError> {
         // The log first: if it lacks a beginning, it takes that from the row which the second statement overwrites.
+        //
+        // Both look up what is there as `(SELECT 1 …) IS NOT NULL` and not by `EXISTS`: for that Postgres reads a whole table into
+        // memory as soon as some dozens of rows are asked about. With 20,000 devices a change cost 3 ms instead of 0.1.
         for rows in one_per_connection(changes).chunks(ROWS_PER_STATEMENT) {
             repeating_after_deadlock(|| self.log_rows(rows)).await?;
         }
@@ -118,58 +122,58 @@ impl Connections {
     }
 
     async fn record_rows(&self, rows: &[Collapsed]) -> Result<(), StorageError> {
+        let given = Rows::of(rows)
+            .id(|row| row.last.device.uuid())
+            .flag(|row| row.last.connected)
+            .id(|row| row.last.node.uuid())
+            .number(|row| row.last.epoch.0)
+            .number(|row| row.last.at.0)
+            .text(|row| row.last.reason.map(str::to_owned))
+            .flag(|row| row.began);
         on_writer!(self.db, |pool| {
             let mut query = QueryBuilder::new(
                 "INSERT INTO connections (device, connected, node, epoch, created_at, updated_at, reason) \
-                 SELECT column1, column2, column3, column4, column5, column6, column7 FROM (",
+                 SELECT column1, column2, column3, column4, column5, column5, column6 FROM ",
             );
-            query.push_values(rows, |mut row, Collapsed { last, began }| {
-                row.push_bind(last.device)
-                    .push_bind(last.connected)
-                    .push_bind(last.node)
-                    .push_bind(last.epoch)
-                    .push_bind(last.at)
-                    .push_bind(last.at)
-                    .push_bind(last.reason)
-                    .push_bind(*began);
-            });
+            query.push_rows(&given);
             query.push(
-                ") AS changes WHERE EXISTS (SELECT 1 FROM connections WHERE device = column1) \
-                 OR (column8 AND EXISTS (SELECT 1 FROM devices WHERE id = column1)) \
+                " WHERE (SELECT 1 FROM connections WHERE device = column1) IS NOT NULL \
+                 OR (column7 AND (SELECT 1 FROM devices WHERE id = column1) IS NOT NULL) \
                  ON CONFLICT (device) DO UPDATE SET connected = excluded.connected, node = excluded.node, \
                  epoch = excluded.epoch, updated_at = excluded.updated_at, reason = excluded.reason \
                  WHERE connections.epoch < excluded.epoch \
                  OR (connections.epoch = excluded.epoch AND connections.connected <> excluded.connected)",
             );
-            query.build().persistent(rows.len() == ROWS_PER_STATEMENT).execute(pool).await.map(drop)
+            let recurs = query.recurs(&given);
+            query.build().persistent(recurs).execute(pool).await.map(drop)
         })
     }
 
     async fn log_rows(&self, rows: &[Logged]) -> Result<(), StorageError> {
+        let given = Rows::of(rows)
+            .id(|row| row.last.device.uuid())
+            .number(|row| row.last.epoch.0)
+            .id(|row| row.last.node.uuid())
+            .text(|row| row.last.address.map(|address| address.to_string()))
+            .number(|row| row.began.map(|at| at.0))
+            .number(|row| (!row.last.connected).then_some(row.last.at.0))
+            .text(|row| row.last.reason.map(str::to_owned))
+            .number(|row| row.last.bytes_in)
+            .number(|row| row.last.bytes_out)
+            .number(|row| row.last.round_trip.map(micros));
         on_writer!(self.db, |pool| {
             let mut query = QueryBuilder::new(
                 "INSERT INTO connection_log \
                  (device, epoch, node, address, since_at, until_at, reason, bytes_in, bytes_out, round_trip) \
                  SELECT column1, column2, column3, column4, COALESCE(column5, (SELECT updated_at FROM connections \
                  WHERE device = column1 AND epoch = column2 AND connected)), \
-                 column6, column7, column8, column9, column10 FROM (",
+                 column6, column7, column8, column9, column10 FROM ",
             );
-            query.push_values(rows, |mut row, Logged { last, began }| {
-                row.push_bind(last.device)
-                    .push_bind(last.epoch)
-                    .push_bind(last.node)
-                    .push_bind(last.address.map(|address| address.to_string()))
-                    .push_bind(*began)
-                    .push_bind((!last.connected).then_some(last.at))
-                    .push_bind(last.reason)
-                    .push_bind(last.bytes_in)
-                    .push_bind(last.bytes_out)
-                    .push_bind(last.round_trip.map(micros));
-            });
+            query.push_rows(&given);
             query.push(
-                ") AS changes WHERE EXISTS (SELECT 1 FROM connection_log WHERE device = column1 AND epoch = column2) \
-                 OR EXISTS (SELECT 1 FROM connections WHERE device = column1) \
-                 OR (column5 IS NOT NULL AND EXISTS (SELECT 1 FROM devices WHERE id = column1)) \
+                " WHERE (SELECT 1 FROM connection_log WHERE device = column1 AND epoch = column2) IS NOT NULL \
+                 OR (SELECT 1 FROM connections WHERE device = column1) IS NOT NULL \
+                 OR (column5 IS NOT NULL AND (SELECT 1 FROM devices WHERE id = column1) IS NOT NULL) \
                  ON CONFLICT (device, epoch) DO UPDATE SET node = excluded.node, \
                  address = COALESCE(excluded.address, connection_log.address), \
                  since_at = COALESCE(connection_log.since_at, excluded.since_at), \
@@ -185,7 +189,8 @@ impl Connections {
                  WHERE connection_log.until_at IS NULL OR excluded.until_at IS NULL \
                  OR connection_log.bytes_in < excluded.bytes_in OR connection_log.bytes_out < excluded.bytes_out",
             );
-            query.build().persistent(rows.len() == ROWS_PER_STATEMENT).execute(pool).await.map(drop)
+            let recurs = query.recurs(&given);
+            query.build().persistent(recurs).execute(pool).await.map(drop)
         })
     }
 
@@ -291,8 +296,17 @@ impl Connections {
     pub async fn nodes(&self) -> Result<Vec<NodeId>, StorageError> {
         on_reader!(self.db, |pool| {
             sqlx::query_scalar(
-                "SELECT node FROM connections WHERE connected AND node IS NOT NULL \
-                 UNION SELECT node FROM connection_log WHERE until_at IS NULL ORDER BY node",
+                // From each node to the next in the index: there are few, on many rows.
+                "WITH RECURSIVE now(node) AS (\
+                 SELECT (SELECT node FROM connections WHERE connected AND node IS NOT NULL ORDER BY node LIMIT 1) \
+                 UNION ALL SELECT (SELECT node FROM connections WHERE connected AND node > now.node \
+                 ORDER BY node LIMIT 1) FROM now WHERE node IS NOT NULL), \
+                 logged(node) AS (\
+                 SELECT (SELECT node FROM connection_log WHERE until_at IS NULL ORDER BY node LIMIT 1) \
+                 UNION ALL SELECT (SELECT node FROM connection_log WHERE until_at IS NULL AND node > logged.node \
+                 ORDER BY node LIMIT 1) FROM logged WHERE node IS NOT NULL) \
+                 SELECT node FROM now WHERE node IS NOT NULL \
+                 UNION SELECT node FROM logged WHERE node IS NOT NULL ORDER BY node",
             )
             .fetch_all(pool)
             .await

@@ -9,6 +9,7 @@ use std::str::FromStr;
 use sqlx::QueryBuilder;
 
 use crate::database::{Database, ROWS_PER_STATEMENT, in_transaction, on_reader, on_writer, repeating_after_deadlock};
+use crate::rows::{BulkStatement, Rows};
 use crate::{AuthSetId, DeviceId, StorageError, Timestamp, dialect, inventory};
 
 mod change;
@@ -18,6 +19,9 @@ mod row;
 pub use repair::Repaired;
 
 use row::DeviceRow;
+
+/// Tokens that are read by one statement; a power of two.
+const TOKENS_PER_STATEMENT: usize = 512;
 
 /// Where one key of a device stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -334,15 +338,34 @@ impl Devices {
     /// `Unavailable`, `Corrupt`, `Other`.
     pub async fn token(&self, set: AuthSetId) -> Result<Option<DeviceToken>, StorageError> {
         let found: Option<row::TokenRow> = on_reader!(self.db, |pool| {
-            sqlx::query_as(
-                "SELECT s.device, t.auth_set, t.expires_at, s.status, s.tokens_from, d.decommissioning FROM device_tokens t \
-                 JOIN auth_sets s ON s.id = t.auth_set JOIN devices d ON d.id = s.device WHERE t.auth_set = $1",
-            )
-            .bind(set)
-            .fetch_optional(pool)
-            .await
+            sqlx::query_as(row::select_token!("= $1")).bind(set).fetch_optional(pool).await
         })?;
         found.map(TryInto::try_into).transpose()
+    }
+
+    /// The stored tokens of these sets, of those that have one, in no order.
+    ///
+    /// # Errors
+    /// `Unavailable`, `Corrupt`, `Other`.
+    pub async fn tokens(&self, sets: &[AuthSetId]) -> Result<Vec<DeviceToken>, StorageError> {
+        let mut tokens = Vec::with_capacity(sets.len());
+        for sets in sets.chunks(TOKENS_PER_STATEMENT) {
+            let found: Vec<row::TokenRow> = on_reader!(self.db, |pool| {
+                let mut query = QueryBuilder::new(row::select_token!("IN ("));
+                let mut any = query.separated(", ");
+                // Filled up with the last one: the database knows the statement for each power of two by heart.
+                let last = sets.last().into_iter().cycle();
+                for set in sets.iter().chain(last).take(sets.len().next_power_of_two()) {
+                    any.push_bind(*set);
+                }
+                any.push_unseparated(")");
+                query.build_query_as().fetch_all(pool).await
+            })?;
+            for row in found {
+                tokens.push(row.try_into()?);
+            }
+        }
+        Ok(tokens)
     }
 
     /// Which of these connections may not stand: device, set they were opened with, and when. A token that has run out
@@ -442,14 +465,14 @@ impl Devices {
 
     async fn record_check_ins_at_once(&self, rows: &[(DeviceId, Timestamp)]) -> Result<(), StorageError> {
         let mut transaction = self.db.begin().await?;
+        let given = Rows::of(rows).id(|(device, _)| device.uuid()).number(|(_, at)| at.0);
         transaction.hold_rows(dialect::HOLD_DEVICES, rows.iter().map(|(device, _)| *device)).await?;
         in_transaction!(&mut transaction, |connection| {
-            let mut query = QueryBuilder::new("UPDATE devices SET checked_in_at = column2 FROM (");
-            query.push_values(rows, |mut row, (device, at)| {
-                row.push_bind(*device).push_bind(*at);
-            });
-            query.push(") AS seen WHERE id = column1 AND (checked_in_at IS NULL OR checked_in_at < column2)");
-            query.build().persistent(rows.len() == ROWS_PER_STATEMENT).execute(connection).await.map(drop)
+            let mut query = QueryBuilder::new("UPDATE devices SET checked_in_at = column2 FROM ");
+            query.push_rows(&given);
+            query.push(" WHERE id = column1 AND (checked_in_at IS NULL OR checked_in_at < column2)");
+            let recurs = query.recurs(&given);
+            query.build().persistent(recurs).execute(connection).await.map(drop)
         })?;
         inventory::show_check_ins(&mut transaction, rows).await?;
         transaction.commit().await

@@ -12,6 +12,7 @@ use crate::database::{
     Database, ROWS_PER_REMOVAL, ROWS_PER_STATEMENT, Transaction, in_transaction, on_reader, repeating_after_deadlock,
 };
 use crate::dialect::without_nul;
+use crate::rows::{BulkStatement, Rows};
 use crate::{DeviceId, StorageError, Timestamp};
 
 /// An event to be appended.
@@ -188,14 +189,13 @@ async fn append_rows(transaction: &mut Transaction, events: &[NewEvent]) -> Resu
 
 /// The keys of these events that are in the log, and their numbers.
 async fn known_keys(transaction: &mut Transaction, events: &[NewEvent]) -> Result<HashMap<String, i64>, StorageError> {
+    let given = Rows::of(events).text(|event| without_nul(&event.key).into_owned());
     let known: Vec<(String, i64)> = in_transaction!(transaction, |connection| {
-        let mut query = QueryBuilder::new("SELECT key, id FROM events WHERE key IN (");
-        let mut any = query.separated(", ");
-        for event in events {
-            any.push_bind(without_nul(&event.key));
-        }
-        any.push_unseparated(")");
-        query.build_query_as().persistent(events.len() == ROWS_PER_STATEMENT).fetch_all(connection).await
+        let mut query = QueryBuilder::new("SELECT key, id FROM events WHERE key IN (SELECT column1 FROM ");
+        query.push_rows(&given);
+        query.push(")");
+        let recurs = query.recurs(&given);
+        query.build_query_as().persistent(recurs).fetch_all(connection).await
     })?;
     Ok(known.into_iter().collect())
 }
@@ -211,17 +211,21 @@ async fn take_numbers(transaction: &mut Transaction, count: i64) -> Result<i64, 
 }
 
 async fn insert(transaction: &mut Transaction, rows: &[(i64, &NewEvent)]) -> Result<(), StorageError> {
+    let given = Rows::of(rows)
+        .number(|(id, _)| *id)
+        .text(|(_, event)| without_nul(&event.key).into_owned())
+        .number(|(_, event)| event.at.0)
+        .text(|(_, event)| without_nul(&event.kind).into_owned())
+        .id(|(_, event)| event.device.map(DeviceId::uuid))
+        .text(|(_, event)| event.body.to_string());
     in_transaction!(transaction, |connection| {
-        let mut query = QueryBuilder::new("INSERT INTO events (id, key, at, kind, device, body) ");
-        query.push_values(rows, |mut row, (id, event)| {
-            row.push_bind(*id)
-                .push_bind(without_nul(&event.key))
-                .push_bind(event.at)
-                .push_bind(without_nul(&event.kind))
-                .push_bind(event.device)
-                .push_bind(event.body.to_string());
-        });
-        query.build().persistent(rows.len() == ROWS_PER_STATEMENT).execute(connection).await.map(drop)
+        let mut query = QueryBuilder::new(
+            "INSERT INTO events (id, key, at, kind, device, body) \
+             SELECT column1, column2, column3, column4, column5, column6 FROM ",
+        );
+        query.push_rows(&given);
+        let recurs = query.recurs(&given);
+        query.build().persistent(recurs).execute(connection).await.map(drop)
     })
 }
 

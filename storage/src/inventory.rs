@@ -21,6 +21,7 @@ use sqlx::QueryBuilder;
 use sqlx::types::Json;
 
 use crate::database::{Database, ROWS_PER_STATEMENT, Transaction, in_transaction, on_reader, repeating_after_deadlock};
+use crate::rows::{BulkStatement, Rows};
 use crate::{Device, DeviceId, StorageError, Timestamp, dialect};
 
 pub mod aggregate;
@@ -340,29 +341,50 @@ pub(crate) async fn show_check_ins(
     transaction: &mut Transaction,
     check_ins: &[(DeviceId, Timestamp)],
 ) -> Result<(), StorageError> {
-    transaction.hold_rows(dialect::HOLD_INVENTORIES, check_ins.iter().map(|(device, _)| *device)).await?;
-    let first = in_transaction!(&mut *transaction, |connection| {
-        let mut query = QueryBuilder::new("UPDATE inventory SET checked_in_at = column2 FROM (");
-        query.push_values(check_ins, |mut row, (device, at)| {
-            row.push_bind(*device).push_bind(attribute::whole_millis(*at));
-        });
-        query.push(") AS seen WHERE device = column1 AND checked_in_at IS NULL");
-        query
-            .build()
-            .persistent(check_ins.len() == ROWS_PER_STATEMENT)
-            .execute(connection)
-            .await
-            .map(|done| done.rows_affected())
-    })?;
-    in_transaction!(&mut *transaction, |connection| {
-        let mut query = QueryBuilder::new("UPDATE inventory SET checked_in_at = column2 FROM (");
-        query.push_values(check_ins, |mut row, (device, at)| {
-            row.push_bind(*device).push_bind(attribute::whole_millis(*at)).push_bind(at.minus(CHECK_IN_DELAY));
-        });
-        query.push(") AS seen WHERE device = column1 AND checked_in_at < column3");
-        query.build().persistent(check_ins.len() == ROWS_PER_STATEMENT).execute(connection).await.map(drop)
-    })?;
+    let due = due_check_ins(transaction, check_ins).await?;
+    if due.is_empty() {
+        return Ok(());
+    }
+    transaction.hold_rows(dialect::HOLD_INVENTORIES, due.iter().map(|(device, _)| *device)).await?;
+    let given = shown_check_ins(&due);
+    let mut show = async |condition: &'static str| {
+        in_transaction!(&mut *transaction, |connection| {
+            let mut query = QueryBuilder::new("UPDATE inventory SET checked_in_at = column2 FROM ");
+            query.push_rows(&given);
+            query.push(" WHERE device = column1 AND ").push(condition);
+            let recurs = query.recurs(&given);
+            query.build().persistent(recurs).execute(connection).await.map(|done| done.rows_affected())
+        })
+    };
+    let first = show("checked_in_at IS NULL").await?;
+    show("checked_in_at < column3").await?;
     record::count_attribute(transaction, SYSTEM, "check_in_time", first).await
+}
+
+/// Those of them that documents do not show yet. Mostly there is none: a document shows one in [`CHECK_IN_DELAY`], and to
+/// hold the others would cost as much as to change them.
+async fn due_check_ins(
+    transaction: &mut Transaction,
+    check_ins: &[(DeviceId, Timestamp)],
+) -> Result<Vec<(DeviceId, Timestamp)>, StorageError> {
+    let given = shown_check_ins(check_ins);
+    let due: Vec<DeviceId> = in_transaction!(transaction, |connection| {
+        let mut query = QueryBuilder::new("SELECT device FROM inventory, ");
+        query.push_rows(&given);
+        query.push(" WHERE device = column1 AND (checked_in_at IS NULL OR checked_in_at < column3)");
+        let recurs = query.recurs(&given);
+        query.build_query_scalar().persistent(recurs).fetch_all(connection).await
+    })?;
+    let due: BTreeSet<DeviceId> = due.into_iter().collect();
+    Ok(check_ins.iter().filter(|(device, _)| due.contains(device)).copied().collect())
+}
+
+/// Device, what its document will show, and how old what it shows has to be.
+fn shown_check_ins(check_ins: &[(DeviceId, Timestamp)]) -> Rows<'_, (DeviceId, Timestamp)> {
+    Rows::of(check_ins)
+        .id(|(device, _)| device.uuid())
+        .number(|(_, at)| attribute::whole_millis(*at).0)
+        .number(|(_, at)| at.minus(CHECK_IN_DELAY).0)
 }
 
 fn is_worth_showing(shown: Option<Timestamp>, at: Timestamp) -> bool {

@@ -51,6 +51,7 @@ pub mod jobs;
 pub mod keys;
 pub mod objects;
 pub mod presence;
+mod rows;
 pub mod saved_filters;
 pub mod sessions;
 pub mod units;

@@ -100,12 +100,12 @@ impl Presence {
         on_either!(self, |kind| kind.announce(node, held), kind.announce(node, held))
     }
 
-    /// Removes the route of a connection that ended, unless a newer one has taken its place.
+    /// Removes the routes of connections that ended, unless newer ones have taken their places.
     ///
     /// # Errors
-    /// `Unavailable`.
-    pub async fn release(&self, device: DeviceId, epoch: Epoch) -> Result<(), StorageError> {
-        on_either!(self, |kind| kind.release(device, epoch), kind.release(device, epoch))
+    /// `Unavailable`. Some may be removed then; repeating the call is safe.
+    pub async fn release(&self, ended: &[(DeviceId, Epoch)]) -> Result<(), StorageError> {
+        on_either!(self, |kind| kind.release(ended), kind.release(ended))
     }
 
     /// Where a device is connected; `None` too if the node that held it has no lease any more.

@@ -19,7 +19,7 @@ fn storm(state: &mut State<usize>, now: &mut Instant, answers: usize, takes: imp
         let took = takes(inside);
         *now += took / inside;
         state.leave(Some(took), *now);
-        let _called = state.call(*now, |_| true);
+        let _called = state.call(*now, usize::MAX, |_| true);
     }
     state.limit
 }
@@ -92,7 +92,7 @@ async fn the_urgent_go_first_and_each_line_has_an_end() {
         state.leave(None, now);
         // Who waits is not overtaken.
         assert!(state.waiting() == 0 || !state.try_enter());
-        order.extend(state.call(now, |_| true));
+        order.extend(state.call(now, usize::MAX, |_| true));
     }
     assert_eq!(order, [4, 5, 1, 2]);
     assert_eq!((state.inside, state.waiting()), (0, 0));
@@ -107,7 +107,7 @@ async fn who_has_left_the_line_is_passed_over() {
         assert!(state.line_up(number, false, now));
     }
     state.leave(None, now);
-    assert_eq!(state.call(now, |number| *number == 999), [999]);
+    assert_eq!(state.call(now, usize::MAX, |number| *number == 999), [999]);
     assert_eq!((state.inside, state.waiting()), (1, 0));
 }
 
@@ -147,5 +147,27 @@ async fn a_permit_goes_on_to_who_waits_also_when_the_one_before_has_gone() {
     line[1].abort();
     let [_, _, last]: [_; 3] = line.try_into().unwrap();
     last.await.unwrap().unwrap();
-    assert_eq!(limit.0.state.lock().inside, 0);
+    assert_eq!(limit.0.door.lock().state.inside, 0);
+}
+
+#[tokio::test]
+async fn whoever_comes_faster_than_the_pace_is_called_as_time_passes() {
+    let limit = ConcurrencyLimit::new("test", &Config { at_once: 1_000, ..Config::default() });
+    limit.0.door.lock().state.limit = 1_000.0;
+    // All stay inside: nobody who leaves calls the next.
+    let line = (0..200).map(|_| limit.enter(|| false));
+    let inside: Vec<Permit> = futures_util::future::join_all(line).await.into_iter().collect::<Result<_, _>>().unwrap();
+    let door = limit.0.door.lock();
+    assert_eq!((door.state.inside, door.state.waiting(), door.has_usher), (200, 0, false));
+    drop(door);
+    drop(inside);
+    assert_eq!(limit.0.door.lock().state.inside, 0);
+}
+
+#[tokio::test]
+async fn an_usher_that_breaks_off_is_followed_by_another() {
+    let limit = ConcurrencyLimit::new("test", &Config::default());
+    limit.0.door.lock().has_usher = true;
+    drop(Usher { limit: limit.clone(), is_over: false });
+    assert!(!limit.0.door.lock().has_usher);
 }

@@ -41,7 +41,7 @@ impl TokenHash {
 pub(super) struct Voids(u64);
 
 pub(super) struct DeviceMemory {
-    tokens: Vec<Mutex<Recent<TokenHash, DeviceToken>>>,
+    tokens: Vec<Mutex<Recent<TokenHash, Verified>>>,
     access: Vec<Mutex<Access>>,
     hasher: RandomState,
     next_check_ins: AtomicUsize,
@@ -57,11 +57,12 @@ pub(super) struct Proven {
     pub(super) valid_from: i64,
 }
 
-/// A token that was verified: what it says.
-#[derive(Clone, Copy)]
-struct DeviceToken {
-    identity: DeviceIdentity,
-    issued: i64,
+/// What a token says whose signature was verified. Whether it still counts is another question.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Verified {
+    pub(super) identity: DeviceIdentity,
+    /// When it was issued, in Unix seconds.
+    pub(super) issued: i64,
 }
 
 struct Access {
@@ -95,15 +96,7 @@ impl DeviceMemory {
 
     /// The identity behind a token, if all that is known about it is fresh. Notes that the device was here.
     pub(super) fn recall(&self, hash: &TokenHash, now: Timestamp) -> Option<DeviceIdentity> {
-        let known = {
-            let mut tokens = self.shard_of_token(hash).lock();
-            let known = *tokens.get(hash)?;
-            if known.identity.expires <= now {
-                tokens.remove(hash);
-                return None;
-            }
-            known
-        };
+        let known = self.verified(hash, now)?;
         let mut access = self.shard_of(known.identity.device).lock();
         let grant = access.granted.get(&known.identity.device)?;
         let is_meant = grant.auth_set == known.identity.auth_set && known.issued >= grant.valid_from;
@@ -112,6 +105,17 @@ impl DeviceMemory {
         }
         access.note_check_in(known.identity.device, now);
         Some(known.identity)
+    }
+
+    /// What a token says that was verified before and whose time is not over. Says nothing about whether it still counts.
+    pub(super) fn verified(&self, hash: &TokenHash, now: Timestamp) -> Option<Verified> {
+        let mut tokens = self.shard_of_token(hash).lock();
+        let known = *tokens.get(hash)?;
+        if known.identity.expires <= now {
+            tokens.remove(hash);
+            return None;
+        }
+        Some(known)
     }
 
     /// To be asked before storage is.
@@ -130,7 +134,7 @@ impl DeviceMemory {
             access.granted.insert(identity.device, Grant { auth_set: identity.auth_set, valid_from, read: now });
             access.note_check_in(identity.device, now);
         }
-        self.shard_of_token(&hash).lock().insert(hash, DeviceToken { identity, issued });
+        self.shard_of_token(&hash).lock().insert(hash, Verified { identity, issued });
         true
     }
 
@@ -173,7 +177,7 @@ impl DeviceMemory {
         taken
     }
 
-    fn shard_of_token(&self, hash: &TokenHash) -> &Mutex<Recent<TokenHash, DeviceToken>> {
+    fn shard_of_token(&self, hash: &TokenHash) -> &Mutex<Recent<TokenHash, Verified>> {
         &self.tokens[usize::from(hash.0[0]) % SHARDS]
     }
 
@@ -363,7 +367,7 @@ mod tests {
         let tokens: usize = memory.tokens.iter().map(|shard| shard.lock().len()).sum();
         let granted: usize = memory.access.iter().map(|shard| shard.lock().granted.len()).sum();
         assert!(tokens <= 1000 + SHARDS && granted <= 1000 + SHARDS, "{tokens} tokens, {granted} devices");
-        let entry = size_of::<(TokenHash, DeviceToken)>() + size_of::<(DeviceId, Grant)>();
+        let entry = size_of::<(TokenHash, Verified)>() + size_of::<(DeviceId, Grant)>();
         assert!(entry <= 120, "{entry} bytes");
 
         let memory = UserMemory::new(100);

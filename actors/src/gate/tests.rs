@@ -179,7 +179,7 @@ async fn a_verification_that_read_storage_before_a_revocation_leaves_nothing_beh
     let verified = settle(
         || memory.before_reading(claims.device),
         async || {
-            let answer = house.gate.read_device(&claims, now).await;
+            let answer = house.gate.read_device(Verified::from(&claims), now).await;
             if reads.replace(reads.get() + 1) == 0 {
                 // While the answer is on its way, somebody takes the device's access, and is told that it is done.
                 assert!(house.storage.devices.revoke_token(claims.auth_set, now).await.unwrap());
@@ -202,7 +202,7 @@ async fn answers_that_are_never_the_latest_are_given_but_not_remembered() {
         || memory.before_reading(claims.device),
         async || {
             house.gate.void_device(claims.device);
-            house.gate.read_device(&claims, now).await
+            house.gate.read_device(Verified::from(&claims), now).await
         },
         |found, before| memory.remember(TokenHash::of(&token), found, now, before),
     );
@@ -234,4 +234,23 @@ async fn the_use_of_a_personal_token_is_noted_now_and_then() {
     house.gate.user(&token).await.unwrap();
     assert_eq!(noted(row.id).await, first);
     assert_eq!(noted(claims.token).await, None, "a login has no use for that");
+}
+
+#[tokio::test]
+async fn devices_that_come_together_are_each_known_by_their_own_token() {
+    let house = House::open().await;
+    let mut tokens = Vec::new();
+    for _ in 0..20 {
+        tokens.push(house.device().await);
+    }
+    let unknown = DeviceClaims { auth_set: AuthSetId::random(), ..tokens[0].0.clone() };
+    let unknown = house.keyring.sign_device(&unknown);
+    let (found, refused) = futures_util::join!(
+        futures_util::future::join_all(tokens.iter().map(|(_, token)| house.gate.device(token))),
+        house.gate.device(&unknown),
+    );
+    for (found, (claims, _)) in found.into_iter().zip(&tokens) {
+        assert_eq!(found.unwrap().device, claims.device);
+    }
+    assert!(matches!(refused, Err(Refusal::Refused(_))));
 }

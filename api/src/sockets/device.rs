@@ -302,12 +302,12 @@ impl StreamHandler<SocketEvent> for DeviceSocket {
                 }
                 // Whoever has a session with it is told at once, and whoever comes back finds a place.
                 let may_wait = self.link.is_idle() && !self.shared.count.is_scarce(self.shared.config.sockets_limit);
-                let wait = if may_wait { ends::turn() } else { Duration::ZERO };
-                if wait.is_zero() {
-                    ctx.stop();
-                } else {
-                    self.is_leaving = true;
-                    ctx.run_later(wait, |_, ctx| ctx.stop());
+                match may_wait.then(ends::turn).flatten() {
+                    None => ctx.stop(),
+                    Some(turn) => {
+                        self.is_leaving = true;
+                        ctx.spawn(turn.into_actor(self).map(|_, _, ctx| ctx.stop()));
+                    }
                 }
             }
         }

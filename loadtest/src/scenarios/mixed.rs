@@ -248,7 +248,7 @@ impl Mixed {
     fn plan(&self, fleet: &str) -> CrewPlan {
         let servers = std::iter::once(&self.target.server).chain(&self.and_server).cloned().collect();
         let (devices, processes, entering) = (self.devices, self.processes, self.entering);
-        CrewPlan { servers, fleet: fleet.to_owned(), first: 0, devices, processes, entering }
+        CrewPlan { servers, fleet: fleet.to_owned(), first: 0, devices, processes, entering, yields: false }
     }
 
     fn open_files(&self) -> anyhow::Result<Option<usize>> {

@@ -122,6 +122,7 @@ impl Storm {
             crew.wait_until("connected", self.target.patience(), |told| told.connected >= self.devices).await?;
         let echo_calm = match &calm {
             Some((_crew, typing)) => {
+                eprintln!("typing before the storm …");
                 let _echo_while_connecting = typing.measured();
                 tokio::time::sleep(CALM).await;
                 typing.measured()
@@ -130,7 +131,7 @@ impl Storm {
         };
 
         eprintln!("cutting all connections …");
-        let watch = self.watch(&crew);
+        let watch = self.watch(&crew, calm.as_ref().map(|(_crew, typing)| typing));
         let cut = Instant::now();
         let (away_min_ms, away_max_ms) = (self.away_min * 1000, self.away_max * 1000);
         crew.order(Order::Cut { away_min_ms, away_max_ms }).await?;
@@ -190,7 +191,9 @@ impl Storm {
 
     fn plan(&self, fleet: &str, first: usize, devices: usize, processes: usize) -> CrewPlan {
         let servers = std::iter::once(&self.target.server).chain(&self.and_server).cloned().collect();
-        CrewPlan { servers, fleet: fleet.to_owned(), first, devices, processes, entering: self.entering }
+        // Those with terminals are in front: how soon their devices answer is part of what is measured.
+        let yields = first == 0;
+        CrewPlan { servers, fleet: fleet.to_owned(), first, devices, processes, entering: self.entering, yields }
     }
 
     /// Terminals on devices in a process of their own.
@@ -212,13 +215,14 @@ impl Storm {
         Ok(Some((crew, typing)))
     }
 
-    fn watch(&self, crew: &Crew) -> Watch {
+    fn watch(&self, crew: &Crew, typing: Option<&Typing>) -> Watch {
         let (back, refused) = (crew.look(), crew.look());
         #[expect(clippy::cast_precision_loss)]
         let mut gauges = vec![
             Gauge::level("connected", "", move || back().connected as f64),
             Gauge::rate("refused", "/s", move || refused().refused.values().sum()),
         ];
+        gauges.extend(typing.map(|typing| Gauge::level("slowest key", "ms", typing.slowest())));
         gauges.extend(Gauge::of_processes(&self.pid));
         Watch::start("storm", None, gauges)
     }

@@ -27,6 +27,18 @@ macro_rules! select_device {
 }
 pub(super) use select_device;
 
+/// The text that loads the tokens of sets, which a condition after it names.
+macro_rules! select_token {
+    ($condition:literal) => {
+        concat!(
+            "SELECT s.device, t.auth_set, t.expires_at, s.status, s.tokens_from, d.decommissioning FROM device_tokens t ",
+            "JOIN auth_sets s ON s.id = t.auth_set JOIN devices d ON d.id = s.device WHERE t.auth_set ",
+            $condition
+        )
+    };
+}
+pub(super) use select_token;
+
 /// A page of devices is chosen first and joined with its sets afterwards; conditions and bounds go in between.
 pub(super) const PAGE_START: &str = "WITH page AS (SELECT * FROM devices WHERE TRUE";
 

@@ -79,10 +79,12 @@ impl MemoryPresence {
         }
     }
 
-    pub(super) fn release(&self, device: DeviceId, epoch: Epoch) {
+    pub(super) fn release(&self, ended: &[(DeviceId, Epoch)]) {
         let mut routes = self.routes.lock();
-        if routes.by_device.get(&device).is_some_and(|route| route.epoch == epoch) {
-            routes.by_device.remove(&device);
+        for (device, epoch) in ended {
+            if routes.by_device.get(device).is_some_and(|route| route.epoch == *epoch) {
+                routes.by_device.remove(device);
+            }
         }
     }
 

@@ -30,7 +30,7 @@ const HIGHEST_EPOCH: &str = "{mooring}:epoch";
 const LEASE_PREFIX: &str = "{mooring}:node:";
 const COUNTER_PREFIX: &str = "{mooring}:count:";
 
-/// Devices announced in one script call: large enough to be quick, small enough not to hold Redis up.
+/// Devices announced or released in one script call: large enough to be quick, small enough not to hold Redis up.
 const DEVICES_PER_CALL: usize = 1_000;
 
 /// Bytes of an id in front of a route's epoch.
@@ -65,11 +65,13 @@ redis.call('SET', KEYS[2], string.format('%.0f', highest))
 return redis.status_reply('OK')
 ";
 
-/// Removes a route that still has this epoch.
+/// Removes routes that still have these epochs.
 const RELEASE: &str = r"
-local before = redis.call('HGET', KEYS[1], ARGV[1])
-if before and string.sub(before, 17) == ARGV[2] then
-  redis.call('HDEL', KEYS[1], ARGV[1])
+for i = 1, #ARGV, 2 do
+  local before = redis.call('HGET', KEYS[1], ARGV[i])
+  if before and string.sub(before, 17) == ARGV[i + 1] then
+    redis.call('HDEL', KEYS[1], ARGV[i])
+  end
 end
 return redis.status_reply('OK')
 ";
@@ -191,10 +193,15 @@ impl RedisPresence {
         Ok(())
     }
 
-    pub(super) async fn release(&self, device: DeviceId, epoch: Epoch) -> Result<(), StorageError> {
-        let mut call = self.scripts.release.key(ROUTES);
-        call.arg(bytes(device.uuid())).arg(epoch.0);
-        self.invoke(&call).await
+    pub(super) async fn release(&self, ended: &[(DeviceId, Epoch)]) -> Result<(), StorageError> {
+        for part in ended.chunks(DEVICES_PER_CALL) {
+            let mut call = self.scripts.release.key(ROUTES);
+            for (device, epoch) in part {
+                call.arg(bytes(device.uuid())).arg(epoch.0);
+            }
+            self.invoke::<()>(&call).await?;
+        }
+        Ok(())
     }
 
     pub(super) async fn find(&self, device: DeviceId) -> Result<Option<Route>, StorageError> {

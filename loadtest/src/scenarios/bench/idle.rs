@@ -90,6 +90,7 @@ impl Bench {
             devices: self.idle,
             processes: 1,
             entering: 64,
+            yields: false,
         };
         let mut crew = Crew::start(&plan).await?;
         let fleet = crate::fleet::Fleet::new(&plan.fleet, hub.server.clone(), crate::Shell::Echo);

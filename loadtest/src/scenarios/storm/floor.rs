@@ -10,9 +10,9 @@ use anyhow::{Context, ensure};
 use futures_util::future::{join_all, try_join_all};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Lines};
-use tokio::process::{Child, ChildStdin, ChildStdout, Command};
+use tokio::process::{Child, ChildStdin, ChildStdout};
 
-use crate::{Server, floor::relay::NAME, server::source_of, wire::Wire};
+use crate::{Server, crew::behind_others, floor::relay::NAME, server::source_of, wire::Wire};
 
 /// Bare connections to one relay: it and whoever calls it may open few more files each.
 const MOST_FOR_RELAY: usize = 18_000;
@@ -105,7 +105,7 @@ impl RunningPart {
 
 impl FloorPart {
     fn start(&self) -> anyhow::Result<RunningPart> {
-        let mut command = Command::new(std::env::current_exe().context("cannot find this program")?);
+        let mut command = behind_others()?;
         command.arg("floor-part").args(["--relay", &self.relay.to_string()]);
         for (name, number) in [("--first", self.first), ("--pairs", self.pairs)] {
             command.arg(name).arg(number.to_string());

@@ -3,11 +3,12 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
+use sqlx::Connection as _;
 use storage::{
     Connection, ConnectionChange, DeviceId, DeviceKey, Epoch, NodeId, PastConnection, SetStatus, Storage, Timestamp,
 };
 
-use crate::backends::{TestDatabase, remove, stored_device, write};
+use crate::backends::{TestDatabase, eventually, remove, stored_device, write};
 
 pub fn change(device: DeviceId, node: NodeId, epoch: i64, connected: bool, at: i64) -> ConnectionChange {
     let reason = (!connected).then_some("closed by the device");
@@ -200,6 +201,52 @@ pub async fn what_a_dead_node_left_behind_is_found(database: &TestDatabase) {
     assert_eq!(storage.connections.nodes().await.expect("a list"), vec![alive]);
     assert!(find(storage, devices[1]).await.connected);
     assert_eq!(times(storage, devices[1]).await, [(11, Some(110), None), (10, Some(100), Some(120))]);
+}
+
+pub async fn a_change_costs_the_same_however_many_devices_there_are(database: &TestDatabase) {
+    // How much was read is known of Postgres alone.
+    let Some(mut connection) = database.postgres_connection().await else { return };
+    let fill = [
+        "INSERT INTO connections (device, connected, node, epoch, created_at, updated_at) \
+         SELECT gen_random_uuid(), TRUE, '00000000-0000-4000-8000-000000000001', 1, 1, 1 FROM generate_series(1, 20000)",
+        "INSERT INTO connection_log (device, epoch, node, since_at, bytes_in, bytes_out) \
+         SELECT device, epoch, node, 1, 0, 0 FROM connections",
+        "ANALYZE connections, connection_log",
+    ];
+    for statement in fill {
+        sqlx::query(statement).execute(&mut connection).await.expect("a statement that works");
+    }
+    let devices: Vec<DeviceId> =
+        sqlx::query_scalar("SELECT device FROM connections LIMIT 200").fetch_all(&mut connection).await.expect("ids");
+    connection.close().await.expect("closed");
+    database.storage.close().await;
+    let before = rows_read(database).await;
+
+    let (storage, node) = (database.another_node().await, NodeId::random());
+    for connected in [true, false] {
+        let changes: Vec<_> = devices.iter().map(|device| change(*device, node, 2, connected, 5)).collect();
+        storage.connections.record(&changes).await.expect("recorded");
+    }
+    assert_eq!(storage.connections.nodes().await.expect("a list").len(), 1);
+    storage.close().await;
+    let read = rows_read(database).await - before;
+    assert!(read < 20_000, "{read} rows were read, one after the other");
+}
+
+/// How many rows of connections were read without an index until now, by connections that have ended. (Before, they may not
+/// have told.)
+async fn rows_read(database: &TestDatabase) -> i64 {
+    eventually("nobody else is connected", async || {
+        let mut connection = database.postgres_connection().await.expect("Postgres");
+        let others = "SELECT COUNT(*) FROM pg_stat_activity WHERE datname = current_database() \
+                      AND backend_type = 'client backend' AND pid <> pg_backend_pid()";
+        sqlx::query_scalar::<_, i64>(others).fetch_one(&mut connection).await.expect("a count") == 0
+    })
+    .await;
+    let mut connection = database.postgres_connection().await.expect("Postgres");
+    let read =
+        "SELECT COALESCE(SUM(seq_tup_read), 0)::BIGINT FROM pg_stat_user_tables WHERE relname LIKE 'connection%'";
+    sqlx::query_scalar(read).fetch_one(&mut connection).await.expect("a count")
 }
 
 pub async fn provisioning_and_forgetting(database: &TestDatabase) {

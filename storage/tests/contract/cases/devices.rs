@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use sqlx::Connection as _;
 use storage::{
-    Decision, DeviceChange, DeviceFilter, DeviceId, DeviceKey, DeviceStatus, IssuedToken, Repaired, SetStatus,
-    StorageError, Timestamp,
+    AuthSetId, Decision, DeviceChange, DeviceFilter, DeviceId, DeviceKey, DeviceStatus, IssuedToken, Repaired,
+    SetStatus, StorageError, Timestamp,
 };
 
 use crate::backends::{TestDatabase, accept, device, eventually, remove, set, stored_device, write};
@@ -307,8 +307,15 @@ pub async fn tokens_end_when_revoked_or_expired(database: &TestDatabase) {
     assert!(devices.revoke_token(tokens[2], Timestamp(900)).await.expect("an answer"));
     assert!(!devices.revoke_token(tokens[2], Timestamp(900)).await.expect("an answer"));
     assert_eq!(devices.remove_expired_tokens(Timestamp(1_001)).await.expect("a count"), 1);
+    let left: Vec<AuthSetId> =
+        devices.tokens(&tokens).await.expect("an answer").into_iter().map(|token| token.auth_set).collect();
+    assert_eq!(left, [tokens[1]]);
+    assert!(devices.tokens(&[]).await.expect("an answer").is_empty());
     assert_eq!(devices.token(tokens[0]).await.expect("an answer"), None);
-    assert!(devices.token(tokens[1]).await.expect("an answer").is_some());
+    assert_eq!(
+        devices.token(tokens[1]).await.expect("an answer"),
+        devices.tokens(&tokens[1..2]).await.expect("an answer").pop()
+    );
     assert_eq!(devices.token(tokens[2]).await.expect("an answer"), None);
 }
 

@@ -80,7 +80,7 @@ pub async fn an_epoch_is_never_behind_the_clock(test: &TestPresence) {
     let first = presence.claim(device, node, now).await.expect("a claim").epoch;
     assert_eq!(first, Epoch(now.0));
     // The clock of another node is behind, and the route is gone: it grows all the same.
-    presence.release(device, first).await.expect("released");
+    presence.release(&[(device, first)]).await.expect("released");
     let second = presence.claim(device, node, now.minus(LEASE)).await.expect("a claim").epoch;
     assert!(second > first);
     let far = Timestamp(9_000_000_000_000_000);
@@ -93,11 +93,30 @@ pub async fn only_the_newest_connection_releases_its_route(test: &TestPresence) 
     let (node, device) = (alive(presence).await, DeviceId::random());
     let old = claim(presence, device, node).await.epoch;
     let new = claim(presence, device, node).await.epoch;
-    presence.release(device, old).await.expect("ignored");
+    presence.release(&[(device, old)]).await.expect("ignored");
     assert_eq!(find(presence, device).await, Some(Route { node, epoch: new }));
-    presence.release(device, new).await.expect("released");
+    presence.release(&[(device, new)]).await.expect("released");
     assert_eq!(find(presence, device).await, None);
-    presence.release(device, new).await.expect("nothing to release");
+    presence.release(&[(device, new)]).await.expect("nothing to release");
+}
+
+pub async fn many_routes_are_released_together(test: &TestPresence) {
+    let presence = &test.presence;
+    let node = alive(presence).await;
+    let mut ended = Vec::new();
+    // More than one call takes.
+    for _ in 0..1_100 {
+        let device = DeviceId::random();
+        ended.push((device, claim(presence, device, node).await.epoch));
+    }
+    let (back, _) = ended[1_050];
+    let newer = claim(presence, back, node).await.epoch;
+    presence.release(&ended).await.expect("released");
+    for (device, _) in ended {
+        let expected = (device == back).then_some(Route { node, epoch: newer });
+        assert_eq!(find(presence, device).await, expected);
+    }
+    presence.release(&[]).await.expect("nobody left");
 }
 
 pub async fn announcing_never_replaces_a_newer_route(test: &TestPresence) {
