@@ -11,6 +11,8 @@ use tokio::time::Instant;
 /// Devices in a second: in the beginning, and at least, however late threads are.
 const BEGIN: f64 = 500.0;
 const LEAST: f64 = 200.0;
+/// And at most: where it is the backend that keeps them in line, the pace must not grow beyond reach.
+const MOST: f64 = 50_000.0;
 
 /// So many may come at once when nobody has come for a while.
 const BURST: f64 = 64.0;
@@ -68,7 +70,7 @@ impl Pace {
         if self.latest > LATE {
             self.per_second = (self.per_second * SHRINKAGE).max(LEAST);
         } else if self.was_awaited {
-            self.per_second *= GROWTH;
+            self.per_second = (self.per_second * GROWTH).min(MOST);
         }
         (self.looked, self.latest, self.was_awaited) = (now, Duration::ZERO, false);
     }
