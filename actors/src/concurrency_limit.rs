@@ -8,7 +8,7 @@
 //! come back, before anything was done for it.
 //!
 //! The backend is not all that a storm can overwhelm: how fast those in line are called also follows from how late this
-//! node's own threads are ([`pace`]).
+//! node's own threads are (`pace`).
 
 mod pace;
 
