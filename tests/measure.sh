@@ -65,7 +65,7 @@ start_postgres() {
     tools=$(ls -d /usr/lib/postgresql/*/bin 2>/dev/null | sort | tail -n 1)
     as=""
     # Several hubs come before it on the processors: there it would have a machine of its own.
-    [ "$hubs" = 1 ] || as="nice -n 10"
+    [ "$hubs" = 1 ] || as="chrt --idle 0"
     mkdir "$folder/postgres"
     # It refuses to run as root.
     if [ "$(id -u)" = 0 ]; then

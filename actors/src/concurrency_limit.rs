@@ -117,6 +117,14 @@ impl Door {
         enters
     }
 
+    /// Time has passed.
+    fn tick(&mut self, now: Instant) -> Vec<Ticket> {
+        // Where the backend has no room, a faster pace would change nothing, and be too fast once it has.
+        let is_reached = self.state.waiting() > 0 && self.state.has_room();
+        self.pace.look(is_reached, now);
+        self.call(now)
+    }
+
     fn call(&mut self, now: Instant) -> Vec<Ticket> {
         let called = self.state.call(now, self.pace.room(now), |ticket| !ticket.is_closed());
         self.pace.spend(called.len());
@@ -175,7 +183,7 @@ impl ConcurrencyLimit {
         let permit = in_time.ok().and_then(Result::ok).or_else(|| called.try_recv().ok());
         let Some(mut permit) = permit else { return Err(self.shed(&self.0.door.lock())) };
         permit.lag = permit.granted.elapsed();
-        self.0.door.lock().pace.learn(permit.lag, false, Instant::now());
+        self.0.door.lock().pace.learn(permit.lag);
         Ok(permit)
     }
 
@@ -233,14 +241,10 @@ struct Usher {
 impl Usher {
     async fn call_as_time_passes(mut self) {
         while !self.is_over {
-            let due = Instant::now() + CALL_EVERY;
-            tokio::time::sleep_until(due).await;
-            let now = Instant::now();
+            tokio::time::sleep(CALL_EVERY).await;
             let called = {
                 let mut door = self.limit.0.door.lock();
-                let is_awaited = door.state.waiting() > 0;
-                door.pace.learn(now.saturating_duration_since(due), is_awaited, now);
-                let called = door.call(now);
+                let called = door.tick(Instant::now());
                 self.is_over = door.state.waiting() == 0;
                 door.has_usher = !self.is_over;
                 self.limit.report(&door);

@@ -14,10 +14,10 @@
 //! nothing grows beyond a stated bound.
 
 mod device;
-mod ends;
 mod operator;
 mod playback;
 mod pump;
+mod turns;
 mod upgrade;
 
 use std::time::Duration;

@@ -26,8 +26,8 @@ const FIRST_WORD: Duration = Duration::from_secs(20);
 /// # Errors
 /// When this program cannot be found.
 pub(crate) fn behind_others() -> anyhow::Result<Command> {
-    let mut command = Command::new("nice");
-    command.args(["-n", "10"]).arg(this_program()?);
+    let mut command = Command::new("chrt");
+    command.args(["--idle", "0"]).arg(this_program()?);
     Ok(command)
 }
 

@@ -99,9 +99,11 @@ impl Typing {
         self.typed.clone()
     }
 
-    /// How long the slowest key took of those that have come back since the last call, in milliseconds.
+    /// How long the slowest key took of those that have come back since the last call, first of all since this one, in
+    /// milliseconds.
     pub fn slowest(&self) -> impl FnMut() -> f64 + Send + 'static {
         let slowest = self.slowest.clone();
+        slowest.store(0, Relaxed);
         move || Duration::from_micros(slowest.swap(0, Relaxed)).as_secs_f64() * 1000.0
     }
 

@@ -171,3 +171,24 @@ async fn an_usher_that_breaks_off_is_followed_by_another() {
     drop(Usher { limit: limit.clone(), is_over: false });
     assert!(!limit.0.door.lock().has_usher);
 }
+
+#[test]
+fn the_pace_grows_only_while_it_is_what_keeps_somebody_in_line() {
+    for (at_once, grows) in [(1, false), (100_000, true)] {
+        let begin = Instant::now();
+        let config = Config { at_once, waiting: 100_000, ..Config::default() };
+        let mut door = Door { state: State::new(&config), pace: Pace::new(begin), has_usher: true };
+        door.state.limit = door.state.most;
+        assert!(door.try_enter(begin));
+        let usual = door.pace.per_second();
+        let line: Vec<_> = (0..10_000).map(|_| oneshot::channel()).collect();
+        let (tickets, _line): (Vec<_>, Vec<_>) = line.into_iter().unzip();
+        assert!(tickets.into_iter().all(|ticket| door.state.line_up(ticket, false, begin)));
+        for tick in 1..=100 {
+            (0..8).for_each(|_| door.pace.learn(Duration::ZERO));
+            door.tick(begin + CALL_EVERY * tick);
+        }
+        assert!(door.state.waiting() > 0);
+        assert_eq!(door.pace.per_second() > usual, grows, "{} with {at_once}", door.pace.per_second());
+    }
+}

@@ -18,6 +18,10 @@ use super::scrollback::Scrollback;
 use super::{Binding, Config, DeviceSays, Resume, SIGNAL_RESERVE, SessionEnd, charge};
 use crate::message::{Body, Compose, Message, Prop, proto, status};
 
+/// Credit for output is given when more than this is due: the echo of a key is small, and a word about each would be a
+/// third of what two nodes say to one another about it. The device's end keeps as much, in case the host is lost.
+const LEAST_CREDIT: usize = 4 * 1024;
+
 /// Who said what the hub itself says.
 const NOBODY: AttachmentId = AttachmentId::from_uuid(uuid::Uuid::nil());
 
@@ -224,19 +228,19 @@ impl SessionLink {
                     return self.drop_attached(at, SessionEnd::LinkLost, Leave::Lost);
                 }
                 attached.next_from = number.wrapping_add(1);
-                self.hear_message(at, message)
+                self.hear_message(at, message, limits)
             }
             AttachedSays::Took { bytes } => self.took(at, bytes, limits),
             AttachedSays::Seen { output } => {
                 let attached = &mut self.attached[at];
                 attached.seen = attached.seen.max(output.min(self.output));
-                self.give_credit(limits)
+                self.give_credit(LEAST_CREDIT, limits)
             }
             AttachedSays::Leave(how) => self.leave(at, how),
         }
     }
 
-    fn hear_message(&mut self, at: usize, message: Bytes) -> Vec<Effect> {
+    fn hear_message(&mut self, at: usize, message: Bytes, limits: &Config) -> Vec<Effect> {
         let attachment = self.attached[at].id;
         let unheard = || {
             let says = ToAttached::Credit { bytes: charge(message.len()) };
@@ -270,6 +274,8 @@ impl SessionLink {
             (other, _) => {
                 if !matches!(self.use_of, Use::Layered(_)) || matches!(self.use_of, Use::Layered(proto::CONTROL)) {
                     self.use_of = Use::Layered(other);
+                    // From here on the device's end needs the whole window.
+                    effects.extend(self.give_credit(0, limits));
                 }
             }
         }
@@ -299,9 +305,9 @@ impl SessionLink {
         effects
     }
 
-    /// Gives the device's end the credit that is due: for output at once, but what a client that may come back has not
-    /// confirmed is kept there for a while, in case this node is lost with it.
-    fn give_credit(&mut self, limits: &Config) -> Vec<Effect> {
+    /// Gives the device's end the credit that is due, once that is more than `least`. What a client that may come back has
+    /// not confirmed is kept there for a while, in case this node is lost with it.
+    fn give_credit(&mut self, least: usize, limits: &Config) -> Vec<Effect> {
         let confirmed = self
             .attached
             .iter()
@@ -310,6 +316,9 @@ impl SessionLink {
             .min()
             .unwrap_or(u64::MAX);
         let mut total: usize = self.uncredited.iter().map(|(_, cost)| cost).sum();
+        if total <= least {
+            return vec![];
+        }
         let mut bytes = 0;
         while let Some((end, cost)) = self.uncredited.front().copied() {
             if end > confirmed && total <= limits.to_operator_window / 2 {
@@ -397,7 +406,7 @@ impl SessionLink {
             return effects;
         }
         self.uncredited.push_back((self.output, cost));
-        effects.extend(self.give_credit(limits));
+        effects.extend(self.give_credit(LEAST_CREDIT, limits));
         effects
     }
 
@@ -434,7 +443,7 @@ impl SessionLink {
             return effects;
         }
         self.uncredited.push_back((self.output, cost));
-        effects.extend(self.give_credit(limits));
+        effects.extend(self.give_credit(LEAST_CREDIT, limits));
         effects
     }
 

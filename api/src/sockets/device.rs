@@ -22,7 +22,6 @@ use futures_util::Stream;
 use storage::{AuthSetId, ConnectionChange, DeviceId, Epoch, SessionId, clock};
 use tracing::{debug, warn};
 
-use super::ends;
 use super::pump::{End, Flow, SocketEvent};
 use super::upgrade::SocketState;
 
@@ -54,8 +53,7 @@ pub(super) struct DeviceSocket {
     /// Why it ended; a fault of ours unless something else was found first.
     reason: DisconnectReason,
     has_entered: bool,
-    /// Nothing is written to it any more: it was sent away with a Close frame and is heard until it answers that, or it is gone
-    /// and waits for its turn to end.
+    /// It was sent away with a Close frame and is heard until it answers that; nothing is written to it any more.
     is_leaving: bool,
 }
 
@@ -125,6 +123,7 @@ impl DeviceSocket {
 
     /// Moves what may go now from the link to the socket.
     fn write(&mut self, ctx: &mut WebsocketContext<Self>) {
+        self.flow.set_idle(self.link.is_idle());
         if self.is_leaving {
             // Nothing follows a Close frame; it is said on the device's next connection.
             return;
@@ -190,6 +189,7 @@ impl Actor for DeviceSocket {
         ctx.set_mailbox_capacity(SOCKET_MAILBOX);
         let Some((events, token)) = self.start.take() else { return };
         ctx.add_stream(events);
+        self.flow.set_idle(self.link.is_idle());
         let now = clock::now();
         let connection =
             ConnectedDevice { epoch: self.epoch, auth_set: self.auth_set, to: ctx.address().recipient(), since: now };
@@ -300,15 +300,7 @@ impl StreamHandler<SocketEvent> for DeviceSocket {
                 if let Some(reason) = end.close_reason() {
                     ctx.close(Some(reason));
                 }
-                // Whoever has a session with it is told at once, and whoever comes back finds a place.
-                let may_wait = self.link.is_idle() && !self.shared.count.is_scarce(self.shared.config.sockets_limit);
-                match may_wait.then(ends::turn).flatten() {
-                    None => ctx.stop(),
-                    Some(turn) => {
-                        self.is_leaving = true;
-                        ctx.spawn(turn.into_actor(self).map(|_, _, ctx| ctx.stop()));
-                    }
-                }
+                ctx.stop();
             }
         }
     }
@@ -355,9 +347,5 @@ impl Handler<ToDevice> for DeviceSocket {
         };
         self.carry_out(effects, ctx);
         self.write(ctx);
-        // Somebody wants it before its turn to end: they are not kept waiting.
-        if self.is_leaving && self.reason != DisconnectReason::NodeShutdown {
-            ctx.stop();
-        }
     }
 }

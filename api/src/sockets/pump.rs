@@ -20,7 +20,8 @@ use futures_util::Stream;
 use tokio::io::ReadBuf;
 use tokio::time::{Instant, Sleep};
 
-use super::Config;
+use super::turns::Turn;
+use super::{Config, SocketCount};
 
 /// The actor is told of room when no more than this waits to be written.
 const LOW_WATER: usize = 4 * 1024;
@@ -92,6 +93,7 @@ impl End {
 pub(super) struct Flow {
     unwritten: Cell<usize>,
     is_paused: Cell<bool>,
+    is_idle: Cell<bool>,
     wants_room: Cell<bool>,
     has_room: Cell<bool>,
     reader: RefCell<Option<Waker>>,
@@ -148,6 +150,13 @@ impl Flow {
         }
     }
 
+    /// Nobody waits for what this socket says: it takes turns with others in reading.
+    pub(super) fn set_idle(&self, is_idle: bool) {
+        if self.is_idle.replace(is_idle) && !is_idle {
+            self.wake();
+        }
+    }
+
     fn wake(&self) {
         if let Some(reader) = self.reader.borrow_mut().take() {
             reader.wake();
@@ -182,6 +191,9 @@ struct Wire<T> {
 /// The messages of a socket, for its actor.
 pub(super) struct Inbound<T> {
     wire: Rc<RefCell<Wire<T>>>,
+    turn: Turn,
+    places: SocketCount,
+    places_limit: usize,
     is_over: bool,
 }
 
@@ -203,12 +215,14 @@ pub(super) struct Halves<T> {
     wire: Rc<RefCell<Wire<T>>>,
     /// For the actor.
     pub(super) flow: Rc<Flow>,
+    places: SocketCount,
+    places_limit: usize,
 }
 
 impl<T: AsyncRead + AsyncWrite + Unpin + 'static> Halves<T> {
     /// Shares the socket `io`, of which `read` was already read beyond the handshake. `answer`, the end of the handshake,
-    /// is written once the actor has started: whoever sees it can rely on the actor being found.
-    pub(super) fn new(io: T, read: BytesMut, answer: Bytes, config: &Config) -> Self {
+    /// is written once the actor has started: whoever sees it can rely on the actor being found. It has one of `places`.
+    pub(super) fn new(io: T, read: BytesMut, answer: Bytes, config: &Config, places: SocketCount) -> Self {
         let now = Instant::now();
         let flow = Rc::new(Flow::default());
         let wire = Wire {
@@ -229,11 +243,13 @@ impl<T: AsyncRead + AsyncWrite + Unpin + 'static> Halves<T> {
             end: None,
             message_limit: config.message_limit,
         };
-        Self { wire: Rc::new(RefCell::new(wire)), flow }
+        Self { wire: Rc::new(RefCell::new(wire)), flow, places, places_limit: config.sockets_limit }
     }
 
     pub(super) fn inbound(&self) -> Inbound<T> {
-        Inbound { wire: Rc::clone(&self.wire), is_over: false }
+        let Self { wire, places, places_limit, .. } = self;
+        let (wire, places) = (Rc::clone(wire), places.clone());
+        Inbound { wire, turn: Turn::default(), places, places_limit: *places_limit, is_over: false }
     }
 
     pub(super) fn run<S>(self, actor: S, config: &Config) -> Pump<S, T> {
@@ -262,6 +278,12 @@ impl<T: AsyncRead + Unpin> Stream for Inbound<T> {
         }
         let wire = Rc::clone(&self.wire);
         let mut wire = wire.borrow_mut();
+        // What it is woken for may be its end, and whoever comes back has to find a place.
+        let may_wait = wire.flow.is_idle.get() && !self.places.is_scarce(self.places_limit);
+        if may_wait && self.turn.poll(cx).is_pending() {
+            *wire.flow.reader.borrow_mut() = Some(cx.waker().clone());
+            return Poll::Pending;
+        }
         loop {
             if let Some(end) = wire.end {
                 self.is_over = true;
@@ -288,6 +310,7 @@ impl<T: AsyncRead + Unpin> Stream for Inbound<T> {
                     }
                 }
             }
+            self.turn.over();
             *wire.flow.reader.borrow_mut() = Some(cx.waker().clone());
             return Poll::Pending;
         }
@@ -536,6 +559,10 @@ where
         if !wire.outgoing.is_empty() {
             return Poll::Pending;
         }
+        if wire.end == Some(End::Lost) {
+            // Nobody is there to say goodbye to, and when thousands are lost at once it is a fifth of what their ends take.
+            return Poll::Ready(());
+        }
         if !self.is_shut {
             match Pin::new(&mut wire.io).poll_shutdown(cx) {
                 Poll::Ready(Ok(())) => self.is_shut = true,
@@ -543,7 +570,7 @@ where
                 Poll::Pending => return Poll::Pending,
             }
         }
-        if matches!(wire.end, Some(End::Lost | End::Stalled)) {
+        if wire.end == Some(End::Stalled) {
             return Poll::Ready(());
         }
         loop {
@@ -579,7 +606,7 @@ where
                         return Poll::Ready(());
                     }
                     let mut wire = pump.wire.borrow_mut();
-                    // An actor that knows already may wait for its turn to end.
+                    // An actor may wait for its turn to hear of it.
                     again |= wire.end.is_none();
                     wire.end(End::Lost);
                     wire.outgoing.clear();

@@ -99,7 +99,7 @@ pub struct SocketCount(Arc<AtomicUsize>);
 
 impl SocketCount {
     /// Another socket, if there may be one.
-    fn enter(&self, limit: usize) -> bool {
+    pub(super) fn enter(&self, limit: usize) -> bool {
         self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |count| (count < limit).then_some(count + 1)).is_ok()
     }
 
@@ -164,7 +164,7 @@ async fn shake_hands<T: AsyncRead + AsyncWrite + Unpin + 'static>(
         }
     };
     let answer = switching_protocols(request.headers(), &request_id);
-    let halves = Halves::new(io, read, answer.into(), &state.config);
+    let halves = Halves::new(io, read, answer.into(), &state.config, state.count.clone());
     let (flow, events) = (Rc::clone(&halves.flow), Box::pin(halves.inbound()));
     Some(match admitted {
         Admitted::Device(opening) => {

@@ -49,8 +49,12 @@ impl Rig {
     }
 
     fn says(&mut self, attachment: AttachmentId, typ: &str, body: &[u8]) -> Vec<Effect> {
+        self.says_of(attachment, proto::SHELL, typ, body)
+    }
+
+    fn says_of(&mut self, attachment: AttachmentId, proto: u16, typ: &str, body: &[u8]) -> Vec<Effect> {
         let number = self.next_from.entry(attachment).or_default();
-        let message = self::message(&self.session.to_string(), typ, &[], body);
+        let message = Compose { proto, typ, sid: &self.session.to_string(), props: &[], body }.to_bytes();
         let says = AttachedSays::Deliver { number: *number, message };
         *number += 1;
         self.link.hear(attachment, says, NOW, &limits())
@@ -376,12 +380,35 @@ fn output_a_client_may_still_ask_for_is_confirmed_late_and_within_a_bound() {
     let credit = |effects: &[Effect]| -> usize {
         effects.iter().map(|effect| if let Effect::Credit { bytes } = effect { *bytes } else { 0 }).sum()
     };
-    assert_eq!(credit(&rig.device("shell", b"unseen")), 0);
-    let seen = rig.link.hear(writer, AttachedSays::Seen { output: 6 }, NOW, &limits());
-    assert!(credit(&seen) > 0);
+    for _ in 0..20 {
+        rig.device("shell", b"unseen");
+    }
+    assert_eq!(rig.link.uncredited.len(), 20, "all of it is kept");
+    let seen = rig.link.hear(writer, AttachedSays::Seen { output: 6 * 20 }, NOW, &limits());
+    assert!(credit(&seen) > LEAST_CREDIT);
     let total: usize = (0..1000).map(|_| credit(&rig.device("shell", &[b'x'; 255]))).sum();
     let kept: usize = rig.link.uncredited.iter().map(|(_, cost)| cost).sum();
     assert!(total > 0 && kept <= limits().to_operator_window / 2, "{kept}");
+}
+
+#[test]
+fn credit_for_small_output_gathers_and_is_given_in_full_before_anything_but_a_terminal() {
+    let mut rig = Rig::new(false);
+    let operator = rig.stock();
+    rig.start_shell(operator);
+    let credit = |effects: &[Effect]| -> usize {
+        effects.iter().map(|effect| if let Effect::Credit { bytes } = effect { *bytes } else { 0 }).sum()
+    };
+    let (mut words, mut given, keys) = (0, 0, 1_000);
+    for _ in 0..keys {
+        let bytes = credit(&rig.device("shell", b"k"));
+        (words, given) = (words + usize::from(bytes > 0), given + bytes);
+        assert!(rig.link.uncredited.iter().map(|(_, cost)| cost).sum::<usize>() <= LEAST_CREDIT);
+    }
+    assert!((1..keys / 8).contains(&words), "{words} for {keys} keys");
+    let due: usize = rig.link.uncredited.iter().map(|(_, cost)| cost).sum();
+    assert!(given > 0 && due > 0);
+    assert_eq!(credit(&rig.says_of(operator, proto::FILE_TRANSFER, "get_file", b"")), due);
 }
 
 #[test]

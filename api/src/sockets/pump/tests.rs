@@ -1,6 +1,7 @@
 use futures_util::StreamExt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 
+use super::super::turns;
 use super::*;
 
 const LIMIT: usize = 256 * 1024;
@@ -11,7 +12,7 @@ fn config() -> Config {
 
 fn socket() -> (Halves<DuplexStream>, DuplexStream) {
     let (ours, peers) = duplex(64 * 1024);
-    (Halves::new(ours, BytesMut::new(), Bytes::from_static(b"101"), &config()), peers)
+    (Halves::new(ours, BytesMut::new(), Bytes::from_static(b"101"), &config(), SocketCount::default()), peers)
 }
 
 /// A frame as a client sends it, with a mask of zeros.
@@ -199,4 +200,40 @@ async fn bytes_and_round_trips_are_measured() {
     peer.write_all(&[frame(0x8a, PING), frame(0x82, b"x")].concat()).await.unwrap();
     assert!(matches!(next(&mut inbound).await, SocketEvent::Message(_)));
     assert!(flow.round_trip().is_some_and(|time| time >= Duration::from_millis(5)), "{:?}", flow.round_trip());
+}
+
+#[actix_rt::test]
+async fn an_idle_socket_waits_in_line_with_others_and_one_with_a_session_does_not() {
+    let (idle, mut idle_peer) = socket();
+    let (busy, mut busy_peer) = socket();
+    let (mut idle_inbound, mut busy_inbound) = (idle.inbound(), busy.inbound());
+    idle.flow.set_idle(true);
+    let _others = turns::crowd(100_000);
+    for peer in [&mut idle_peer, &mut busy_peer] {
+        peer.write_all(&frame(0x82, b"said")).await.unwrap();
+    }
+    let mut cx = Context::from_waker(Waker::noop());
+    assert!(Pin::new(&mut idle_inbound).poll_next(&mut cx).is_pending());
+    assert!(matches!(next(&mut busy_inbound).await, SocketEvent::Message(message) if message == "said"));
+
+    let (flow, waiting) = (Rc::clone(&idle.flow), actix_rt::spawn(async move { next(&mut idle_inbound).await }));
+    tokio::task::yield_now().await;
+    assert!(!waiting.is_finished());
+    flow.set_idle(false);
+    assert!(matches!(waiting.await.unwrap(), SocketEvent::Message(message) if message == "said"));
+    assert!(turns::in_line() > 0, "it did not wait until it was called");
+}
+
+#[actix_rt::test]
+async fn where_places_are_scarce_nobody_waits_in_line() {
+    let (ours, mut peer) = duplex(1024);
+    let config = Config { sockets_limit: 0, ..config() };
+    let places = SocketCount::default();
+    assert!(places.enter(1));
+    let halves = Halves::new(ours, BytesMut::new(), Bytes::new(), &config, places);
+    halves.flow.set_idle(true);
+    let _others = turns::crowd(100_000);
+    peer.shutdown().await.unwrap();
+    assert!(matches!(next(&mut halves.inbound()).await, SocketEvent::Ended(End::Lost)));
+    assert!(turns::in_line() > 0, "it did not wait until it was called");
 }
