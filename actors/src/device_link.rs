@@ -15,11 +15,11 @@ use bytes::Bytes;
 use outbox::Outbox;
 use port_forward::{Forwarding, Step};
 use session::Session;
-use storage::SessionId;
+use storage::{SessionId, UserId};
 
 use crate::figures::SessionFigures;
 use crate::message::{self, Compose, DEVICE_MESSAGE_LIMIT, Malformed, Message, Prop, proto, status};
-use crate::session::{Binding, Config, DeviceSays, Open, Resumed, SIGNAL_RESERVE, SessionEnd, charge};
+use crate::session::{Binding, Config, DeviceSays, LEAST_CREDIT, Open, Resumed, SIGNAL_RESERVE, SessionEnd, charge};
 
 /// Session ids that were told to stop and may still be heard of. The oldest is forgotten beyond this many.
 const STOPPING_LIMIT: usize = 64;
@@ -36,7 +36,8 @@ const UNCLAIMED_LIMIT: usize = 16;
 pub struct DeviceLink<E> {
     sessions: Vec<Session<E>>,
     goodbyes: Outbox,
-    stopping: Vec<SessionId>,
+    /// Shells and streams that were told to stop and have not said that they did; and whose the shells are, if that is known.
+    stopping: Vec<(SessionId, UserId)>,
     /// Ids of forwarded connections whose session is over while the agent was busy with them: a word to a busy worker
     /// would block the agent, so they are closed at the next sign of life.
     lingering: Vec<SessionId>,
@@ -83,6 +84,8 @@ pub struct Ended<E> {
     pub host: E,
     /// Its binding.
     pub binding: Binding,
+    /// Whose shell runs in it, if one does.
+    pub shell_of: Option<UserId>,
     /// Credit for messages that had left for the device.
     pub owed: usize,
 }
@@ -118,7 +121,7 @@ impl<E> DeviceLink<E> {
     /// A session begins, or goes on here.
     pub fn open(&mut self, session: SessionId, binding: Binding, open: Open<E>, limits: &Config) -> Vec<Effect<E>> {
         if let Some(at) = self.position(session) {
-            return self.rebind(at, binding, open);
+            return self.rebind(at, binding, open, limits);
         }
         let claimed = self.sessions.iter().filter(|session| session.host.is_some()).count();
         if claimed >= limits.per_device {
@@ -138,7 +141,7 @@ impl<E> DeviceLink<E> {
     }
 
     /// A host finds its session on this connection: it gets what it has not received.
-    fn rebind(&mut self, at: usize, binding: Binding, open: Open<E>) -> Vec<Effect<E>> {
+    fn rebind(&mut self, at: usize, binding: Binding, open: Open<E>, limits: &Config) -> Vec<Effect<E>> {
         let state = &mut self.sessions[at];
         let session = state.id;
         let mut effects = Vec::new();
@@ -180,6 +183,8 @@ impl<E> DeviceLink<E> {
             state.next_to_host += 1;
             effects.push(Effect::ToHost { session, says: DeviceSays::Deliver { number, message: message.clone() } });
         }
+        // What the host has received by now makes room as credit does that was lost with the former binding.
+        self.go_on(at, limits, &mut effects);
         effects
     }
 
@@ -204,8 +209,14 @@ impl<E> DeviceLink<E> {
         let Ok(read) = Message::read(&message) else { return vec![return_credit()] };
         debug_assert!(message.len() <= DEVICE_MESSAGE_LIMIT, "stamped messages fit");
         match (read.proto, read.typ) {
-            (proto::SHELL, "new") => (state.shell, state.shell_ended) = (true, false),
-            (proto::SHELL, "stop") => (state.shell, state.has_shell) = (false, false),
+            (proto::SHELL, "new") => {
+                (state.shell, state.shell_ended) = (true, false);
+                self.stopping.retain(|(other, _)| *other != session);
+            }
+            (proto::SHELL, "stop") => {
+                (state.shell, state.has_shell) = (false, false);
+                note_stopping(&mut self.stopping, session, state.user.clone());
+            }
             // A pong for a shell that is gone wedges the agent's only reading loop.
             (proto::SHELL, "pong") if state.shell_ended || !state.shell => return vec![return_credit()],
             (proto::SHELL, "shell") => state.input += read.body.bytes().len() as u64,
@@ -215,7 +226,7 @@ impl<E> DeviceLink<E> {
                 let forwarding = state.forwarding.get_or_insert_with(|| {
                     Box::new(Forwarding::new(session, state.user.as_str(), limits.stream_window, limits.streams))
                 });
-                let room = limits.to_operator_window.saturating_sub(state.gate.in_flight());
+                let room = window(limits).saturating_sub(state.gate.in_flight());
                 let steps = forwarding.hear_operator(&read, &message, room);
                 let mut effects = vec![return_credit()];
                 self.follow(at, steps, &mut effects);
@@ -243,7 +254,7 @@ impl<E> DeviceLink<E> {
         let Some(at) = self.position(session) else {
             if let Some(at) = self.sessions.iter().position(|state| state.forwards_on(session)) {
                 let state = &mut self.sessions[at];
-                let room = limits.to_operator_window.saturating_sub(state.gate.in_flight());
+                let room = window(limits).saturating_sub(state.gate.in_flight());
                 let steps =
                     state.forwarding.as_mut().map(|it| it.hear_device(session, &read, room)).unwrap_or_default();
                 self.follow(at, steps, &mut effects);
@@ -278,7 +289,10 @@ impl<E> DeviceLink<E> {
         let mut output = false;
         match (read.proto, read.typ) {
             (proto::SHELL, "shell") => output = true,
-            (proto::SHELL, "stop") => state.shell_ended = true,
+            (proto::SHELL, "stop") => {
+                state.shell_ended = true;
+                self.stopping.retain(|(other, _)| *other != state.id);
+            }
             (proto::SHELL, "new") if read.int_prop("status") == Some(status::ERROR.into()) => {
                 state.shell = state.has_shell;
             }
@@ -289,14 +303,14 @@ impl<E> DeviceLink<E> {
         let cost = charge(message.len());
         if output {
             let body = read.body.bytes();
-            if !state.gate.admits(body, cost, limits.to_operator_window) {
+            if !state.gate.admits(body, cost, window(limits)) {
                 state.stalls += 1;
                 return;
             }
             state.output += body.len() as u64;
         } else {
             let reserve = if read.proto == proto::SHELL { SIGNAL_RESERVE } else { 0 };
-            if !state.gate.takes(cost, limits.to_operator_window + reserve) {
+            if !state.gate.takes(cost, window(limits) + reserve) {
                 state.stalls += 1;
                 effects.extend(self.end(at, SessionEnd::OperatorTooSlow));
                 return;
@@ -309,7 +323,6 @@ impl<E> DeviceLink<E> {
     pub fn credit(&mut self, session: SessionId, binding: Binding, bytes: usize, limits: &Config) -> Vec<Effect<E>> {
         let Some(at) = self.position_bound(session, binding) else { return vec![] };
         let state = &mut self.sessions[at];
-        let mut effects = Vec::new();
         state.credited += bytes;
         while state.retained.front().is_some_and(|message| charge(message.len()) <= state.credited) {
             state.credited -= state.release_one();
@@ -317,8 +330,17 @@ impl<E> DeviceLink<E> {
         if state.retained.is_empty() {
             (state.credited, state.retained) = (0, VecDeque::new());
         }
+        let mut effects = Vec::new();
         // Whole messages only are given back to the gate, so the sum is the same.
-        if let Some(missed) = state.gate.credit(0, limits.to_operator_window) {
+        self.go_on(at, limits, &mut effects);
+        effects
+    }
+
+    /// The host has taken something over: what had to wait for that goes on.
+    fn go_on(&mut self, at: usize, limits: &Config, effects: &mut Vec<Effect<E>>) {
+        let state = &mut self.sessions[at];
+        let session = state.id;
+        if let Some(missed) = state.gate.credit(0, window(limits)) {
             let (notice, newest) = missed.for_screen();
             let shown = notice.map(String::into_bytes).into_iter().chain([newest]).flatten().collect::<Vec<u8>>();
             let message = Compose {
@@ -333,12 +355,11 @@ impl<E> DeviceLink<E> {
             state.gate.force(charge(message.len()));
             effects.extend(state.send(message));
         }
-        let room = limits.to_operator_window.saturating_sub(state.gate.in_flight());
+        let room = window(limits).saturating_sub(state.gate.in_flight());
         if let Some(forwarding) = &mut state.forwarding {
             let steps = forwarding.release(room);
-            self.follow(at, steps, &mut effects);
+            self.follow(at, steps, effects);
         }
-        effects
     }
 
     /// The host of `session` has ended it. Says whether there was such a session.
@@ -393,10 +414,21 @@ impl<E> DeviceLink<E> {
         std::mem::take(&mut self.sessions)
             .into_iter()
             .filter_map(|session| {
-                let Session { id, binding, owed, host, .. } = session;
-                host.map(|host| Ended { session: id, host, binding, owed })
+                let Session { id, user, binding, owed, host, shell, .. } = session;
+                host.map(|host| Ended { session: id, host, binding, shell_of: shell.then_some(user), owed })
             })
             .collect()
+    }
+
+    /// The device's connection is over: shells that were told to stop and may not have heard it, and whose they are.
+    pub fn unstopped(&mut self) -> Vec<(SessionId, UserId)> {
+        let mut stopping = std::mem::take(&mut self.stopping);
+        stopping.retain(|(_, user)| !user.as_str().is_empty());
+        stopping
+    }
+
+    fn is_stopping(&self, session: SessionId) -> bool {
+        self.stopping.iter().any(|(other, _)| *other == session)
     }
 
     /// How to reach the host of `session`, and its binding.
@@ -515,17 +547,17 @@ impl<E> DeviceLink<E> {
     fn may_be_claimed(&self, session: SessionId, read: &Message<'_>) -> bool {
         matches!((read.proto, read.typ), (proto::SHELL, "shell" | "ping"))
             && read.int_prop("status") != Some(status::ERROR.into())
-            && !self.stopping.contains(&session)
+            && !self.is_stopping(session)
             && self.sessions.iter().filter(|state| state.host.is_none()).count() < UNCLAIMED_LIMIT
     }
 
     /// The device speaks in a session that nobody has: left over from before it reconnected, or from a dead hub.
     fn hush(&mut self, session: SessionId, read: &Message<'_>) {
         if (read.proto, read.typ, read.int_prop("status")) == (proto::SHELL, "stop", Some(status::NORMAL.into())) {
-            self.stopping.retain(|other| *other != session);
+            self.stopping.retain(|(other, _)| *other != session);
             return;
         }
-        if self.stopping.contains(&session) {
+        if self.is_stopping(session) {
             return;
         }
         match (read.proto, read.typ) {
@@ -538,26 +570,32 @@ impl<E> DeviceLink<E> {
     fn say_stop(&mut self, session: SessionId, sid: &str, user: &str, why: &str) {
         let props = [("status", Prop::Small(status::ERROR)), ("user_id", Prop::Text(user))];
         let stop = Compose { proto: proto::SHELL, typ: "stop", sid, props: &props, body: why.as_bytes() };
-        self.say_goodbye(session, stop.to_bytes());
+        self.say_goodbye(session, user, stop.to_bytes());
     }
 
     fn say_close(&mut self, session: SessionId, sid: &str) {
         let close = Compose { proto: proto::CONTROL, typ: "close", sid, ..Compose::default() };
-        self.say_goodbye(session, close.to_bytes());
+        self.say_goodbye(session, "", close.to_bytes());
     }
 
-    fn say_goodbye(&mut self, session: SessionId, message: Bytes) {
+    fn say_goodbye(&mut self, session: SessionId, user: &str, message: Bytes) {
         if self.goodbyes.len() >= GOODBYES_LIMIT {
             self.goodbyes.pop();
         }
         self.goodbyes.push(message);
-        if !self.stopping.contains(&session) {
-            if self.stopping.len() >= STOPPING_LIMIT {
-                self.stopping.remove(0);
-            }
-            self.stopping.push(session);
-        }
+        note_stopping(&mut self.stopping, session, UserId::new(user));
     }
+}
+
+/// Remembers what is told to stop; the oldest is forgotten beyond the limit.
+fn note_stopping(stopping: &mut Vec<(SessionId, UserId)>, session: SessionId, user: UserId) {
+    if stopping.iter().any(|(other, _)| *other == session) {
+        return;
+    }
+    if stopping.len() >= STOPPING_LIMIT {
+        stopping.remove(0);
+    }
+    stopping.push((session, user));
 }
 
 /// Remembers a stream that a busy agent has to be told about later; the oldest is given up beyond the limit.
@@ -566,6 +604,11 @@ fn linger(lingering: &mut Vec<SessionId>, stream: SessionId) {
         lingering.remove(0);
     }
     lingering.push(stream);
+}
+
+/// What a device may have on its way to a host, which may hold back a little of the credit.
+const fn window(limits: &Config) -> usize {
+    limits.to_operator_window + LEAST_CREDIT
 }
 
 #[cfg(test)]

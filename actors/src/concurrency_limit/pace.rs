@@ -41,6 +41,8 @@ pub(super) struct Pace {
     /// Who may come in at this moment.
     room: f64,
     filled: Instant,
+    /// When somebody was in line last.
+    awaited: Instant,
     /// Since the last change: who has come, how late they were together, and whether it was the pace that kept somebody
     /// in line.
     looked: Instant,
@@ -51,9 +53,17 @@ pub(super) struct Pace {
 
 impl Pace {
     pub(super) fn new(now: Instant) -> Self {
-        let (filled, looked) = (now, now);
-        let late = Duration::ZERO;
-        Self { per_second: BEGIN, is_known: false, room: BURST, filled, looked, seen: 0, late, was_reached: false }
+        Self {
+            per_second: BEGIN,
+            is_known: false,
+            room: BURST,
+            filled: now,
+            awaited: now,
+            looked: now,
+            seen: 0,
+            late: Duration::ZERO,
+            was_reached: false,
+        }
     }
 
     /// How many may come in now.
@@ -80,12 +90,12 @@ impl Pace {
 
     /// Somebody is in line, and maybe for the pace alone.
     pub(super) fn look(&mut self, is_reached: bool, now: Instant) {
-        let passed = now.saturating_duration_since(self.looked);
-        if passed > REMEMBERED {
+        if now.saturating_duration_since(self.awaited) > REMEMBERED {
             *self = Self { room: self.room, filled: self.filled, ..Self::new(now) };
         }
+        self.awaited = now;
         self.was_reached |= is_reached;
-        if passed < LOOK_EVERY || self.seen < LEAST_SEEN {
+        if now.saturating_duration_since(self.looked) < LOOK_EVERY || self.seen < LEAST_SEEN {
             return;
         }
         if self.late / self.seen > LATE {
@@ -193,9 +203,12 @@ mod tests {
             pace.look(true, begin + LOOK_EVERY * look);
         }
         assert!(pace.per_second() < BEGIN);
-        pace.look(true, begin + Duration::from_secs(20));
-        assert!(pace.per_second() < BEGIN, "after a moment");
-        pace.look(true, begin + Duration::from_mins(1));
+        // Also a long one in which nobody comes, since the backend hangs.
+        for second in 5..100 {
+            pace.look(false, begin + Duration::from_secs(second));
+        }
+        assert!(pace.per_second() < BEGIN, "it is the same storm");
+        pace.look(true, begin + Duration::from_mins(3));
         assert!((pace.per_second() - BEGIN).abs() < f64::EPSILON);
     }
 }

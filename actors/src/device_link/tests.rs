@@ -1,5 +1,3 @@
-use storage::UserId;
-
 use super::*;
 use crate::session::Resume;
 
@@ -157,7 +155,7 @@ fn output_beyond_the_credit_is_skipped_with_a_notice_and_goes_on_with_the_newest
             taken += charge(message.len());
         }
     }
-    assert!(taken <= limits().to_operator_window);
+    assert!(taken <= window(&limits()));
     assert_eq!(link.hear(&output(slow, b"...y\r\nnext\r\n$ "), &limits()).unwrap(), []);
     assert_eq!(link.hear(&output(quick, b"unharmed"), &limits()).unwrap().len(), 1);
 
@@ -167,6 +165,26 @@ fn output_beyond_the_credit_is_skipped_with_a_notice_and_goes_on_with_the_newest
     assert!(notice.contains("bytes of output skipped"), "{notice}");
     assert!(notice.ends_with("x...y\r\nnext\r\n$ "), "{notice}");
     assert_eq!(link.hear(&output(slow, &[b'y'; 255]), &limits()).unwrap().len(), 1);
+}
+
+#[test]
+fn output_goes_on_when_a_host_that_had_all_of_it_comes_back() {
+    let session = SessionId::random();
+    let mut link = link_with(&[session]);
+    let mut received = 0;
+    loop {
+        match &delivered(&link.hear(&output(session, &[b'x'; 255]), &limits()).unwrap())[..] {
+            [] => break,
+            messages => received += u32::try_from(messages.len()).unwrap(),
+        }
+    }
+    // What the host gave back was lost on the way.
+    let resume = Resume { shell: true, output: 0, input: 0, received: Some((BINDING, received)) };
+    let open = Open { resume: Some(resume), ..fresh("user") };
+    let effects = link.open(session, BINDING.next(), open, &limits());
+    let [notice] = &delivered(&effects)[..] else { panic!("no notice: {effects:?}") };
+    assert!(Message::read(notice).unwrap().body.bytes().ends_with(b"xxx"));
+    assert_eq!(link.hear(&output(session, b"y"), &limits()).unwrap().len(), 1);
 }
 
 #[test]
@@ -361,4 +379,33 @@ fn sessions_per_device_have_a_limit() {
 #[test]
 fn malformed_bytes_from_a_device_are_an_error() {
     assert!(link_with(&[]).hear(&Bytes::from_static(b"\x93\x01"), &limits()).is_err());
+}
+
+#[test]
+fn a_shell_that_may_not_have_heard_that_it_is_to_stop_is_remembered() {
+    let [stopped, closed, confirmed, again, open] = [(); 5].map(|()| SessionId::random());
+    let mut link = link_with(&[]);
+    for session in [stopped, closed, confirmed, again] {
+        link.open(session, BINDING, fresh("user"), &limits());
+        deliver(&mut link, session, shell(session, "new", &[], b""));
+    }
+    for session in [stopped, confirmed, again] {
+        deliver(&mut link, session, shell(session, "stop", &[], b""));
+    }
+    sent(&mut link);
+    link.hear(&shell(confirmed, "stop", &[("status", Prop::Small(1))], b""), &limits()).unwrap();
+    deliver(&mut link, again, shell(again, "new", &[], b""));
+    sent(&mut link);
+    assert!(link.hang_up(closed, BINDING) && link.hang_up(stopped, BINDING) && link.hang_up(confirmed, BINDING));
+    link.open(open, BINDING, fresh("user"), &limits());
+    // A word to a stranger says nothing of whose shell it is.
+    link.hear(&shell(SessionId::random(), "new", &[("status", Prop::Small(1))], b""), &limits()).unwrap();
+
+    let mut left = link.unstopped();
+    left.sort();
+    let mut expected = [stopped, closed].map(|session| (session, UserId::new("user")));
+    expected.sort();
+    assert_eq!(left, expected);
+    let shells: Vec<_> = link.end_all().into_iter().map(|ended| (ended.session, ended.shell_of.is_some())).collect();
+    assert_eq!(shells, [(again, true), (open, false)]);
 }

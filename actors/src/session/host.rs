@@ -21,7 +21,7 @@ use tracing::{debug, info, warn};
 
 use super::attachment::{AttachedEnd, AttachedSays, Leave, ToAttached, ToSession};
 use super::link::{Effect, Past, SessionLink};
-use super::{Config, DeviceEnd, FromDevice, HostEnd, HostSays, Open, SOCKET_MAILBOX, SessionEnd, left_shell};
+use super::{Binding, Config, DeviceEnd, FromDevice, HostEnd, HostSays, Open, SOCKET_MAILBOX, SessionEnd, left_shell};
 use crate::bus::{Bus, DisconnectReason, Event};
 use crate::reach::{Reach, Unreachable};
 use crate::recording::{Recorder, RecordingConfig};
@@ -61,6 +61,13 @@ pub struct Parts {
     pub recording: Option<(Objects, RecordingConfig)>,
     /// Credits and limits.
     pub config: Config,
+}
+
+impl Parts {
+    /// Has the agent of a device, whose connection is over, stop a shell once it is back: it may not have heard that.
+    pub fn stop_when_back(&self, device: DeviceId, session: SessionId, user: UserId) {
+        left_shell::stop_when_back(self, device, session, user, Binding::ONLY);
+    }
 }
 
 /// A session.

@@ -1,4 +1,4 @@
-//! Shells whose session ended while their device was away.
+//! Shells whose session ended while their device was away, or that were told to stop when its connection was about to end.
 //!
 //! Agents let a user have one shell at a time, and end one that nobody wants only when a minute has passed in which nobody
 //! answered it. Until then whoever wanted another would be refused. So the agent is told as soon as its device is back.
@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use storage::{DeviceId, SessionId, UserId};
+use tokio::runtime::Handle;
 use tokio::time::{Instant, sleep};
 use tracing::debug;
 
@@ -23,12 +24,14 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// Tells the device's agent to stop the shell, once the device is back. `binding` is the session's last.
 pub(super) fn stop_when_back(parts: &Parts, device: DeviceId, session: SessionId, user: UserId, binding: Binding) {
+    // A thread that ends takes its devices along; nobody is there to wait for them.
+    let Ok(runtime) = Handle::try_current() else { return };
     let Some(place) = parts.registry.place_for_left_shell() else {
         debug!(session.id = %session, "too many shells wait for their devices");
         return;
     };
     let (reach, bus) = (parts.reach.clone(), parts.bus.clone());
-    tokio::spawn(async move {
+    runtime.spawn(async move {
         let _place = place;
         let until = Instant::now() + LIMIT;
         while Instant::now() < until {

@@ -15,12 +15,8 @@ pub use self::resumption::Past;
 use self::attached::Attached;
 use super::attachment::{AttachedSays, Join, Leave, Role, ToAttached};
 use super::scrollback::Scrollback;
-use super::{Binding, Config, DeviceSays, Resume, SIGNAL_RESERVE, SessionEnd, charge};
+use super::{Binding, Config, DeviceSays, LEAST_CREDIT, Resume, SIGNAL_RESERVE, SessionEnd, charge};
 use crate::message::{Body, Compose, Message, Prop, proto, status};
-
-/// Credit for output is given when more than this is due: the echo of a key is small, and a word about each would be a
-/// third of what two nodes say to one another about it. The device's end keeps as much, in case the host is lost.
-const LEAST_CREDIT: usize = 4 * 1024;
 
 /// Who said what the hub itself says.
 const NOBODY: AttachmentId = AttachmentId::from_uuid(uuid::Uuid::nil());
@@ -228,19 +224,19 @@ impl SessionLink {
                     return self.drop_attached(at, SessionEnd::LinkLost, Leave::Lost);
                 }
                 attached.next_from = number.wrapping_add(1);
-                self.hear_message(at, message, limits)
+                self.hear_message(at, message)
             }
             AttachedSays::Took { bytes } => self.took(at, bytes, limits),
             AttachedSays::Seen { output } => {
                 let attached = &mut self.attached[at];
                 attached.seen = attached.seen.max(output.min(self.output));
-                self.give_credit(LEAST_CREDIT, limits)
+                self.give_credit(limits)
             }
             AttachedSays::Leave(how) => self.leave(at, how),
         }
     }
 
-    fn hear_message(&mut self, at: usize, message: Bytes, limits: &Config) -> Vec<Effect> {
+    fn hear_message(&mut self, at: usize, message: Bytes) -> Vec<Effect> {
         let attachment = self.attached[at].id;
         let unheard = || {
             let says = ToAttached::Credit { bytes: charge(message.len()) };
@@ -274,8 +270,6 @@ impl SessionLink {
             (other, _) => {
                 if !matches!(self.use_of, Use::Layered(_)) || matches!(self.use_of, Use::Layered(proto::CONTROL)) {
                     self.use_of = Use::Layered(other);
-                    // From here on the device's end needs the whole window.
-                    effects.extend(self.give_credit(0, limits));
                 }
             }
         }
@@ -300,14 +294,16 @@ impl SessionLink {
             effects.extend(notice.into_iter().chain(newest).map(|message| attached.force(message)));
         }
         if matches!(self.use_of, Use::Layered(_)) && self.attached[at].role == Role::Writer {
+            // Also what was due while it was but a terminal.
             effects.push(Effect::Credit { bytes });
+            effects.extend(self.give_credit(limits));
         }
         effects
     }
 
-    /// Gives the device's end the credit that is due, once that is more than `least`. What a client that may come back has
-    /// not confirmed is kept there for a while, in case this node is lost with it.
-    fn give_credit(&mut self, least: usize, limits: &Config) -> Vec<Effect> {
+    /// Gives the device's end the credit that is due, a terminal's once it is more than [`LEAST_CREDIT`]. What a client that
+    /// may come back has not confirmed is kept there for a while, in case this node is lost with it.
+    fn give_credit(&mut self, limits: &Config) -> Vec<Effect> {
         let confirmed = self
             .attached
             .iter()
@@ -316,7 +312,7 @@ impl SessionLink {
             .min()
             .unwrap_or(u64::MAX);
         let mut total: usize = self.uncredited.iter().map(|(_, cost)| cost).sum();
-        if total <= least {
+        if total <= LEAST_CREDIT && !matches!(self.use_of, Use::Layered(_)) {
             return vec![];
         }
         let mut bytes = 0;
@@ -406,7 +402,7 @@ impl SessionLink {
             return effects;
         }
         self.uncredited.push_back((self.output, cost));
-        effects.extend(self.give_credit(LEAST_CREDIT, limits));
+        effects.extend(self.give_credit(limits));
         effects
     }
 
@@ -443,7 +439,7 @@ impl SessionLink {
             return effects;
         }
         self.uncredited.push_back((self.output, cost));
-        effects.extend(self.give_credit(LEAST_CREDIT, limits));
+        effects.extend(self.give_credit(limits));
         effects
     }
 

@@ -128,6 +128,11 @@ impl DeviceSocket {
             // Nothing follows a Close frame; it is said on the device's next connection.
             return;
         }
+        if self.flow.is_unheard() {
+            // Its end may be among it, and what was written before it would be taken for sent.
+            self.flow.ask_for_room();
+            return;
+        }
         while self.flow.unwritten() < HIGH_WATER {
             let Some(outgoing) = self.link.next_outgoing(&self.shared.sessions) else { return };
             self.flow.hand_over(outgoing.message.len());
@@ -240,14 +245,27 @@ impl Actor for DeviceSocket {
 impl Drop for DeviceSocket {
     fn drop(&mut self) {
         let why = SessionEnd::DeviceGone(self.reason);
-        for Ended { session, host, binding, owed } in self.link.end_all() {
+        let mut left = self.link.unstopped();
+        for Ended { session, host, binding, shell_of, owed } in self.link.end_all() {
             self.forget_guest(session, binding);
             let bus = &self.shared.tree.bus;
             if owed > 0 {
                 // What has left must not be repeated elsewhere.
                 let _ = host.send(bus, session, binding, DeviceSays::Credit { bytes: owed });
             }
-            let _ = host.send(bus, session, binding, DeviceSays::End { why });
+            if host.send(bus, session, binding, DeviceSays::End { why }).is_ok() {
+                // What becomes of the shell is up to the host.
+                left.retain(|(other, _)| *other != session);
+            } else if let Some(user) = shell_of {
+                // It has ended, and its word about that did not get here.
+                left.push((session, user));
+            }
+        }
+        if !left.is_empty() && !self.shared.tree.is_draining() {
+            let hosts = self.shared.hosts();
+            for (session, user) in left {
+                hosts.stop_when_back(self.device, session, user);
+            }
         }
         self.shared.count.leave();
         if !self.has_entered {

@@ -94,6 +94,8 @@ pub(super) struct Flow {
     unwritten: Cell<usize>,
     is_paused: Cell<bool>,
     is_idle: Cell<bool>,
+    /// Its turn to be read has not come, or what there was has not all been read since.
+    is_in_line: Cell<bool>,
     wants_room: Cell<bool>,
     has_room: Cell<bool>,
     reader: RefCell<Option<Waker>>,
@@ -155,6 +157,11 @@ impl Flow {
         if self.is_idle.replace(is_idle) && !is_idle {
             self.wake();
         }
+    }
+
+    /// What the peer has said, maybe its end, has not all been heard. [`SocketEvent::Room`] comes when it has, if asked for.
+    pub(super) fn is_unheard(&self) -> bool {
+        self.is_in_line.get()
     }
 
     fn wake(&self) {
@@ -281,6 +288,9 @@ impl<T: AsyncRead + Unpin> Stream for Inbound<T> {
         // What it is woken for may be its end, and whoever comes back has to find a place.
         let may_wait = wire.flow.is_idle.get() && !self.places.is_scarce(self.places_limit);
         if may_wait && self.turn.poll(cx).is_pending() {
+            wire.flow.is_in_line.set(true);
+            // The answer may be here already: how long it took is not known.
+            wire.flow.pinged.set(None);
             *wire.flow.reader.borrow_mut() = Some(cx.waker().clone());
             return Poll::Pending;
         }
@@ -302,7 +312,11 @@ impl<T: AsyncRead + Unpin> Stream for Inbound<T> {
                     }
                     Ok(None) => match wire.read(cx) {
                         Poll::Ready(()) => continue,
-                        Poll::Pending => {}
+                        Poll::Pending => {
+                            if wire.flow.is_in_line.replace(false) && wire.flow.wants_room.replace(false) {
+                                return Poll::Ready(Some(SocketEvent::Room));
+                            }
+                        }
                     },
                     Err(end) => {
                         wire.end = Some(end);
@@ -520,7 +534,7 @@ where
             let now = Instant::now();
             let mut wire = self.wire.borrow_mut();
             // A socket that is held cannot be heard; what holds it has deadlines of its own.
-            if wire.flow.is_paused.get() {
+            if wire.flow.is_paused.get() || wire.flow.is_in_line.get() {
                 (wire.heard, wire.ponged) = (now, now);
             }
             if wire.heard + self.silence_limit <= now || wire.ponged + self.pong_limit <= now {
@@ -559,7 +573,7 @@ where
         if !wire.outgoing.is_empty() {
             return Poll::Pending;
         }
-        if wire.end == Some(End::Lost) {
+        if wire.end == Some(End::Lost) && wire.flow.is_idle.get() {
             // Nobody is there to say goodbye to, and when thousands are lost at once it is a fifth of what their ends take.
             return Poll::Ready(());
         }
@@ -570,7 +584,7 @@ where
                 Poll::Pending => return Poll::Pending,
             }
         }
-        if wire.end == Some(End::Stalled) {
+        if matches!(wire.end, Some(End::Lost | End::Stalled)) {
             return Poll::Ready(());
         }
         loop {

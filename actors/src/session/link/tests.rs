@@ -392,7 +392,7 @@ fn output_a_client_may_still_ask_for_is_confirmed_late_and_within_a_bound() {
 }
 
 #[test]
-fn credit_for_small_output_gathers_and_is_given_in_full_before_anything_but_a_terminal() {
+fn credit_for_small_output_gathers_in_a_terminal_alone() {
     let mut rig = Rig::new(false);
     let operator = rig.stock();
     rig.start_shell(operator);
@@ -408,7 +408,9 @@ fn credit_for_small_output_gathers_and_is_given_in_full_before_anything_but_a_te
     assert!((1..keys / 8).contains(&words), "{words} for {keys} keys");
     let due: usize = rig.link.uncredited.iter().map(|(_, cost)| cost).sum();
     assert!(given > 0 && due > 0);
-    assert_eq!(credit(&rig.says_of(operator, proto::FILE_TRANSFER, "get_file", b"")), due);
+    rig.says_of(operator, proto::FILE_TRANSFER, "get_file", b"");
+    let taken = rig.link.hear(operator, AttachedSays::Took { bytes: 1 }, NOW, &limits());
+    assert_eq!(credit(&taken), 1 + due, "what is not a terminal has the whole window");
 }
 
 #[test]

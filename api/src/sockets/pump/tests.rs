@@ -214,13 +214,20 @@ async fn an_idle_socket_waits_in_line_with_others_and_one_with_a_session_does_no
     }
     let mut cx = Context::from_waker(Waker::noop());
     assert!(Pin::new(&mut idle_inbound).poll_next(&mut cx).is_pending());
+    assert!(idle.flow.is_unheard() && !busy.flow.is_unheard());
+    idle.flow.ask_for_room();
     assert!(matches!(next(&mut busy_inbound).await, SocketEvent::Message(message) if message == "said"));
 
-    let (flow, waiting) = (Rc::clone(&idle.flow), actix_rt::spawn(async move { next(&mut idle_inbound).await }));
+    let (flow, waiting) = (
+        Rc::clone(&idle.flow),
+        actix_rt::spawn(async move { [next(&mut idle_inbound).await, next(&mut idle_inbound).await] }),
+    );
     tokio::task::yield_now().await;
     assert!(!waiting.is_finished());
     flow.set_idle(false);
-    assert!(matches!(waiting.await.unwrap(), SocketEvent::Message(message) if message == "said"));
+    let heard = waiting.await.unwrap();
+    assert!(matches!(&heard, [SocketEvent::Message(message), SocketEvent::Room] if message == "said"), "{heard:?}");
+    assert!(!flow.is_unheard());
     assert!(turns::in_line() > 0, "it did not wait until it was called");
 }
 
