@@ -5,6 +5,7 @@
 //! What a session's host has not taken over yet is kept, so that a host which lost the way here, or one on another node
 //! that takes over, gets exactly what is missing. Rows `deviceconnect-21` to `deviceconnect-32`.
 
+mod goodbyes;
 mod outbox;
 mod port_forward;
 mod session;
@@ -12,7 +13,7 @@ mod session;
 use std::collections::VecDeque;
 
 use bytes::Bytes;
-use outbox::Outbox;
+use goodbyes::Goodbyes;
 use port_forward::{Forwarding, Step};
 use session::Session;
 use storage::{SessionId, UserId};
@@ -21,13 +22,6 @@ use crate::figures::SessionFigures;
 use crate::message::{self, Compose, DEVICE_MESSAGE_LIMIT, Malformed, Message, Prop, proto, status};
 use crate::session::{Binding, Config, DeviceSays, LEAST_CREDIT, Open, Resumed, SIGNAL_RESERVE, SessionEnd, charge};
 
-/// Session ids that were told to stop and may still be heard of. The oldest is forgotten beyond this many.
-const STOPPING_LIMIT: usize = 64;
-
-/// Messages of the hub's own that wait for a device. Beyond this many the oldest is dropped: the device is stalled and
-/// about to lose its connection anyway.
-const GOODBYES_LIMIT: usize = 1024;
-
 /// Shells that speak before their session's host has found this connection, kept until it does.
 const UNCLAIMED_LIMIT: usize = 16;
 
@@ -35,9 +29,7 @@ const UNCLAIMED_LIMIT: usize = 16;
 #[derive(Debug)]
 pub struct DeviceLink<E> {
     sessions: Vec<Session<E>>,
-    goodbyes: Outbox,
-    /// Shells and streams that were told to stop and have not said that they did; and whose the shells are, if that is known.
-    stopping: Vec<(SessionId, UserId)>,
+    goodbyes: Goodbyes,
     /// Ids of forwarded connections whose session is over while the agent was busy with them: a word to a busy worker
     /// would block the agent, so they are closed at the next sign of life.
     lingering: Vec<SessionId>,
@@ -101,14 +93,7 @@ pub struct Outgoing {
 
 impl<E> Default for DeviceLink<E> {
     fn default() -> Self {
-        Self {
-            sessions: Vec::new(),
-            goodbyes: Outbox::default(),
-            stopping: Vec::new(),
-            lingering: Vec::new(),
-            turn: 0,
-            streak: 0,
-        }
+        Self { sessions: Vec::new(), goodbyes: Goodbyes::default(), lingering: Vec::new(), turn: 0, streak: 0 }
     }
 }
 
@@ -211,11 +196,11 @@ impl<E> DeviceLink<E> {
         match (read.proto, read.typ) {
             (proto::SHELL, "new") => {
                 (state.shell, state.shell_ended) = (true, false);
-                self.stopping.retain(|(other, _)| *other != session);
+                self.goodbyes.settle(session);
             }
             (proto::SHELL, "stop") => {
                 (state.shell, state.has_shell) = (false, false);
-                note_stopping(&mut self.stopping, session, state.user.clone());
+                self.goodbyes.note_stopping(session, Some(state.user.clone()));
             }
             // A pong for a shell that is gone wedges the agent's only reading loop.
             (proto::SHELL, "pong") if state.shell_ended || !state.shell => return vec![return_credit()],
@@ -260,7 +245,7 @@ impl<E> DeviceLink<E> {
                 self.follow(at, steps, &mut effects);
             } else if let Some(lingering) = self.lingering.iter().position(|other| *other == session) {
                 self.lingering.swap_remove(lingering);
-                self.say_close(session, read.sid);
+                self.goodbyes.close(session, read.sid);
             } else if self.may_be_claimed(session, &read) {
                 let mut state = Session::new(session);
                 state.shell = true;
@@ -291,7 +276,7 @@ impl<E> DeviceLink<E> {
             (proto::SHELL, "shell") => output = true,
             (proto::SHELL, "stop") => {
                 state.shell_ended = true;
-                self.stopping.retain(|(other, _)| *other != state.id);
+                self.goodbyes.settle(state.id);
             }
             (proto::SHELL, "new") if read.int_prop("status") == Some(status::ERROR.into()) => {
                 state.shell = state.has_shell;
@@ -391,7 +376,7 @@ impl<E> DeviceLink<E> {
 
     /// The next message for the device's socket, and the credit that its leaving frees.
     pub fn next_outgoing(&mut self, limits: &Config) -> Option<Outgoing> {
-        if let Some(message) = self.goodbyes.pop() {
+        if let Some(message) = self.goodbyes.next() {
             return Some(Outgoing { message, credit: None });
         }
         let at = self.next_turn()?;
@@ -422,13 +407,7 @@ impl<E> DeviceLink<E> {
 
     /// The device's connection is over: shells that were told to stop and may not have heard it, and whose they are.
     pub fn unstopped(&mut self) -> Vec<(SessionId, UserId)> {
-        let mut stopping = std::mem::take(&mut self.stopping);
-        stopping.retain(|(_, user)| !user.as_str().is_empty());
-        stopping
-    }
-
-    fn is_stopping(&self, session: SessionId) -> bool {
-        self.stopping.iter().any(|(other, _)| *other == session)
+        self.goodbyes.take_unstopped()
     }
 
     /// How to reach the host of `session`, and its binding.
@@ -526,17 +505,17 @@ impl<E> DeviceLink<E> {
         // What waits in the outbox is dropped, and may have been the operator's own stop or close.
         let unsent = !session.outbox.is_empty();
         if session.shell || unsent {
-            self.say_stop(session.id, &sid, session.user.as_str(), why);
+            self.goodbyes.stop(session.id, &sid, Some(&session.user), why);
         }
         if session.layered || (unsent && !session.shell) {
-            self.say_close(session.id, &sid);
+            self.goodbyes.close(session.id, &sid);
         }
         if let Some(forwarding) = session.forwarding.take() {
             for (stream, is_busy) in forwarding.into_streams() {
                 if is_busy {
                     linger(&mut self.lingering, stream);
                 } else {
-                    self.say_close(stream, &stream.to_string());
+                    self.goodbyes.close(stream, &stream.to_string());
                 }
             }
         }
@@ -547,60 +526,30 @@ impl<E> DeviceLink<E> {
     fn may_be_claimed(&self, session: SessionId, read: &Message<'_>) -> bool {
         matches!((read.proto, read.typ), (proto::SHELL, "shell" | "ping"))
             && read.int_prop("status") != Some(status::ERROR.into())
-            && !self.is_stopping(session)
+            && !self.goodbyes.is_stopping(session)
             && self.sessions.iter().filter(|state| state.host.is_none()).count() < UNCLAIMED_LIMIT
     }
 
     /// The device speaks in a session that nobody has: left over from before it reconnected, or from a dead hub.
     fn hush(&mut self, session: SessionId, read: &Message<'_>) {
         if (read.proto, read.typ, read.int_prop("status")) == (proto::SHELL, "stop", Some(status::NORMAL.into())) {
-            self.stopping.retain(|(other, _)| *other != session);
+            self.goodbyes.settle(session);
             return;
         }
-        if self.is_stopping(session) {
+        if self.goodbyes.is_stopping(session) {
             return;
         }
         match (read.proto, read.typ) {
-            (proto::SHELL, _) => self.say_stop(session, read.sid, "", "no such session"),
+            (proto::SHELL, _) => self.goodbyes.stop(session, read.sid, None, "no such session"),
             (proto::CONTROL, "close" | "error") => {}
-            _ => self.say_close(session, read.sid),
+            _ => self.goodbyes.close(session, read.sid),
         }
     }
-
-    fn say_stop(&mut self, session: SessionId, sid: &str, user: &str, why: &str) {
-        let props = [("status", Prop::Small(status::ERROR)), ("user_id", Prop::Text(user))];
-        let stop = Compose { proto: proto::SHELL, typ: "stop", sid, props: &props, body: why.as_bytes() };
-        self.say_goodbye(session, user, stop.to_bytes());
-    }
-
-    fn say_close(&mut self, session: SessionId, sid: &str) {
-        let close = Compose { proto: proto::CONTROL, typ: "close", sid, ..Compose::default() };
-        self.say_goodbye(session, "", close.to_bytes());
-    }
-
-    fn say_goodbye(&mut self, session: SessionId, user: &str, message: Bytes) {
-        if self.goodbyes.len() >= GOODBYES_LIMIT {
-            self.goodbyes.pop();
-        }
-        self.goodbyes.push(message);
-        note_stopping(&mut self.stopping, session, UserId::new(user));
-    }
-}
-
-/// Remembers what is told to stop; the oldest is forgotten beyond the limit.
-fn note_stopping(stopping: &mut Vec<(SessionId, UserId)>, session: SessionId, user: UserId) {
-    if stopping.iter().any(|(other, _)| *other == session) {
-        return;
-    }
-    if stopping.len() >= STOPPING_LIMIT {
-        stopping.remove(0);
-    }
-    stopping.push((session, user));
 }
 
 /// Remembers a stream that a busy agent has to be told about later; the oldest is given up beyond the limit.
 fn linger(lingering: &mut Vec<SessionId>, stream: SessionId) {
-    if lingering.len() >= GOODBYES_LIMIT {
+    if lingering.len() >= goodbyes::WAITING_LIMIT {
         lingering.remove(0);
     }
     lingering.push(stream);

@@ -11,8 +11,9 @@
 //! end multiplexes ([`crate::device_link`]); an operator's end stamps and paces ([`crate::operator_link`]).
 //!
 //! Nothing is buffered without a bound: per session and direction the sender holds a credit in bytes ([`charge`]) and does
-//! not send beyond it. The receiver gives credit back when it has taken the bytes over, small sums together. Messages in both directions are
-//! numbered within a [`Binding`], so that a loss between nodes is noticed and a resumption repeats exactly what is missing.
+//! not send beyond it. The receiver gives credit back when it has taken the bytes over, small sums together. Messages in
+//! both directions are numbered within a [`Binding`], so that a loss between nodes is noticed and a resumption repeats
+//! exactly what is missing.
 
 pub mod attachment;
 pub mod directory;
@@ -121,7 +122,7 @@ pub const SOCKET_MAILBOX: usize = 64 * 1024;
 pub const SIGNAL_RESERVE: usize = 8 * 1024;
 
 /// Credit for a terminal's output is given when more than this is due: the echo of a key is small, and a word about each
-/// would be a third of what two nodes say to one another about it. The device's end may send as much beyond the window.
+/// would be a quarter of what two nodes say to one another about it. The device's end may send as much beyond the window.
 pub(crate) const LEAST_CREDIT: usize = 4 * 1024;
 
 /// The credit that a message of `len` bytes takes.

@@ -329,7 +329,7 @@ async fn boot(config: Config) -> anyhow::Result<Booted> {
         sessions: config.actors.sessions.clone(),
         config: api_config.sockets.clone(),
         api: Arc::clone(&api_config),
-        count: SocketCount::default(),
+        count: SocketCount::up_to(api_config.sockets.sockets_limit),
         arrivals: ConcurrencyLimit::new("connect", &config.actors.arrivals),
         has_tls: tls.is_some(),
     };

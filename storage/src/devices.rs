@@ -20,9 +20,6 @@ pub use repair::Repaired;
 
 use row::DeviceRow;
 
-/// Tokens that are read by one statement; a power of two.
-const TOKENS_PER_STATEMENT: usize = 512;
-
 /// Where one key of a device stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum SetStatus {
@@ -349,17 +346,14 @@ impl Devices {
     /// `Unavailable`, `Corrupt`, `Other`.
     pub async fn tokens(&self, sets: &[AuthSetId]) -> Result<Vec<DeviceToken>, StorageError> {
         let mut tokens = Vec::with_capacity(sets.len());
-        for sets in sets.chunks(TOKENS_PER_STATEMENT) {
+        for sets in sets.chunks(ROWS_PER_STATEMENT) {
+            let given = Rows::of(sets).id(|set| set.uuid());
             let found: Vec<row::TokenRow> = on_reader!(self.db, |pool| {
-                let mut query = QueryBuilder::new(row::select_token!("IN ("));
-                let mut any = query.separated(", ");
-                // Filled up with the last one: the database knows the statement for each power of two by heart.
-                let last = sets.last().into_iter().cycle();
-                for set in sets.iter().chain(last).take(sets.len().next_power_of_two()) {
-                    any.push_bind(*set);
-                }
-                any.push_unseparated(")");
-                query.build_query_as().fetch_all(pool).await
+                let mut query = QueryBuilder::new(row::select_token!("IN (SELECT column1 FROM "));
+                query.push_rows(&given);
+                query.push(")");
+                let recurs = query.recurs(&given);
+                query.build_query_as().persistent(recurs).fetch_all(pool).await
             })?;
             for row in found {
                 tokens.push(row.try_into()?);

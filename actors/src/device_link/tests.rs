@@ -137,11 +137,11 @@ fn a_shell_is_claimed_with_what_it_printed_meanwhile() {
 #[test]
 fn orphans_are_remembered_within_a_bound() {
     let mut link = link_with(&[]);
-    for _ in 0..10 * GOODBYES_LIMIT {
+    for _ in 0..10 * goodbyes::WAITING_LIMIT {
         link.hear(&output(SessionId::random(), b"x"), &limits()).unwrap();
     }
     assert_eq!(link.session_count(), UNCLAIMED_LIMIT);
-    assert_eq!((link.stopping.len(), link.goodbyes.len()), (STOPPING_LIMIT, GOODBYES_LIMIT));
+    assert_eq!(link.goodbyes.counts(), (goodbyes::WAITING_LIMIT, goodbyes::STOPPING_LIMIT));
 }
 
 #[test]

@@ -4,7 +4,9 @@
 //! from the socket before those of the last read are taken; the [`Pump`] polls the actor, writes what it says and keeps
 //! the deadlines, also while the peer takes nothing; [`Flow`] is what the actor sees of it and how it holds the reading.
 
-use std::cell::{Cell, RefCell};
+mod flow;
+
+use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::Pin;
@@ -14,11 +16,12 @@ use std::time::Duration;
 
 use actix_codec::{AsyncRead, AsyncWrite, Encoder};
 use actix_http::ws::{CloseCode, CloseReason, Codec, Frame, Item, Message, ProtocolError};
-use actors::figures::Traffic;
 use bytes::{Bytes, BytesMut};
 use futures_util::Stream;
 use tokio::io::ReadBuf;
 use tokio::time::{Instant, Sleep};
+
+pub(super) use flow::Flow;
 
 use super::turns::Turn;
 use super::{Config, SocketCount};
@@ -88,89 +91,6 @@ impl End {
     }
 }
 
-/// What an actor sees of its socket's load, and how it holds the reading. One thread.
-#[derive(Default)]
-pub(super) struct Flow {
-    unwritten: Cell<usize>,
-    is_paused: Cell<bool>,
-    is_idle: Cell<bool>,
-    /// Its turn to be read has not come, or what there was has not all been read since.
-    is_in_line: Cell<bool>,
-    wants_room: Cell<bool>,
-    has_room: Cell<bool>,
-    reader: RefCell<Option<Waker>>,
-    received: Cell<Traffic>,
-    sent: Cell<Traffic>,
-    /// When the ping that was not answered yet was sent.
-    pinged: Cell<Option<Instant>>,
-    round_trip: Cell<Option<Duration>>,
-}
-
-impl Flow {
-    /// Messages received and their bytes.
-    pub(super) fn received(&self) -> Traffic {
-        self.received.get()
-    }
-
-    /// Messages handed over and their bytes.
-    pub(super) fn sent(&self) -> Traffic {
-        self.sent.get()
-    }
-
-    /// How long the peer took to answer the last ping.
-    pub(super) fn round_trip(&self) -> Option<Duration> {
-        self.round_trip.get()
-    }
-
-    /// Bytes handed over and not yet taken by the peer's side of the connection.
-    pub(super) fn unwritten(&self) -> usize {
-        self.unwritten.get()
-    }
-
-    /// The actor hands over a message of `bytes`.
-    pub(super) fn hand_over(&self, bytes: usize) {
-        self.unwritten.set(self.unwritten.get() + bytes);
-        let mut sent = self.sent.get();
-        sent.count(bytes);
-        self.sent.set(sent);
-    }
-
-    /// Asks for [`SocketEvent::Room`] once.
-    pub(super) fn ask_for_room(&self) {
-        self.wants_room.set(true);
-    }
-
-    /// The socket is not read until [`Flow::resume`].
-    pub(super) fn pause(&self) {
-        self.is_paused.set(true);
-    }
-
-    /// The socket is read again.
-    pub(super) fn resume(&self) {
-        if self.is_paused.replace(false) {
-            self.wake();
-        }
-    }
-
-    /// Nobody waits for what this socket says: it takes turns with others in reading.
-    pub(super) fn set_idle(&self, is_idle: bool) {
-        if self.is_idle.replace(is_idle) && !is_idle {
-            self.wake();
-        }
-    }
-
-    /// What the peer has said, maybe its end, has not all been heard. [`SocketEvent::Room`] comes when it has, if asked for.
-    pub(super) fn is_unheard(&self) -> bool {
-        self.is_in_line.get()
-    }
-
-    fn wake(&self) {
-        if let Some(reader) = self.reader.borrow_mut().take() {
-            reader.wake();
-        }
-    }
-}
-
 struct Wire<T> {
     io: T,
     codec: Codec,
@@ -200,7 +120,6 @@ pub(super) struct Inbound<T> {
     wire: Rc<RefCell<Wire<T>>>,
     turn: Turn,
     places: SocketCount,
-    places_limit: usize,
     is_over: bool,
 }
 
@@ -223,7 +142,6 @@ pub(super) struct Halves<T> {
     /// For the actor.
     pub(super) flow: Rc<Flow>,
     places: SocketCount,
-    places_limit: usize,
 }
 
 impl<T: AsyncRead + AsyncWrite + Unpin + 'static> Halves<T> {
@@ -250,13 +168,12 @@ impl<T: AsyncRead + AsyncWrite + Unpin + 'static> Halves<T> {
             end: None,
             message_limit: config.message_limit,
         };
-        Self { wire: Rc::new(RefCell::new(wire)), flow, places, places_limit: config.sockets_limit }
+        Self { wire: Rc::new(RefCell::new(wire)), flow, places }
     }
 
     pub(super) fn inbound(&self) -> Inbound<T> {
-        let Self { wire, places, places_limit, .. } = self;
-        let (wire, places) = (Rc::clone(wire), places.clone());
-        Inbound { wire, turn: Turn::default(), places, places_limit: *places_limit, is_over: false }
+        let (wire, places) = (Rc::clone(&self.wire), self.places.clone());
+        Inbound { wire, turn: Turn::default(), places, is_over: false }
     }
 
     pub(super) fn run<S>(self, actor: S, config: &Config) -> Pump<S, T> {
@@ -286,7 +203,7 @@ impl<T: AsyncRead + Unpin> Stream for Inbound<T> {
         let wire = Rc::clone(&self.wire);
         let mut wire = wire.borrow_mut();
         // What it is woken for may be its end, and whoever comes back has to find a place.
-        let may_wait = wire.flow.is_idle.get() && !self.places.is_scarce(self.places_limit);
+        let may_wait = wire.flow.is_idle.get() && !self.places.is_scarce();
         if may_wait && self.turn.poll(cx).is_pending() {
             wire.flow.is_in_line.set(true);
             // The answer may be here already: how long it took is not known.

@@ -2,7 +2,7 @@
 //!
 //! When a switch fails, thousands of connections end at once. To take down one idle device takes some 40 µs (its actor,
 //! its entries, its file), and every key of every terminal on the thread would wait until the last is gone. So sockets
-//! without a session wait for their turn before they look at what woke them, which takes about 2 µs: a few have it every
+//! without a session wait for their turn before they even look at what woke them: a few have it every
 //! millisecond, and fewer while the thread is late, since what has to be done sooner is then waiting already.
 
 use std::cell::{Cell, RefCell};

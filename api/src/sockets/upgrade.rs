@@ -93,23 +93,34 @@ impl SocketState {
     }
 }
 
-/// Counts open sockets; the framework's own limit does not see them after the upgrade.
-#[derive(Clone, Default)]
-pub struct SocketCount(Arc<AtomicUsize>);
+/// Counts open sockets, up to a limit; the framework's own does not see them after the upgrade.
+#[derive(Clone)]
+pub struct SocketCount(Arc<Places>);
+
+struct Places {
+    taken: AtomicUsize,
+    limit: usize,
+}
 
 impl SocketCount {
+    /// None yet, and at most `limit` sockets at a time.
+    pub fn up_to(limit: usize) -> Self {
+        Self(Arc::new(Places { taken: AtomicUsize::new(0), limit }))
+    }
+
     /// Another socket, if there may be one.
-    pub(super) fn enter(&self, limit: usize) -> bool {
-        self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |count| (count < limit).then_some(count + 1)).is_ok()
+    pub(super) fn enter(&self) -> bool {
+        let Places { taken, limit } = &*self.0;
+        taken.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |count| (count < *limit).then_some(count + 1)).is_ok()
     }
 
     pub(super) fn leave(&self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        self.0.taken.fetch_sub(1, Ordering::Relaxed);
     }
 
     /// Whether most of the places are taken.
-    pub(super) fn is_scarce(&self, limit: usize) -> bool {
-        self.0.load(Ordering::Relaxed) > limit / 4 * 3
+    pub(super) fn is_scarce(&self) -> bool {
+        self.0.taken.load(Ordering::Relaxed) > self.0.limit / 4 * 3
     }
 }
 
@@ -198,7 +209,7 @@ enum Admitted {
 /// Everything that decides whether there will be a socket. On success it is counted already.
 async fn admit(state: &SocketState, request: &Request, name: &str) -> Result<Admitted, ApiError> {
     // First of all, since a device that is claimed here leaves where it was.
-    if state.tree.is_draining() || !state.count.enter(state.config.sockets_limit) {
+    if state.tree.is_draining() || !state.count.enter() {
         return Err(ApiError::Unavailable);
     }
     let path = canonical(request.path());
@@ -546,9 +557,9 @@ mod tests {
 
     #[test]
     fn sockets_have_a_limit() {
-        let count = SocketCount::default();
-        assert!(count.enter(2) && count.enter(2) && !count.enter(2));
+        let count = SocketCount::up_to(2);
+        assert!(count.enter() && count.enter() && !count.enter());
         count.leave();
-        assert!(count.enter(2));
+        assert!(count.enter());
     }
 }

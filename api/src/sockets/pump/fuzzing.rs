@@ -27,7 +27,7 @@ pub fn holds_at_most(message_limit: usize) -> usize {
 pub fn read(bytes: &[u8], pieces: impl Iterator<Item = usize> + Unpin + 'static, message_limit: usize) -> Heard {
     let config = Config { message_limit, ..Config::default() };
     let io = Peer { bytes: Bytes::copy_from_slice(bytes), pieces };
-    let halves = Halves::new(io, BytesMut::new(), Bytes::new(), &config, SocketCount::default());
+    let halves = Halves::new(io, BytesMut::new(), Bytes::new(), &config, SocketCount::up_to(1));
     let mut inbound = halves.inbound();
     let mut heard = Heard { messages: vec![], end: String::new(), most_held: 0 };
     let mut context = Context::from_waker(Waker::noop());

@@ -1,3 +1,4 @@
+use actors::figures::Traffic;
 use futures_util::StreamExt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 
@@ -12,7 +13,7 @@ fn config() -> Config {
 
 fn socket() -> (Halves<DuplexStream>, DuplexStream) {
     let (ours, peers) = duplex(64 * 1024);
-    (Halves::new(ours, BytesMut::new(), Bytes::from_static(b"101"), &config(), SocketCount::default()), peers)
+    (Halves::new(ours, BytesMut::new(), Bytes::from_static(b"101"), &config(), SocketCount::up_to(1)), peers)
 }
 
 /// A frame as a client sends it, with a mask of zeros.
@@ -234,10 +235,9 @@ async fn an_idle_socket_waits_in_line_with_others_and_one_with_a_session_does_no
 #[actix_rt::test]
 async fn where_places_are_scarce_nobody_waits_in_line() {
     let (ours, mut peer) = duplex(1024);
-    let config = Config { sockets_limit: 0, ..config() };
-    let places = SocketCount::default();
-    assert!(places.enter(1));
-    let halves = Halves::new(ours, BytesMut::new(), Bytes::new(), &config, places);
+    let places = SocketCount::up_to(1);
+    assert!(places.enter());
+    let halves = Halves::new(ours, BytesMut::new(), Bytes::new(), &config(), places);
     halves.flow.set_idle(true);
     let _others = turns::crowd(100_000);
     peer.shutdown().await.unwrap();
