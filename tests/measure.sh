@@ -17,10 +17,12 @@ ulimit -n "$(ulimit -H -n)"
 programs=${LOAD_PROGRAMS:-${CARGO_TARGET_DIR:-target}/release}
 folder=$(mktemp -d)
 started=""
+autogroup_switch=/proc/sys/kernel/sched_autogroup_enabled autogroup=""
 finish() {
     # The hubs first: they say goodbye to the servers.
     for pid in $started; do kill "$pid" 2>/dev/null || true; done
     wait
+    [ -z "$autogroup" ] || echo "$autogroup" >"$autogroup_switch"
     rm -rf "$folder"
 }
 trap finish EXIT
@@ -61,11 +63,25 @@ listens() { # PORT
     grep -q ":$(printf %04X "$1") 00000000:0000 0A" /proc/net/tcp
 }
 
+# Every connection of Postgres is a session of its own for the kernel, and to each of these it gives as much of the processors
+# as to all hubs together, whatever was said of its processes.
+let_processes_count_not_sessions() {
+    [ "$(cat "$autogroup_switch" 2>/dev/null)" = 1 ] || return 0
+    if echo 0 2>/dev/null >"$autogroup_switch"; then
+        autogroup=1
+    else
+        echo "measure.sh: Postgres gets in the way of the hubs: $autogroup_switch is 1, and only root can change that" >&2
+    fi
+}
+
 start_postgres() {
     tools=$(ls -d /usr/lib/postgresql/*/bin 2>/dev/null | sort | tail -n 1)
     as=""
-    # Several hubs come before it on the processors: there it would have a machine of its own.
-    [ "$hubs" = 1 ] || as="chrt --idle 0"
+    if [ "$hubs" -gt 1 ]; then
+        # Several hubs come before it on the processors: there it would have a machine of its own.
+        as="chrt --idle 0"
+        let_processes_count_not_sessions
+    fi
     mkdir "$folder/postgres"
     # It refuses to run as root.
     if [ "$(id -u)" = 0 ]; then
