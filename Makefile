@@ -47,5 +47,5 @@ bench: ## Every budget of a release hub against the least that a server has to d
 
 capacity: ## 90,000 devices on five release hubs for ten minutes, with a hundred terminals across nodes
 	cargo build --release --bins
-	sh tests/measure.sh --hubs 5 connect --devices 90000 --processes 5 --hold 600 --terminals 100 \
+	sh tests/measure.sh --hubs 5 connect --devices 90000 --processes 5 --hold 600 --terminals 100 --patience 2400 \
 		--json target/capacity.json --html target/capacity.html $(ARGUMENTS)

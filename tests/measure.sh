@@ -64,7 +64,7 @@ listens() { # PORT
 }
 
 # Every connection of Postgres is a session of its own for the kernel, and to each of these it gives as much of the processors
-# as to all hubs together, whatever was said of its processes.
+# as to all hubs together, whatever was said of its processes. A run that is killed (SIGKILL) leaves the switch at 0.
 let_processes_count_not_sessions() {
     [ "$(cat "$autogroup_switch" 2>/dev/null)" = 1 ] || return 0
     if echo 0 2>/dev/null >"$autogroup_switch"; then

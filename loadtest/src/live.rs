@@ -231,6 +231,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_was_looked_at_stands_in_the_series() {
+        // It holds one for every 5 ms of this test.
         let (looked, mut looks) = tokio::sync::mpsc::unbounded_channel();
         let seven = Gauge::level("seven", "MB", move || {
             let _nobody_waits_any_more = looked.send(());

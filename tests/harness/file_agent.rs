@@ -137,6 +137,7 @@ impl FileAgent {
     /// Serves a connection.
     pub fn on(mut socket: Socket) -> Self {
         let state = Arc::<Mutex<State>>::default();
+        // It holds what one test sends by hand.
         let (outgoing, mut packets) = mpsc::unbounded_channel::<Packet>();
         let shared = Arc::clone(&state);
         let task = tokio::spawn(async move {

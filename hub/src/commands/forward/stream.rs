@@ -97,6 +97,7 @@ pub fn pair(id: Uuid, outgoing: mpsc::Sender<Frame>, carried: Arc<Carried>) -> (
         unacknowledged: AtomicUsize::new(0),
         waiting: AtomicUsize::new(0),
     });
+    // Bounded by `TunnelEnd::hear`: no more data than `MOST_WAITING`, and one last word, with which the tunnel lets go of it.
     let (to_local, from_device) = mpsc::unbounded_channel();
     let upwards = Upwards { id, shared: shared.clone(), outgoing, carried };
     (TunnelEnd { shared: shared.clone(), from_device: to_local }, LocalEnd { id, shared, from_device, upwards })
