@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use serde::Serialize;
 use tokio::{sync::watch, task::JoinHandle};
 
@@ -160,6 +160,7 @@ impl Mixed {
     pub async fn run(self, scenario: &'static str, seconds: Option<u64>) -> anyhow::Result<()> {
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
         let seconds = self.seconds.or(seconds).unwrap_or((DAY / self.speed) as u64).max(1);
+        ensure!(self.terminals <= self.devices, "every terminal needs a device of its own");
         let length = Duration::from_secs(seconds);
         let server = self.target.hub().await?;
         let operator = self.target.needed_operator(&server, "living").await?;
@@ -167,7 +168,7 @@ impl Mixed {
         let mut crew = Crew::start(&self.plan(fleet.name())).await?;
         let voices = VOICES.min(self.devices);
         eprintln!("admitting {} devices …", self.devices + voices);
-        let ids: Arc<[String]> = fleet.admit(&operator, 0..self.devices).await?.into();
+        let ids = fleet.admit(&operator, 0..self.devices).await?;
         let voices_fleet = Fleet::new(&format!("{}-voices", fleet.name()), server.clone(), Shell::Echo);
         let voices = roster::enlist(&voices_fleet, &server, &operator, voices).await?;
         crew.order(Order::Start).await?;
@@ -192,7 +193,10 @@ impl Mixed {
         let alerts = strand(&server, turns, Arc::new(sending));
         let (desk, stop) = (Arc::<Desk>::default(), watch::Sender::new(false));
         let typists: Vec<_> = (0..self.terminals)
-            .map(|_| tokio::spawn(use_terminals(operator.clone(), ids.clone(), desk.clone(), stop.subscribe())))
+            .map(|number| {
+                let devices = own_devices(number, self.terminals, &ids);
+                tokio::spawn(use_terminals(operator.clone(), devices, desk.clone(), stop.subscribe()))
+            })
             .collect();
         let watch = Watch::start(scenario, Some(length), self.gauges(&crew, &polls.tally, &stream));
         let cut = self.cut_now_and_then(&mut crew, rate(LOSSES), length).await?;
@@ -293,11 +297,16 @@ fn strand(server: &Server, turns: Arc<Turns>, traffic: Arc<impl Traffic>) -> Str
     Strand { tally, task }
 }
 
-/// Opens a terminal on some device, types for a while, closes it, and does so again until it is told to stop.
-async fn use_terminals(operator: Operator, ids: Arc<[String]>, desk: Arc<Desk>, mut stop: watch::Receiver<bool>) {
+/// The devices that are this typist's alone: an agent lets a user have one shell at a time, and refuses another.
+fn own_devices(typist: usize, typists: usize, ids: &[String]) -> Vec<String> {
+    ids.iter().skip(typist).step_by(typists).cloned().collect()
+}
+
+/// Opens a terminal on some device of these, types for a while, closes it, and does so again until it is told to stop.
+async fn use_terminals(operator: Operator, devices: Vec<String>, desk: Arc<Desk>, mut stop: watch::Receiver<bool>) {
     while !*stop.borrow() {
-        let id = std::slice::from_ref(&ids[rand::random_range(0..ids.len())]);
-        let Some(typing) = open_terminal(&operator, id, &desk).await else {
+        let device = std::slice::from_ref(&devices[rand::random_range(0..devices.len())]);
+        let Some(typing) = open_terminal(&operator, device, &desk).await else {
             desk.failed.fetch_add(1, Relaxed);
             continue;
         };
@@ -401,5 +410,20 @@ fn print(report: &MixedReport) {
     }
     if !report.errors.is_empty() {
         eprintln!("  refused                  {:?}", report.errors);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_two_typists_share_a_device_and_none_is_left_out() {
+        let ids: Vec<String> = (0..7).map(|number| number.to_string()).collect();
+        let owned: Vec<Vec<String>> = (0..3).map(|typist| own_devices(typist, 3, &ids)).collect();
+        assert!(owned.iter().all(|devices| !devices.is_empty()));
+        let mut all = owned.concat();
+        all.sort();
+        assert_eq!(all, ids);
     }
 }
