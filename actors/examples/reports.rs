@@ -71,8 +71,11 @@ async fn fleet(storage: &Storage) -> Result<Vec<DeviceId>, Box<dyn std::error::E
             revision: 0,
             auth_sets: vec![set],
         };
-        let change = DeviceChange { after: Some(device), revoked: Vec::new(), issued: None };
-        storage.devices.change(DeviceKey::Identity(&identity_hash), |_, _| Decision::Write(change, ())).await?;
+        let written = storage.devices.change(DeviceKey::Identity(&identity_hash), |_, _| {
+            let after = Some(device.clone());
+            Decision::Write(DeviceChange { after, revoked: Vec::new(), issued: None }, ())
+        });
+        written.await?;
         let attributes = (0..20).map(|number| attribute(number, 0)).collect();
         storage.inventory.report(id, attributes, Report::Replace, 100, now).await?;
         devices.push(id);

@@ -258,9 +258,10 @@ impl Devices {
     /// Loads a device, lets `decide` say what changes, and writes that, all or nothing.
     ///
     /// Changes of one device or identity wait for one another, on all nodes: of two first requests the second finds
-    /// what the first one made. `decide` has to be pure and quick. The [`Fleet`] it is shown is exact (no other change
-    /// can move it) where it matters: if the device is new, or if a limit is set and the device is not accepted; so a
-    /// limit holds across devices. Otherwise it may be a moment old.
+    /// what the first one made. `decide` has to be pure and quick, and may be asked twice. The [`Fleet`] it is shown is
+    /// exact (no other change that is held to a limit can move it) where it matters: if a limit is set and the device is
+    /// not accepted; so a limit holds across devices. Otherwise it may be a moment old. About a new device it is asked
+    /// first as if all that can be on their way in were there, and again with the exact counts if it writes nothing then.
     ///
     /// Along with the device this keeps the counts, what inventory shows of it (scope `identity`, and `created_ts` in
     /// scope `system`), and, when it becomes accepted, its first connection row.
@@ -271,7 +272,7 @@ impl Devices {
     pub async fn change<T>(
         &self,
         key: DeviceKey<'_>,
-        decide: impl FnOnce(Option<&Device>, &Fleet) -> Decision<T> + Send,
+        decide: impl FnMut(Option<&Device>, &Fleet) -> Decision<T> + Send,
     ) -> Result<T, StorageError> {
         // Boxed, because it is large (both databases' transactions) and would be part of every caller's future.
         self.db.within(Box::pin(change::change(&self.db, key, decide))).await

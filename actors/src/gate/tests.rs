@@ -48,7 +48,7 @@ impl House {
         };
         let issued = Some(IssuedToken { auth_set: claims.auth_set, expires: Timestamp::from_seconds(claims.expires) });
         let write = |_: Option<&Device>, _: &storage::Fleet| {
-            Decision::Write(DeviceChange { after: Some(device), revoked: vec![], issued }, ())
+            Decision::Write(DeviceChange { after: Some(device.clone()), revoked: vec![], issued }, ())
         };
         self.storage.devices.change(DeviceKey::Identity(&hash), write).await.unwrap();
         let token = self.keyring.sign_device(&claims);

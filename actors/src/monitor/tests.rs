@@ -56,8 +56,10 @@ pub(crate) async fn device(storage: &Storage, serial: u8) -> DeviceId {
         auth_sets: vec![set],
     };
     let id = device.id;
-    let change = DeviceChange { after: Some(device), revoked: vec![], issued: None };
-    storage.devices.change(DeviceKey::Identity(&hash), |_, _| Decision::Write(change, ())).await.unwrap();
+    let write = |_: Option<&Device>, _: &storage::Fleet| {
+        Decision::Write(DeviceChange { after: Some(device.clone()), revoked: vec![], issued: None }, ())
+    };
+    storage.devices.change(DeviceKey::Identity(&hash), write).await.unwrap();
     id
 }
 

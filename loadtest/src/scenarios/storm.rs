@@ -253,8 +253,9 @@ impl Storm {
 
 /// How many of these devices, all connected, the hub shows otherwise, after a time in which it may find out.
 pub(super) async fn wrong_states(operator: &Operator, ids: &[String]) -> anyhow::Result<usize> {
-    let started = Instant::now();
     let mut asked = ids.to_vec();
+    // From when all have been asked once: tens of thousands take longer than that to ask.
+    let mut until = None;
     loop {
         let states = stream::iter(asked).map(async |id| {
             let connected = operator.is_connected(&id).await?;
@@ -262,7 +263,7 @@ pub(super) async fn wrong_states(operator: &Operator, ids: &[String]) -> anyhow:
         });
         let wrong: Vec<_> = states.buffer_unordered(ASKED_AT_ONCE).collect().await;
         asked = wrong.into_iter().filter_map(Result::transpose).collect::<anyhow::Result<_>>()?;
-        if asked.is_empty() || started.elapsed() > STATES_LIMIT {
+        if asked.is_empty() || Instant::now() > *until.get_or_insert_with(|| Instant::now() + STATES_LIMIT) {
             return Ok(asked.len());
         }
         tokio::time::sleep(Duration::from_millis(200)).await;

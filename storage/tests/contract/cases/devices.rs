@@ -15,10 +15,9 @@ pub async fn keeping_writes_nothing(database: &TestDatabase) {
     let devices = &database.storage.devices;
     let answer = devices.change(DeviceKey::Identity(&[7; 32]), |before, fleet| {
         assert!(before.is_none());
-        assert_eq!((fleet.accepted, fleet.limit, fleet.pending), (0, None, 0));
-        Decision::Keep("refused")
+        Decision::Keep((fleet.accepted, fleet.limit, fleet.pending))
     });
-    assert_eq!(answer.await.expect("an answer"), "refused");
+    assert_eq!(answer.await.expect("an answer"), (0, None, 0));
     let unknown = devices.change(DeviceKey::Id(DeviceId::random()), |before, _| Decision::Keep(before.is_none()));
     assert!(unknown.await.expect("an answer"));
     assert_eq!(devices.count(None).await.expect("a count"), 0);
@@ -71,7 +70,7 @@ pub async fn a_contradictory_change_writes_nothing(database: &TestDatabase) {
     let mut other_id = stored.clone();
     other_id.id = DeviceId::random();
     for wrong in [same_key, two_accepted, other_id] {
-        let refused = devices.change(DeviceKey::Id(stored.id), |_, _| write(wrong)).await;
+        let refused = devices.change(DeviceKey::Id(stored.id), |_, _| write(wrong.clone())).await;
         assert!(matches!(refused, Err(StorageError::Conflict(_))), "{refused:?}");
     }
 
@@ -93,15 +92,14 @@ pub async fn parallel_first_requests_make_one_device(database: &TestDatabase) {
     for number in 0..24 {
         let storage = nodes[number % 2].clone();
         requests.spawn(async move {
-            let mut new = device(42, SetStatus::Pending);
+            let new = device(42, SetStatus::Pending);
             let hash = new.identity_hash;
             let request = storage.devices.change(DeviceKey::Identity(&hash), |before, _| {
                 if let Some(known) = before {
                     return Decision::Keep(known.id);
                 }
-                let id = new.id;
-                new.auth_sets = vec![set("the key", SetStatus::Pending)];
-                Decision::Write(DeviceChange { after: Some(new), revoked: vec![], issued: None }, id)
+                let after = Some(new.clone());
+                Decision::Write(DeviceChange { after, revoked: vec![], issued: None }, new.id)
             });
             request.await.expect("an answer")
         });
@@ -140,6 +138,47 @@ pub async fn parallel_accepts_at_limit_one_let_one_through(database: &TestDataba
     assert_eq!(accepted, 1);
     assert_eq!(database.storage.devices.count(Some(DeviceStatus::Accepted)).await.expect("a count"), 1);
     assert_eq!(database.storage.devices.count(Some(DeviceStatus::Pending)).await.expect("a count"), 11);
+}
+
+pub async fn new_devices_do_not_wait_for_one_another_until_there_are_many(database: &TestDatabase) {
+    let Some(mut past) = database.postgres_connection().await else { return };
+    let (release, held) = std::sync::mpsc::channel::<()>();
+    let (holds, is_held) = tokio::sync::oneshot::channel();
+    let node = database.another_node().await;
+    let refused = tokio::spawn(async move {
+        let mut holds = Some(holds);
+        let decided = node.devices.change(DeviceKey::Identity(&[9; 32]), move |_, fleet| {
+            if fleet.pending == 0 {
+                // The counts are held still now. No decision may do this; here it stands for a slow database.
+                holds.take().expect("asked once").send(()).expect("somebody waits");
+                let _ = tokio::task::block_in_place(|| held.recv_timeout(Duration::from_secs(20)));
+            }
+            Decision::Keep(())
+        });
+        decided.await.expect("an answer");
+    });
+    is_held.await.expect("it holds");
+    stored_device(&database.storage, 1, SetStatus::Pending).await;
+
+    // One more is let in only if there are not many, so it waits, and is decided about with what the counts came to.
+    let (devices, new) = (database.storage.devices.clone(), device(2, SetStatus::Pending));
+    let last = tokio::spawn(async move {
+        let hash = new.identity_hash;
+        let decided = devices.change(DeviceKey::Identity(&hash), |_, fleet| {
+            if fleet.pending > 1 { Decision::Keep(()) } else { write(new.clone()) }
+        });
+        decided.await.expect("it is written");
+    });
+    eventually("it waits", async || {
+        let waiting = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted \
+                       AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
+        sqlx::query_scalar::<_, i64>(waiting).fetch_one(&mut past).await.expect("a count") > 0
+    })
+    .await;
+    release.send(()).expect("the other waits");
+    refused.await.expect("it ends");
+    last.await.expect("it ends");
+    assert_eq!(database.storage.devices.count(Some(DeviceStatus::Pending)).await.expect("a count"), 2);
 }
 
 pub async fn parallel_changes_of_one_device_lose_nothing(database: &TestDatabase) {

@@ -27,7 +27,7 @@ pub async fn a_new_device_shows_its_identity_and_status(database: &TestDatabase)
     let identity = r#"{"mac":"02:00","list":["a","b"],"mixed":["a",1],"no":null,"on":true,"status":"x","v":7}"#;
     let new = storage::Device { identity: identity.to_owned(), ..device(1, SetStatus::Pending) };
     let (id, hash) = (new.id, new.identity_hash);
-    let written = database.storage.devices.change(DeviceKey::Identity(&hash), |_, _| write(new));
+    let written = database.storage.devices.change(DeviceKey::Identity(&hash), |_, _| write(new.clone()));
     written.await.expect("the device is written");
 
     let before = shown(&database.storage, id).await;
@@ -58,7 +58,7 @@ pub async fn long_lists_in_an_identity_are_shown_as_text(database: &TestDatabase
     let identity = json!({"a": list(60), "b": list(3_300), "c": list(4), "d": list(1), "e": "x"});
     let new = storage::Device { identity: identity.to_string(), ..device(1, SetStatus::Pending) };
     let (id, hash) = (new.id, new.identity_hash);
-    let written = database.storage.devices.change(DeviceKey::Identity(&hash), |_, _| write(new));
+    let written = database.storage.devices.change(DeviceKey::Identity(&hash), |_, _| write(new.clone()));
     written.await.expect("the device is written");
 
     let shown = values(&shown(&database.storage, id).await, "identity");

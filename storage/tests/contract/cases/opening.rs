@@ -69,7 +69,9 @@ pub async fn a_full_pool_is_unavailable_soon(database: &TestDatabase) {
     let (taken, is_taken) = tokio::sync::oneshot::channel();
     let holder = storage.clone();
     let holding = tokio::spawn(async move {
+        let mut taken = Some(taken);
         let decision = holder.devices.change(DeviceKey::Identity(&[1; 32]), move |_, _| {
+            let Some(taken) = taken.take() else { return Decision::Keep(()) };
             taken.send(()).expect("somebody waits");
             // No decision may do this; here it stands for a slow database.
             let _ = tokio::task::block_in_place(|| held.recv_timeout(Duration::from_secs(20)));
