@@ -41,17 +41,10 @@ const LONGEST_FRAME_HEADER: usize = 14;
 /// How long a socket may take to say goodbye.
 const LINGER: Duration = Duration::from_secs(2);
 
-/// Into so many parts the time between two pings is divided; those of a thread's sockets that are due in the same part go out
-/// together. A timer that fires for one socket alone wakes the thread for it alone, and waking costs more than a ping.
-const PING_TICKS: u32 = 256;
-
 /// The payload of pings: agents use it as their read deadline in seconds.
 const PING: &[u8] = b"60";
 
 thread_local! {
-    /// From when the parts are counted.
-    static FIRST_TICK: Instant = Instant::now();
-
     /// Idle sockets keep no buffer; a read borrows this one.
     static READ_BUFFER: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ_SIZE].into_boxed_slice());
 }
@@ -470,7 +463,7 @@ where
             if wire.next_ping <= now {
                 // Nothing may follow the Close frame.
                 wire.ping = self.linger_until.is_none() && wire.end.is_none();
-                wire.next_ping = with_others(now + self.ping_every, self.ping_every);
+                wire.next_ping = now + self.ping_every;
             }
             let mut next = wire.next_ping;
             if wire.end.is_none() {
@@ -581,13 +574,6 @@ where
 
 #[doc(hidden)]
 pub mod fuzzing;
-
-/// When a ping goes out that is due at `due`: together with others of this thread, and not later.
-fn with_others(due: Instant, every: Duration) -> Instant {
-    let tick = (every / PING_TICKS).as_nanos().max(1);
-    let past = due.saturating_duration_since(FIRST_TICK.with(|first| *first)).as_nanos() % tick;
-    due - Duration::from_nanos(u64::try_from(past).unwrap_or(0))
-}
 
 #[cfg(test)]
 mod tests;

@@ -156,17 +156,6 @@ async fn pings_come_on_time_however_busy_the_socket_is() {
     assert_eq!((first_byte, &payload[..]), (0x89, PING));
 }
 
-#[test]
-fn pings_go_out_together_and_not_late() {
-    let every = Duration::from_secs(30);
-    let tick = every / PING_TICKS;
-    let first = FIRST_TICK.with(|first| *first) + 40 * tick;
-    let dues: Vec<Instant> = (0..10).map(|tenth| first + tick * tenth / 10).collect();
-    assert!(dues.iter().all(|due| with_others(*due, every) == first));
-    assert_eq!(with_others(first + tick, every), first + tick);
-    assert_eq!(with_others(first, Duration::ZERO), first);
-}
-
 #[tokio::test]
 async fn a_peer_that_takes_nothing_is_given_up_and_gathers_no_pings() {
     let (halves, peer) = socket();
