@@ -18,8 +18,7 @@ use tokio::time::Instant;
 /// With one each time it is 1.7 and 1.9 times.)
 const EVERY: Duration = Duration::from_millis(1);
 
-/// Turns within one [`EVERY`] that nobody need wait for. Pings that go out one by one have their answers within that: sent
-/// together, they came back more than so many at once, waited in line, and cost the thread twice as many system calls.
+/// Turns within one [`EVERY`] that nobody need wait for.
 const AT_ONCE: usize = 16;
 
 /// All have had their turn after about as long, however many there are.

@@ -11,8 +11,8 @@ use crate::{
     inventory,
 };
 
-/// More changes than there can be under way at once, since each holds a connection of the database.
-pub(super) const UNDER_WAY: u64 = 4096;
+/// More new devices than are written while one is: each holds a connection of the database, and is done in milliseconds.
+const UNDER_WAY: u64 = 4096;
 
 /// See [`Devices::change`](super::Devices::change).
 pub(super) async fn change<T>(
@@ -73,23 +73,21 @@ async fn decide_on<T>(
     mut decide: impl FnMut(Option<&Device>, &Fleet) -> Decision<T> + Send,
 ) -> Result<Decision<T>, StorageError> {
     let fleet = read_fleet(transaction).await?;
-    let counts_matter = match before {
+    match before {
         None => {
             // What is let in even after all others who may be on their way need not wait for them: new devices that did
             // wait for one another came at 240 a second, whatever the number of hubs.
             let (accepted, pending) =
                 (fleet.accepted.saturating_add(UNDER_WAY), fleet.pending.saturating_add(UNDER_WAY));
-            let crowded = Fleet { accepted, pending, ..fleet };
-            let decision = decide(before, &crowded);
+            let decision = decide(before, &Fleet { accepted, pending, ..fleet });
             if matches!(decision, Decision::Write(..)) {
                 return Ok(decision);
             }
-            true
         }
-        Some(device) => fleet.limit.is_some() && device.status() != DeviceStatus::Accepted,
-    };
-    if !counts_matter {
-        return Ok(decide(before, &fleet));
+        Some(device) if fleet.limit.is_none() || device.status() == DeviceStatus::Accepted => {
+            return Ok(decide(before, &fleet));
+        }
+        Some(_) => {}
     }
     transaction.lock_fleet().await?;
     let fleet = read_fleet(transaction).await?;

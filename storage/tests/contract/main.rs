@@ -71,6 +71,7 @@ on_every_database! {
         a_contradictory_change_writes_nothing,
         parallel_first_requests_make_one_device,
         parallel_accepts_at_limit_one_let_one_through,
+        parallel_new_devices_with_room_for_one_let_one_in,
         new_devices_do_not_wait_for_one_another_until_there_are_many,
         parallel_changes_of_one_device_lose_nothing,
         accepting_another_set_ends_the_token_of_the_first,

@@ -140,6 +140,24 @@ pub async fn parallel_accepts_at_limit_one_let_one_through(database: &TestDataba
     assert_eq!(database.storage.devices.count(Some(DeviceStatus::Pending)).await.expect("a count"), 11);
 }
 
+pub async fn parallel_new_devices_with_room_for_one_let_one_in(database: &TestDatabase) {
+    let nodes = [database.storage.clone(), database.another_node().await];
+    let mut requests = tokio::task::JoinSet::new();
+    for serial in 0..12 {
+        let storage = nodes[usize::from(serial % 2 == 0)].clone();
+        requests.spawn(async move {
+            let new = device(serial, SetStatus::Pending);
+            let hash = new.identity_hash;
+            let request = storage.devices.change(DeviceKey::Identity(&hash), |_, fleet| {
+                if fleet.pending > 0 { Decision::Keep(()) } else { write(new.clone()) }
+            });
+            request.await.expect("an answer");
+        });
+    }
+    requests.join_all().await;
+    assert_eq!(database.storage.devices.count(Some(DeviceStatus::Pending)).await.expect("a count"), 1);
+}
+
 pub async fn new_devices_do_not_wait_for_one_another_until_there_are_many(database: &TestDatabase) {
     let Some(mut past) = database.postgres_connection().await else { return };
     let (release, held) = std::sync::mpsc::channel::<()>();
